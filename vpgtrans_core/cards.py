@@ -1,0 +1,147 @@
+"""Descriptions that plugins give to the core: frozen, small and free of torch.
+
+A plugin's hooks return these; whatever is heavy is named as ``"module:Object"`` and imported on use (`load`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from typing import Any
+
+API_VERSION = 1
+"""The version of the hook specs and of these cards. A plugin may state the one it needs as ``VPGT_API = 1``."""
+
+
+def load(target: str) -> Any:
+    """Import ``"package.module:Object"`` and return the object.
+
+    Raises:
+        ImportError, AttributeError: as the import machinery raises them; the registry reports them by plugin.
+    """
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True)
+class LLMCard:
+    """One language model that a family knows by alias.
+
+    Sizes are those of the published config; `vocab_size` is the number of rows of the word embedding table and
+    `embedding_size` the width of what the LLM's first block reads, which is the projector's output size.
+    """
+
+    alias: str
+    hub_id: str
+    parameters: int
+    hidden_size: int
+    layers: int
+    heads: int
+    intermediate_size: int
+    vocab_size: int
+    licence: str
+    kv_heads: int | None = None
+    """Key/value heads where they are fewer than `heads` (grouped-query attention)."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Further config fields, under transformers' names, that change shapes (for instance OPT-350m's
+    ``word_embed_proj_dim``)."""
+    revision: str | None = None
+    bundled: str | None = None
+    """``"package:folder"`` for a model that ships inside a Python package instead of on the hub."""
+    note: str = ""
+
+    @property
+    def embedding_size(self) -> int:
+        return self.hidden_size
+
+
+@dataclass(frozen=True)
+class LLMFamily:
+    """A family of language models and the adapter that runs them.
+
+    `adapter` names a subclass of `vpgtrans_core.llm.adapter.LLM`; `model_types` are transformers'
+    ``config.model_type`` values that belong to the family.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    adapter: str
+    cards: tuple[LLMCard, ...] = ()
+    encoder_decoder: bool = False
+    half: str = "bfloat16"
+    """The half precision of the frozen LLM on a GPU, ``"float16"`` or ``"bfloat16"`` (the paper: fp16 for OPT, bf16
+    for FlanT5)."""
+    batch_size: int = 1728
+    """Captions a step in the paper's recipe."""
+    question_prompt: str = "Question: {} Answer:"
+    """The prompt for visual question answering at evaluation."""
+
+
+@dataclass(frozen=True)
+class EmbeddingAccess:
+    """How to read a family's word embeddings without loading the model.
+
+    `reader` names a subclass of `vpgtrans_core.llm.embeddings.EmbeddingReader`: it says which tensors of the
+    checkpoint it needs and makes of them the table ``[V, D]`` in the space that the LLM's first block sees.
+    """
+
+    model_types: tuple[str, ...]
+    reader: str
+
+
+@dataclass(frozen=True)
+class SourceCard:
+    """One trained VL-LLM (VPG + projector + LLM), or a VPG alone when `llm` is None."""
+
+    alias: str
+    hub_id: str
+    llm: str | None
+    """The alias of its LLM; ``--from opt-2.7b`` finds the source by it."""
+    licence: str
+    image_size: int = 224
+    pretrained: str | None = None
+    """The alias of the VPG as its pre-training left it, from which training from scratch (TFS) starts."""
+    revision: str | None = None
+    bundled: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    """The VPG's sizes for planning without network: the family's own config fields."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class VPGFamily:
+    """A family of visual prompt generators and the adapter that loads, runs and saves them.
+
+    `adapter` names a subclass of `vpgtrans_core.vpg.adapter.VPG`; `model_types` are the ``model_type`` values of
+    model folders that hold a VL-LLM of this family.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    adapter: str
+    sources: tuple[SourceCard, ...] = ()
+
+
+@dataclass(frozen=True)
+class Command:
+    """An extra command of the CLI: ``vpgt NAME ...`` calls the Typer app or function that `target` names."""
+
+    name: str
+    target: str
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class RunEvent:
+    """Something that happened in a run, told to every observer.
+
+    `kind` is one of ``"run_start"``, ``"stage_start"``, ``"step"``, ``"validation"``, ``"checkpoint"``,
+    ``"stage_end"``, ``"run_end"``, ``"run_failed"``; `values` holds plain numbers and strings; `folder` is the run's
+    output folder.
+    """
+
+    kind: str
+    folder: str
+    stage: int | None = None
+    step: int | None = None
+    values: dict[str, Any] = field(default_factory=dict)

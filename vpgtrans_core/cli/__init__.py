@@ -1,0 +1,1 @@
+"""The command line. Only `main` is imported to print help; commands import what they need."""

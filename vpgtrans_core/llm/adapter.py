@@ -1,0 +1,131 @@
+"""The frozen language model at work: what every family's adapter gives to the core."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from vpgtrans_core.cards import LLMFamily
+from vpgtrans_core.llm.text import Text, TextEncoder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """How captions and answers are generated; the defaults are the paper's for captions."""
+
+    num_beams: int = 5
+    max_new_tokens: int = 30
+    min_new_tokens: int = 8
+    length_penalty: float = 1.0
+
+
+class Rows(ABC):
+    """A laid-out batch of texts, made by `LLM.layout` on the CPU and read by `LLM.loss`."""
+
+    labels: int
+    """How many tokens carry a label; the loss is a sum over them."""
+    positions: int
+    """How many positions the LLM computes, padding included: the measure of work and memory."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> Rows:
+        """Move every tensor to `device` (non-blocking from pinned memory)."""
+
+
+class LLM(ABC):
+    """A frozen LLM with its tokenizer.
+
+    The space of the soft prompts is that of the LLM's first block: what `embed` returns and what `inputs_embeds`
+    means to `self.model`. An adapter whose model has anything between its embedding table and its first block
+    (OPT-350m's `project_in`) removes that difference when it loads.
+
+    Attributes:
+        model: the transformers model; all parameters frozen, in evaluation mode.
+        tokenizer: its tokenizer.
+        family: the family's description.
+        text: the encoder of captions for the data workers.
+        shares_prefix: whether the captions of one image share its visual prefix in one row (tree mask).
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    family: LLMFamily
+    text: TextEncoder
+    shares_prefix: bool
+
+    @classmethod
+    @abstractmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        family: LLMFamily,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        model: PreTrainedModel | None = None,
+        share: bool = True,
+        quantization: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> LLM:
+        """Load a transformers folder (config, safetensors, tokenizer) frozen.
+
+        `model` gives an already built model instead of the folder's weights (used with a VL-LLM's folder and with
+        tests). `share=False` forces padded rows, one caption each. `quantization` is None, ``"8bit"`` or ``"4bit"``.
+
+        Raises:
+            ModelError: the folder's weights do not fit its config, or the model gives no access to its embeddings.
+        """
+
+    @property
+    @abstractmethod
+    def embedding_size(self) -> int:
+        """The width D of the first block's input: the projector's output size."""
+
+    @abstractmethod
+    def embed(self, ids: Tensor) -> Tensor:
+        """Word embeddings ``[..., D]`` of token ids ``[...]`` as the LLM's first block sees them (before positions)."""
+
+    @abstractmethod
+    def layout(self, texts: Sequence[Sequence[Text]], num_prompts: int) -> Rows:
+        """Lay out the texts of I images (one inner sequence an image) as rows, with `num_prompts` soft prompts each.
+
+        Runs on the CPU, in data workers too: it must not touch the model's weights."""
+
+    @abstractmethod
+    def loss(self, soft_prompts: Tensor, rows: Rows) -> Tensor:
+        """Sum of the cross-entropies over all labels, a scalar in fp32, differentiable in `soft_prompts`.
+
+        Args:
+            soft_prompts: ``[I, Q, D]``, one set an image, in the order given to `layout`.
+            rows: what `layout` made of the images' texts, on the model's device.
+        """
+
+    @abstractmethod
+    def generate(
+        self, soft_prompts: Tensor, prompt: str = "", options: GenerateOptions | None = None
+    ) -> list[str]:
+        """Generate one text an image from soft prompts ``[B, Q, D]`` followed by `prompt`; beam search as in the paper."""
+
+    @abstractmethod
+    def generation_settings(self) -> dict[str, Any]:
+        """transformers' generation config fields for the saved folder: end token(s), BOS, padding, decoder start."""
+
+    def freeze(self) -> None:
+        """Freeze every parameter and leave training mode for good: no dropout inside a frozen LLM."""
+        self.model.requires_grad_(False)
+        self.model.eval()
+
+
+def trainable_names(module: nn.Module) -> list[str]:
+    """Names of the parameters of `module` that require gradients."""
+    return [name for name, parameter in module.named_parameters() if parameter.requires_grad]

@@ -1,0 +1,1 @@
+"""Visual prompt generators: the interface that VPG families implement."""

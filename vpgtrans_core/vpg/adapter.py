@@ -1,0 +1,95 @@
+"""The visual prompt generator at work: what every VPG family's adapter gives to the core."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from vpgtrans_core.llm.adapter import LLM
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes pixels: resize the shorter way transformers' BLIP processor does, to a square."""
+
+    size: int = 224
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+
+class VPG(nn.Module, ABC):
+    """Image to soft prompts, in two parts with the cache's boundary between them.
+
+    ``pixels [B, 3, H, W] -> features -> output [B, Q, D]``: `features` is frozen for good (a ViT without its last
+    norm); `prompts` is what stage 2 trains (final norm, Q-Former, query tokens). A linear projector, which the core
+    owns, then maps ``D`` to the LLM's embedding size.
+
+    Attributes:
+        num_prompts: Q, soft prompts an image.
+        output_size: D, the width of the VPG's output.
+        feature_shape: the shape ``(N, C)`` of one image's features.
+        preprocessing: how images become pixels.
+    """
+
+    num_prompts: int
+    output_size: int
+    feature_shape: tuple[int, ...]
+    preprocessing: Preprocessing
+
+    @classmethod
+    @abstractmethod
+    def load(
+        cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> VPG:
+        """Load the VPG alone (no projector, no LLM weights) from a folder of this family, in evaluation mode.
+
+        `dtype` is that of the frozen part; what stage 2 trains is always fp32.
+
+        Raises:
+            ModelError: tensors are missing, unexpected or of the wrong shape; all of them are listed.
+        """
+
+    @classmethod
+    @abstractmethod
+    def load_projector(cls, folder: str | Path) -> tuple[Tensor, Tensor] | None:
+        """Return the source's projector ``(weight [D_llm, D], bias [D_llm])`` in fp32, or None when there is none."""
+
+    @classmethod
+    @abstractmethod
+    def describe(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the sizes in a folder's ``config.json`` that planning needs, without weights: ``num_prompts``,
+        ``output_size``, ``feature_shape``, ``image_size`` and parameter counts ``frozen`` and ``trained``."""
+
+    @abstractmethod
+    def features(self, pixels: Tensor) -> Tensor:
+        """The frozen part: pixels ``[B, 3, H, W]`` to features ``[B, *feature_shape]``, without gradient."""
+
+    @abstractmethod
+    def prompts(self, features: Tensor) -> Tensor:
+        """The trained part: features ``[B, *feature_shape]`` to the VPG's output ``[B, Q, D]`` in fp32."""
+
+    @abstractmethod
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters that stage 2 trains, under this module's own names."""
+
+    @abstractmethod
+    def save_model(
+        self, folder: Path, projector: nn.Linear, llm: LLM, *, llm_reference: dict[str, Any]
+    ) -> None:
+        """Write the whole VL-LLM (VPG, projector, LLM, processor, tokenizer, generation config) as the folder that the
+        field's library loads, safetensors only. For a Q-Former this is transformers' BLIP-2 folder."""
+
+    @abstractmethod
+    def save_part(self, folder: Path, projector: nn.Linear | None, *, references: dict[str, Any]) -> None:
+        """Write the VPG and projector without the LLM (``--save vpg``): small, with `references` to the rest."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels ``[B, 3, H, W]`` to the VPG's output ``[B, Q, D]``."""
+        return self.prompts(self.features(pixels))
