@@ -41,9 +41,7 @@ class Settings:
     )
     target: str = _setting("", "The new LLM: an alias, hub id or folder.", "models")
 
-    data: tuple[str, ...] = _setting(
-        (), "Captioned images: a file or folder; may be given several times.", "data"
-    )
+    data: tuple[str, ...] = _setting((), "Captioned images: a file or folder; may be given several times.", "data")
     format: tuple[str, ...] = _setting(
         (), "The data's format where looking is not enough, one for each --data.", "data"
     )
@@ -53,18 +51,12 @@ class Settings:
     val_data: str | None = _setting(
         None, "Captioned images for the held-out loss; default: a part of the data.", "data"
     )
-    val_images: int | None = _setting(
-        None, "Images held out of the data for the held-out loss; 0 for none.", "data"
-    )
-    captions_per_image: int | None = _setting(
-        None, "Captions of an image used a visit; default all it has.", "data"
-    )
+    val_images: int | None = _setting(None, "Images held out of the data for the held-out loss; 0 for none.", "data")
+    captions_per_image: int | None = _setting(None, "Captions of an image used a visit; default all it has.", "data")
     limit: int | None = _setting(None, "Use at most this many images of the data.", "data")
     max_bad_ratio: float = _setting(0.01, "Stop when more than this share of the samples is bad.", "data")
     max_bad_run: int = _setting(100, "Stop after this many bad samples in a row.", "data")
-    workers: int | None = _setting(
-        None, "Processes that decode images; default by the number of cores.", "data"
-    )
+    workers: int | None = _setting(None, "Processes that decode images; default by the number of cores.", "data")
     augment: bool | None = _setting(
         None, "Random resized crop and flip in training; default yes, no for the miniature.", "data"
     )
@@ -75,9 +67,7 @@ class Settings:
         "vpgtrans, or a baseline: scratch (TFS), inherit (VPG-inherit), linear (only-linear).",
         "method",
     )
-    stages: tuple[int, ...] | None = _setting(
-        None, "The stages to run; default those of the method.", "method"
-    )
+    stages: tuple[int, ...] | None = _setting(None, "The stages to run; default those of the method.", "method")
     start: Start = _setting(
         "words", "The projector's start: words, converter (the paper's merge), or random.", "method"
     )
@@ -94,9 +84,7 @@ class Settings:
     resume: bool = _setting(False, "Continue the run in the output folder.", "output")
     checkpoint_minutes: float = _setting(15.0, "Minutes between checkpoints.", "output")
     checkpoint_steps: int | None = _setting(None, "Steps between checkpoints, besides the minutes.", "output")
-    keep_checkpoints: int = _setting(
-        1, "Checkpoints kept while training; none is kept after the end.", "output"
-    )
+    keep_checkpoints: int = _setting(1, "Checkpoints kept while training; none is kept after the end.", "output")
 
     batch_size: int | None = _setting(
         None, "Captions a step, over all processes; default the LLM family's in the paper.", "training"
@@ -106,13 +94,9 @@ class Settings:
     )
     max_tokens: int = _setting(32, "Longest caption in tokens.", "training")
     weight_decay: float = _setting(0.05, "AdamW's weight decay.", "training")
-    clip_norm: float = _setting(
-        1.0, "Gradient norm above which gradients are scaled down; 0 for never.", "training"
-    )
+    clip_norm: float = _setting(1.0, "Gradient norm above which gradients are scaled down; 0 for never.", "training")
     stage1_epochs: float | None = _setting(None, "Epochs of the projector's warm-up.", "training")
-    stage1_steps: int | None = _setting(
-        None, "Steps of the projector's warm-up, instead of epochs.", "training"
-    )
+    stage1_steps: int | None = _setting(None, "Steps of the projector's warm-up, instead of epochs.", "training")
     stage1_lr: float | None = _setting(None, "Rate of the warm-up; default 5x that of stage 2.", "training")
     stage1_optimizer: Optimizer | None = _setting(
         None, "adamw (the paper) or muon; default muon after a words start.", "training"
@@ -135,9 +119,7 @@ class Settings:
         "Precision of the frozen parts; auto: the family's half on a GPU, float32 on a CPU.",
         "machine",
     )
-    quantization: Quantization = _setting(
-        "none", "Frozen LLM in 8bit or 4bit (bitsandbytes, CUDA only).", "machine"
-    )
+    quantization: Quantization = _setting("none", "Frozen LLM in 8bit or 4bit (bitsandbytes, CUDA only).", "machine")
     share_prefix: bool = _setting(
         True, "Captions of an image share its visual prefix where the LLM allows it.", "machine"
     )
@@ -145,9 +127,7 @@ class Settings:
         False, "Recompute the LLM's activations in the backward pass to save memory.", "machine"
     )
     compile: bool = _setting(False, "torch.compile the frozen LLM.", "machine")
-    cache: str | None = _setting(
-        None, "Folder of the feature cache; default the user's cache folder.", "machine"
-    )
+    cache: str | None = _setting(None, "Folder of the feature cache; default the user's cache folder.", "machine")
     cache_features: bool | None = _setting(
         None, "Keep VPG outputs on disk; default yes where views are fixed.", "machine"
     )
@@ -233,9 +213,7 @@ def build(values: dict[str, Any]) -> Settings:
     for key, value in values.items():
         name = {"from": "source", "to": "target"}.get(key, str(key).replace("-", "_"))
         if name not in hints:
-            problems.append(
-                f"unknown setting {key!r}" + (f"; {guess}" if (guess := did_you_mean(name, hints)) else "")
-            )
+            problems.append(f"unknown setting {key!r}" + (f"; {guess}" if (guess := did_you_mean(name, hints)) else ""))
             continue
         try:
             good[name] = _coerce(value, hints[name])
@@ -297,9 +275,7 @@ def _relations(s: Settings) -> list[str]:
         "validate_every",
         "cache_gb",
     )
-    problems += [
-        f"{n}: must be above 0, not {v}" for n in positive if (v := getattr(s, n)) is not None and v <= 0
-    ]
+    problems += [f"{n}: must be above 0, not {v}" for n in positive if (v := getattr(s, n)) is not None and v <= 0]
     no_less = (
         "stage1_epochs",
         "stage2_epochs",
@@ -315,9 +291,7 @@ def _relations(s: Settings) -> list[str]:
         "stage2_min_lr",
         "warmup_lr",
     )
-    problems += [
-        f"{n}: must not be negative, not {v}" for n in no_less if (v := getattr(s, n)) is not None and v < 0
-    ]
+    problems += [f"{n}: must not be negative, not {v}" for n in no_less if (v := getattr(s, n)) is not None and v < 0]
     if s.ratios and len(s.ratios) != len(s.data):
         problems.append(f"ratios: {len(s.ratios)} given for {len(s.data)} data sources")
     if any(r <= 0 for r in s.ratios):

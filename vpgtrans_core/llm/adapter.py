@@ -111,9 +111,7 @@ class LLM(ABC):
         """
 
     @abstractmethod
-    def generate(
-        self, soft_prompts: Tensor, prompt: str = "", options: GenerateOptions | None = None
-    ) -> list[str]:
+    def generate(self, soft_prompts: Tensor, prompt: str = "", options: GenerateOptions | None = None) -> list[str]:
         """Generate one text an image from soft prompts ``[B, Q, D]`` followed by `prompt`; beam search as in the paper."""
 
     @abstractmethod

@@ -45,9 +45,7 @@ class VPG(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def load(
-        cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-    ) -> VPG:
+    def load(cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> VPG:
         """Load the VPG alone (no projector, no LLM weights) from a folder of this family, in evaluation mode.
 
         `dtype` is that of the frozen part; what stage 2 trains is always fp32.
@@ -80,9 +78,7 @@ class VPG(nn.Module, ABC):
         """Names and parameters that stage 2 trains, under this module's own names."""
 
     @abstractmethod
-    def save_model(
-        self, folder: Path, projector: nn.Linear, llm: LLM, *, llm_reference: dict[str, Any]
-    ) -> None:
+    def save_model(self, folder: Path, projector: nn.Linear, llm: LLM, *, llm_reference: dict[str, Any]) -> None:
         """Write the whole VL-LLM (VPG, projector, LLM, processor, tokenizer, generation config) as the folder that the
         field's library loads, safetensors only. For a Q-Former this is transformers' BLIP-2 folder."""
 
