@@ -1,0 +1,270 @@
+"""Optimisers, their rates and their state: AdamW for everything, Muon for a projector that starts from words.
+
+The engine sets the rates before every step from a schedule that is a pure function of the step, so that nothing but
+the optimiser's tensors has to be kept for an exact restart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vpgtrans_core.errors import ModelError
+
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
+
+MUON_STEP = 0.2
+"""Length of a Muon step at the peak, as a share of the projector's own length at the start."""
+MUON_MOMENTUM = 0.5
+MUON_WARMUP_STEPS = 2
+MUON_MINIMUM = 0.1
+"""Share of the peak that the cosine ends at."""
+
+
+# ---------------------------------------------------------------------------------------------------- optimisers
+
+
+def adamw(parameters: NamedParameters, lr: float, weight_decay: float = 0.05) -> torch.optim.AdamW:
+    """AdamW with the paper's groups (LAVIS): biases, norms and everything else of one dimension is not decayed.
+
+    Args:
+        parameters: names and parameters; those without ``requires_grad`` are left out.
+        lr: the rate at the schedule's peak.
+        weight_decay: decay of the matrices; 0.05 in the paper.
+    """
+    trained = [(name, p) for name, p in parameters if p.requires_grad]
+    groups = [
+        {"params": [(n, p) for n, p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [(n, p) for n, p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.999), eps=1e-8)
+    return _with_peaks(optimizer)
+
+
+def muon(projector: nn.Linear, bias_lr: float, step: float = MUON_STEP, name: str = "projector") -> Together:
+    """Muon on the projector's weight, AdamW on its bias, as one optimiser.
+
+    A step moves the weight by `step` times its Frobenius norm at this moment along the orthogonalised direction, so
+    that nothing depends on the scale of the LLM's embeddings. Call it before the first step and, when resuming, after
+    the weights are restored: the rate itself is part of the optimiser's state.
+
+    Args:
+        projector: weight ``[D_t, D]`` and bias ``[D_t]``.
+        bias_lr: AdamW's rate for the bias at the schedule's peak.
+        step: length of a step relative to the weight's.
+        name: prefix of the parameters' names.
+    """
+    weights = torch.optim.Muon(
+        [(f"{name}.weight", projector.weight)],
+        lr=muon_rate(projector.weight, step),
+        momentum=MUON_MOMENTUM,
+        weight_decay=0.0,
+    )
+    bias = torch.optim.AdamW([(f"{name}.bias", projector.bias)], lr=bias_lr, weight_decay=0.0)
+    return Together(_with_peaks(weights), _with_peaks(bias))
+
+
+def muon_rate(weight: Tensor, step: float = MUON_STEP) -> float:
+    """The `lr` of ``torch.optim.Muon`` for which one step has `step` times the length of `weight` ``[D_t, D]``.
+
+    An orthogonalised ``[D_t, D]`` matrix has the Frobenius norm ``sqrt(min(D_t, D))``, and torch multiplies the rate
+    by ``sqrt(max(1, D_t / D))``.
+    """
+    rows, columns = weight.shape
+    length = math.sqrt(min(rows, columns)) * math.sqrt(max(1.0, rows / columns))
+    return step * float(weight.detach().double().norm()) / length
+
+
+class Together(torch.optim.Optimizer):
+    """Several optimisers behind the interface of one: for Accelerate, gradient scalers and checkpoints."""
+
+    def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
+        self.optimizers = optimizers
+        super().__init__([p for o in optimizers for group in o.param_groups for p in group["params"]], {})
+        # The very dicts of the parts, so that a rate set here is a rate set there.
+        self.param_groups = [group for o in optimizers for group in o.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Take one step with each part; closures are not supported."""
+        if closure is not None:
+            raise NotImplementedError("Together takes no closure")
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The parts' states in torch's own form, their parameters numbered through."""
+        state: dict[int, Any] = {}
+        groups: list[dict[str, Any]] = []
+        for optimizer in self.optimizers:
+            part, first = optimizer.state_dict(), _count(groups)
+            state |= {first + index: values for index, values in part["state"].items()}
+            groups += [{**g, "params": [first + i for i in g["params"]]} for g in part["param_groups"]]
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Give each part its share of what `state_dict` returned."""
+        groups, first = list(state_dict["param_groups"]), 0
+        for optimizer in self.optimizers:
+            own = [groups.pop(0) for _ in optimizer.param_groups]
+            size = _count(own)
+            state = {i - first: v for i, v in state_dict["state"].items() if first <= i < first + size}
+            shifted = [{**g, "params": [i - first for i in g["params"]]} for g in own]
+            optimizer.load_state_dict({"state": state, "param_groups": shifted})
+            first += size
+        self.param_groups = [group for o in self.optimizers for group in o.param_groups]
+
+
+def _count(groups: Sequence[dict[str, Any]]) -> int:
+    return sum(len(group["params"]) for group in groups)
+
+
+def _with_peaks(optimizer: Any) -> Any:
+    """Note in every group the rate that a schedule's factor 1 stands for."""
+    for group in optimizer.param_groups:
+        group["peak_lr"] = group["lr"]
+    return optimizer
+
+
+# ----------------------------------------------------------------------------------------------------- schedules
+
+
+def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's rate to `factor` times its peak. Call it before each step."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+
+
+def constant(step: int) -> float:
+    """The paper's warm-up of the projector (stage 1): the peak at every step."""
+    return 1.0
+
+
+def linear_warmup_cosine(
+    step: int, total: int, peak: float, minimum: float, warmup_steps: int = 0, warmup_lr: float = 0.0
+) -> float:
+    """The paper's schedule of stage 2 (LAVIS): the rate rises linearly, then falls along a cosine.
+
+    Args:
+        step: how many steps have been taken.
+        total: all steps of the stage.
+        peak, minimum: the highest rate, and the rate at the end.
+        warmup_steps: steps from `warmup_lr` to `peak`; a run shorter than that only rises, as in LAVIS.
+        warmup_lr: the rate of step 0 when there are warm-up steps.
+
+    Returns:
+        the rate itself; divide by `peak` for `set_rates`.
+    """
+    if step < warmup_steps:
+        return warmup_lr + (peak - warmup_lr) * step / warmup_steps
+    progress = min(1.0, (step - warmup_steps) / max(1, total - warmup_steps))
+    return minimum + (peak - minimum) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def muon_schedule(step: int, total: int) -> float:
+    """Muon's factor: 2 warm-up steps (a third, two thirds), then a cosine to a tenth."""
+    if step < MUON_WARMUP_STEPS:
+        return (step + 1) / (MUON_WARMUP_STEPS + 1)
+    return linear_warmup_cosine(step - MUON_WARMUP_STEPS, total - MUON_WARMUP_STEPS, 1.0, MUON_MINIMUM)
+
+
+# ----------------------------------------------------------------------------------------------------- gradients
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
+    """Scale the gradients down to `max_norm` (0 for never) and return their norm before that.
+
+    A norm that is not finite leaves the gradients as they are: the caller looks with ``math.isfinite``, skips the
+    step and counts it.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    value = float(norm)
+    if max_norm > 0 and math.isfinite(value) and value > max_norm:
+        torch._foreach_mul_(gradients, max_norm / value)
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------- early stop
+
+
+@dataclass
+class EarlyStop:
+    """Says when the held-out loss has flattened: `patience` looks in a row without a relative fall of `least`."""
+
+    patience: int = 3
+    least: float = 0.005
+    best: float | None = None
+    waited: int = 0
+
+    def update(self, loss: float) -> bool:
+        """Take one held-out loss and return whether training should stop. A NaN is a look without a fall."""
+        if math.isfinite(loss) and (self.best is None or loss < self.best - self.least * abs(self.best)):
+            self.best, self.waited = loss, 0
+        else:
+            self.waited += 1
+        return self.waited >= self.patience
+
+    def state(self) -> dict[str, Any]:
+        """Everything as plain numbers; ``EarlyStop(**state)`` goes on from there."""
+        return asdict(self)
+
+
+# --------------------------------------------------------------------------------------------------- checkpoints
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split an optimiser's state into named tensors (for safetensors) and plain numbers (for json).
+
+    Returns:
+        tensors named ``PARAMETER/STATE`` (for instance ``projector.bias/exp_avg``) and the groups' numbers.
+    """
+    state = optimizer.state_dict()
+    names = _names(state)
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for index, values in state["state"].items():
+        for key, value in values.items():
+            (tensors if isinstance(value, Tensor) else numbers)[f"{names[index]}/{key}"] = value
+    return tensors, {"numbers": numbers, "groups": state["param_groups"]}
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], numbers: dict[str, Any]
+) -> None:
+    """Put back what `optimizer_tensors` returned; json's lists become tuples again.
+
+    Raises:
+        ModelError: the state is that of another set of parameters.
+    """
+    own = optimizer.state_dict()
+    names = _names(own)
+    saved = {"param_groups": [{k: _tupled(k, v) for k, v in g.items()} for g in numbers["groups"]]}
+    if _names(saved) != names:
+        raise ModelError(
+            "the checkpoint's optimiser belongs to other parameters than those trained now",
+            "resume with the settings of the run, or start it anew with --overwrite",
+        )
+    indices = {name: index for index, name in names.items()}
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in {**tensors, **numbers["numbers"]}.items():
+        parameter, _, key = name.rpartition("/")
+        if parameter not in indices:
+            raise ModelError(f"the checkpoint's optimiser has state of an unknown parameter {parameter!r}")
+        state.setdefault(indices[parameter], {})[key] = value
+    optimizer.load_state_dict({"state": state, **saved})
+
+
+def _names(state: dict[str, Any]) -> dict[int, str]:
+    """The parameters' names by their numbers in a state_dict."""
+    return {i: n for g in state["param_groups"] for i, n in zip(g["params"], g["param_names"], strict=True)}
+
+
+def _tupled(key: str, value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) and key not in ("params", "param_names") else value
