@@ -1,0 +1,33 @@
+"""The loss curve of a run as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def draw_curve(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Draw training and held-out losses over the steps of both stages as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    offset = 0
+    for stage in sorted({m["stage"] for m in metrics}):
+        rows = [m for m in metrics if m["stage"] == stage]
+        train = [(offset + m["step"], m["loss"]) for m in rows if "loss" in m]
+        held = [(offset + m["step"], m["held_out_loss"]) for m in rows if "held_out_loss" in m]
+        if train:
+            axes.plot(*zip(*train, strict=True), lw=1, alpha=0.6, color=f"C{stage - 1}", label=f"stage {stage}, training")
+        if held:
+            axes.plot(*zip(*held, strict=True), "o-", ms=4, color=f"C{stage + 1}", label=f"stage {stage}, held out")
+        if offset:
+            axes.axvline(offset, color="0.7", lw=0.8, ls="--")
+        offset += max((m["step"] for m in rows), default=0)
+    axes.set(xlabel="step", ylabel="loss (nats a token)", title=title)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)

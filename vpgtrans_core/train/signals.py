@@ -1,0 +1,45 @@
+"""Ctrl-C and SIGTERM as a wish that the training loop grants at the end of a step, after a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from vpgtrans_core.errors import VpgtError
+
+
+class Interrupted(VpgtError):
+    """The run was asked to stop and saved a checkpoint. `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, number: int, folder: str) -> None:
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name} after saving a checkpoint", f"continue with --resume --out {folder}")
+        self.exit_code = 128 + number
+
+
+class StopSignals:
+    """While entered, SIGINT and SIGTERM are noted in `received` (0 for none); a second one acts as it always does."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

@@ -1,0 +1,314 @@
+"""One stage of training: steps over the data, held-out losses, checkpoints, an end.
+
+Everything random in a step is a function of (seed, stage, step, process): a run that is resumed at a step goes on
+bit for bit as the one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from vpgtrans_core.cards import RunEvent
+from vpgtrans_core.errors import VpgtError
+from vpgtrans_core.model import VLModel, snapshot
+from vpgtrans_core.output.run_folder import RunFolder
+from vpgtrans_core.train.checkpoint import Checkpoint, save_checkpoint
+from vpgtrans_core.train.optim import (
+    EarlyStop,
+    clip_gradients,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_rates,
+)
+from vpgtrans_core.train.signals import Interrupted, StopSignals
+from vpgtrans_core.train.step import Batch, Stepper, StepResult
+
+MAX_BAD_STEPS = 5
+"""Steps in a row with a loss or gradient that is not finite, after which the run stops."""
+
+
+class Progress(Protocol):
+    """Who is told how far a stage is; the command line's reporter, or nobody."""
+
+    def stage(self, name: str, total: int) -> None: ...
+    def step(self, advance: int = 1, **values: float) -> None: ...
+    def message(self, text: str) -> None: ...
+    def warning(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a stage does: `factor` gives the share of the peak rate at a step."""
+
+    number: int
+    steps: int
+    factor: Callable[[int], float]
+    clip_norm: float
+    validate_every: int
+    early_stop: bool = False
+    seed: int = 0
+    checkpoint_minutes: float = 15.0
+    checkpoint_steps: int | None = None
+    keep_checkpoints: int = 1
+
+
+@dataclass
+class StageState:
+    """Where a stage is; all of it plain numbers, saved with every checkpoint."""
+
+    step: int = 0
+    bad_in_a_row: int = 0
+    bad_steps: int = 0
+    images: int = 0
+    captions: int = 0
+    seconds: float = 0.0
+    held_out_loss: float | None = None
+    first_held_out_loss: float | None = None
+    early_stop: dict[str, Any] = field(default_factory=dict)
+    stopped: bool = False
+    done: bool = False
+
+
+class Stage:
+    """Runs one stage.
+
+    Args:
+        plan: what to do.
+        model: the model, with `model.set_stage(plan.number)` called.
+        stepper: computes losses and gradients.
+        optimizer: of the trained parameters.
+        batches: called with the first step, gives that step's batch and the ones after it, each with the seconds waited.
+        held_out: gives the batches of the held-out loss; empty for none.
+        folder: where metrics and checkpoints go.
+        extra_state: called at each checkpoint for what else has to be in it (bad samples, for instance).
+    """
+
+    def __init__(
+        self,
+        plan: StagePlan,
+        model: VLModel,
+        stepper: Stepper,
+        optimizer: torch.optim.Optimizer,
+        batches: Callable[[int], Iterator[tuple[Batch, float]]],
+        held_out: Callable[[], Iterable[Batch]],
+        folder: RunFolder,
+        progress: Progress,
+        emit: Callable[[RunEvent], None] = lambda event: None,
+        extra_state: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        self.plan = plan
+        self.model = model
+        self.stepper = stepper
+        self.optimizer = optimizer
+        self.batches = batches
+        self.held_out = held_out
+        self.folder = folder
+        self.progress = progress
+        self.emit = emit
+        self.extra_state = extra_state
+        self.state = StageState()
+        self._stopper = EarlyStop()
+        fp16 = stepper.half == torch.float16
+        self._scaler = torch.amp.GradScaler(model.device.type, enabled=fp16)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of this stage."""
+        load_weights(self.model, checkpoint)
+        load_optimizer_tensors(self.optimizer, checkpoint.optimizer, checkpoint.state["optimizer"])
+        self.state = StageState(**checkpoint.state["progress"])
+        self._stopper = EarlyStop(**self.state.early_stop)
+        if checkpoint.state.get("scaler"):
+            self._scaler.load_state_dict(checkpoint.state["scaler"])
+        self.folder.cut_metrics(int(checkpoint.state["metrics_size"]))
+
+    def run(self) -> StageState:
+        """Train to the end of the stage and save a checkpoint there.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM came; a checkpoint was saved.
+            VpgtError: losses were not finite `MAX_BAD_STEPS` times in a row; the weights are those before.
+        """
+        plan, state = self.plan, self.state
+        self.progress.stage(f"stage {plan.number}", plan.steps - state.step)
+        self._emit("stage_start", steps=plan.steps)
+        if state.step == 0 and not state.done:
+            state.first_held_out_loss = self._validate()
+        saved = time.monotonic()
+        with StopSignals() as signals:
+            for batch, waited in self.batches(state.step) if not self._finished() else ():
+                began = time.monotonic()
+                result, norm = self._train_step(batch, signals.received)
+                self._count(result, norm, waited, time.monotonic() - began)
+                if self._due(plan.validate_every) and state.step < plan.steps:
+                    self._look(self._validate())
+                stop = result.signal
+                if stop or self._checkpoint_due(saved):
+                    self.save()
+                    saved = time.monotonic()
+                if stop:
+                    raise Interrupted(stop, str(self.folder.path))
+                if self._finished():
+                    break
+        if not state.done:
+            state.done = True
+            state.held_out_loss = self._validate()
+            self.save()
+        self._emit("stage_end", held_out_loss=state.held_out_loss)
+        return state
+
+    def save(self) -> None:
+        """Write a checkpoint (main process) and wait until it is there (all)."""
+        accelerator = self.stepper.accelerator
+        self.state.early_stop = self._stopper.state()
+        tensors, numbers = optimizer_tensors(self.optimizer)
+        extra = self.extra_state()
+        if accelerator.is_main_process:
+            state = {
+                "stage": self.plan.number,
+                "step": self.state.step,
+                "progress": vars(self.state),
+                "optimizer": numbers,
+                "scaler": self._scaler.state_dict(),
+                "metrics_size": self.folder.metrics_size(),
+                **extra,
+            }
+            weights = snapshot(self.model.trained())
+            path = save_checkpoint(
+                self.folder.checkpoints, Checkpoint(weights, tensors, state), keep=self.plan.keep_checkpoints
+            )
+            self._emit("checkpoint", path=str(path))
+        accelerator.wait_for_everyone()
+
+    def _train_step(self, batch: Batch, signal: int) -> tuple[StepResult, float]:
+        """Compute gradients and take the step, unless something in it is not finite."""
+        plan, state = self.plan, self.state
+        torch.manual_seed(step_seed(plan.seed, plan.number, state.step, self.stepper.accelerator.process_index))
+        self.optimizer.zero_grad(set_to_none=True)
+        set_rates(self.optimizer, plan.factor(state.step))
+        result = self.stepper.backward(batch, signal, scale=self._scaler.get_scale())
+        self._scaler.unscale_(self.optimizer)
+        norm = clip_gradients(self.stepper.parameters, plan.clip_norm)
+        if math.isfinite(result.loss) and math.isfinite(norm) and result.labels:
+            self.optimizer.step()
+            state.bad_in_a_row = 0
+        elif result.labels:
+            self._skip(result.loss, norm)
+        self._scaler.update()
+        return result, norm
+
+    def _skip(self, loss: float, norm: float) -> None:
+        """Count a step whose loss or gradient is not finite; the weights stay as they are."""
+        state = self.state
+        if self._scaler.is_enabled() and math.isfinite(loss):
+            return  # fp16: the loss scale was too high; the scaler lowers it, that is its ordinary work
+        state.bad_in_a_row += 1
+        state.bad_steps += 1
+        self.progress.warning(
+            f"stage {self.plan.number} step {state.step + 1}: loss {loss}, gradient norm {norm}; the step is skipped"
+        )
+        if state.bad_in_a_row >= MAX_BAD_STEPS:
+            raise VpgtError(
+                f"the loss or its gradient was not finite {MAX_BAD_STEPS} steps in a row in stage {self.plan.number}; "
+                "no weight was touched by them",
+                "try --dtype float32 or bfloat16, a lower rate, and `vpgt doctor`; --resume goes on from the last checkpoint",
+            )
+
+    def _count(self, result: StepResult, norm: float, waited: float, seconds: float) -> None:
+        """Write down a finished step."""
+        state = self.state
+        state.step += 1
+        state.images += result.images
+        state.captions += result.captions
+        state.seconds += seconds + waited
+        rate = self.optimizer.param_groups[0]["lr"]
+        values = {
+            "loss": result.loss,
+            "lr": rate,
+            "grad_norm": norm,
+            "images": result.images,
+            "captions": result.captions,
+            "labels": result.labels,
+            "seconds": round(seconds, 4),
+            "waited": round(waited, 4),
+        }
+        self.folder.add_metrics(stage=self.plan.number, step=state.step, **values)
+        share = waited / max(waited + seconds, 1e-9)
+        self.progress.step(1, loss=result.loss, images_per_second=result.images / max(waited + seconds, 1e-9), waiting=share)
+        self._emit("step", **values)
+
+    def _validate(self) -> float | None:
+        """The held-out loss: mean over all labels of the held-out images, over all processes; None when there is none."""
+        self.model.eval()
+        total, labels = 0.0, 0
+        for batch in self.held_out():
+            loss, count = self.stepper.loss_sum(batch)
+            total, labels = total + loss, labels + count
+        sums = torch.tensor([total, float(labels)], dtype=torch.float64, device=self.model.device)
+        sums = self.stepper.accelerator.reduce(sums, reduction="sum")
+        self.model.set_stage(self.plan.number)
+        if not sums[1]:
+            return None
+        loss = float(sums[0] / sums[1])
+        self.folder.add_metrics(stage=self.plan.number, step=self.state.step, held_out_loss=loss)
+        self.progress.message(f"stage {self.plan.number} step {self.state.step}: held-out loss {loss:.4f}")
+        self._emit("validation", held_out_loss=loss)
+        return loss
+
+    def _look(self, loss: float | None) -> None:
+        """Note a held-out loss and end the stage where it has flattened."""
+        self.state.held_out_loss = loss
+        if self.plan.early_stop and loss is not None and self._stopper.update(loss):
+            self.progress.message(f"stage {self.plan.number}: the held-out loss no longer falls; the stage ends early")
+            self.state.stopped = True
+
+    def _finished(self) -> bool:
+        return self.state.done or self.state.stopped or self.state.step >= self.plan.steps
+
+    def _due(self, every: int | None) -> bool:
+        return bool(every) and self.state.step % int(every or 1) == 0
+
+    def _checkpoint_due(self, saved: float) -> bool:
+        if self._finished():
+            return False  # the end of the stage saves
+        return self._due(self.plan.checkpoint_steps) or self._minutes_over(saved)
+
+    def _minutes_over(self, saved: float) -> bool:
+        """Whether the main process finds the time for a checkpoint come; the others follow it."""
+        over = time.monotonic() - saved >= 60 * self.plan.checkpoint_minutes
+        accelerator = self.stepper.accelerator
+        if accelerator.num_processes == 1:
+            return over
+        flag = torch.tensor([int(over and accelerator.is_main_process)], device=self.model.device)
+        return bool(accelerator.reduce(flag, reduction="sum"))
+
+    def _emit(self, kind: str, **values: Any) -> None:
+        self.emit(RunEvent(kind, str(self.folder.path), self.plan.number, self.state.step, values))
+
+
+def load_weights(model: VLModel, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's weights into the parameters of the same names."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in checkpoint.weights.items():
+            parameters[name].copy_(tensor)
+
+
+def step_seed(seed: int, stage: int, step: int, process: int) -> int:
+    """The seed of all randomness in one step of one process."""
+    digest = hashlib.sha256(f"{seed}/{stage}/{step}/{process}".encode()).digest()
+    return int.from_bytes(digest[:7], "little")
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory used so far: on the GPU where there is one, of the process otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,153 @@
+"""One training step: a global batch, cut into micro-batches and shared among processes, as one sum over its labels.
+
+The loss of a batch is the mean over all its labelled tokens, however many processes and micro-batches computed it:
+each micro-batch's sum is divided by the *global* number of labels and the gradients are summed. So the result does
+not depend on how the batch was cut (up to rounding).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from vpgtrans_core.llm.text import Text
+from vpgtrans_core.model import VisualKind, VLModel
+
+
+View = tuple[int, int, int]
+"""Data source, image in it, and augmented view."""
+
+
+@dataclass
+class Batch:
+    """The images of one step on this process: what is seen, ``[I, ...]``, and each image's texts."""
+
+    visual: Tensor
+    kind: VisualKind
+    texts: Sequence[Sequence[Text]]
+    views: Sequence[View] = ()
+    """Which view of which image each row of `visual` is, for a cache that wants to keep what is computed of it."""
+
+    @property
+    def labels(self) -> int:
+        return sum(len(text.target) for image in self.texts for text in image)
+
+    @property
+    def captions(self) -> int:
+        return sum(len(image) for image in self.texts)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Sums over all processes: `loss` is the mean over labels; `signal` is the largest of the processes' signals."""
+
+    loss: float
+    labels: int
+    images: int
+    captions: int
+    signal: int
+
+
+class Stepper:
+    """Computes losses and gradients of batches for one stage.
+
+    Args:
+        model: the model, with its stage set.
+        accelerator: the processes.
+        micro_positions: LLM positions computed at once.
+        half: autocast precision of the VPG and projector, or None for fp32.
+        keep: is given every frozen result that was computed from pixels, to cache it.
+    """
+
+    def __init__(
+        self,
+        model: VLModel,
+        accelerator: Accelerator,
+        micro_positions: int,
+        half: torch.dtype | None = None,
+        keep: Callable[[Sequence[View], Tensor, VisualKind], None] | None = None,
+    ) -> None:
+        self.model = model
+        self.accelerator = accelerator
+        self.micro_positions = micro_positions
+        self.half = half
+        self.keep = keep
+        self.parameters = list(model.trained().values())
+
+    def backward(self, batch: Batch, signal: int = 0, scale: float = 1.0) -> StepResult:
+        """Leave the gradient of the global batch's mean loss in the trained parameters (times `scale`)."""
+        sums = self._total([batch.labels, len(batch.texts), batch.captions])
+        loss = torch.zeros((), dtype=torch.float64, device=self.model.device)
+        for part in self._micro_batches(batch):
+            part_loss = self._loss(part) / max(sums[0], 1)
+            (part_loss * scale).backward()
+            loss += part_loss.detach()
+        self._sum_gradients()
+        total = self.accelerator.reduce(loss, reduction="sum")
+        signal = int(self.accelerator.gather(torch.tensor([signal], device=self.model.device)).max())
+        return StepResult(float(total), sums[0], sums[1], sums[2], signal)
+
+    @torch.no_grad()
+    def loss_sum(self, batch: Batch) -> tuple[float, int]:
+        """Sum of the losses and number of labels of this process's batch, without gradients."""
+        total = sum((self._loss(part).double() for part in self._micro_batches(batch)), torch.zeros(()).double())
+        return float(total), batch.labels
+
+    def _loss(self, batch: Batch) -> Tensor:
+        llm = self.model.llm
+        rows = llm.layout(batch.texts, self.model.vpg.num_prompts).to(self.model.device)
+        with self._autocast():
+            visual, kind = self.model.frozen(batch.visual.to(self.model.device, non_blocking=True), batch.kind)
+            if self.keep is not None and batch.kind != kind:
+                self.keep(batch.views, visual, kind)
+            soft_prompts = self.model.soft_prompts(visual, kind)
+        return llm.loss(soft_prompts, rows)
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        if self.half is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.model.device.type, dtype=self.half)
+
+    def _micro_batches(self, batch: Batch) -> Iterator[Batch]:
+        """Cut a batch between images so that no part computes more than `micro_positions` positions (one image at
+        least)."""
+        start = 0
+        for end in _cuts([self._size(image) for image in batch.texts], self.micro_positions):
+            yield Batch(batch.visual[start:end], batch.kind, batch.texts[start:end], batch.views[start:end])
+            start = end
+
+    def _size(self, image: Sequence[Text]) -> int:
+        """Positions of one image's texts, an upper bound: prefix once or for each caption, contexts and targets."""
+        prefixes = 1 if self.model.llm.shares_prefix else len(image)
+        return prefixes * self.model.vpg.num_prompts + sum(len(t.context) + len(t.target) for t in image)
+
+    def _total(self, counts: list[int]) -> list[int]:
+        tensor = torch.tensor(counts, dtype=torch.int64, device=self.model.device)
+        return [int(v) for v in self.accelerator.reduce(tensor, reduction="sum")]
+
+    def _sum_gradients(self) -> None:
+        """Add up the gradients of all processes in one message; a process without images adds zeros."""
+        if self.accelerator.num_processes == 1:
+            return
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
+        flat = self.accelerator.reduce(torch.cat([g.reshape(-1) for g in gradients]), reduction="sum")
+        for parameter, piece in zip(self.parameters, flat.split([g.numel() for g in gradients]), strict=True):
+            parameter.grad = piece.view_as(parameter)
+
+
+def _cuts(sizes: list[int], budget: int) -> list[int]:
+    """Ends of the runs of `sizes` whose sums stay within `budget`; a single larger one stands alone."""
+    ends, total = [], 0
+    for index, size in enumerate(sizes):
+        if total and total + size > budget:
+            ends.append(index)
+            total = 0
+        total += size
+    if sizes:
+        ends.append(len(sizes))
+    return ends
