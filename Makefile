@@ -1,0 +1,33 @@
+# make demo: from nothing to a language model that sees.   make test: everything that has to pass.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+
+.PHONY: demo test lint zoo clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check torch==$$(sed -n 's/^torch==//p' constraints.txt)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt hatchling editables
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.installed
+	rm -rf $(DEMO)
+	$(BIN)/vpgt transfer --from opt-mini-s --to llama-mini --out $(DEMO)/llama-mini
+	$(BIN)/python -m vpgtrans_core.miniature.demo $(DEMO)/llama-mini --out $(DEMO)
+
+test: $(VENV)/.installed lint
+	$(BIN)/pytest -n 2
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+zoo: $(VENV)/.installed
+	$(BIN)/python -m vpgtrans_core.miniature.build --out build/zoo
+
+clean:
+	rm -rf $(VENV) $(DEMO) build
