@@ -1,0 +1,128 @@
+"""The start from words, on soft prompts whose words are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vpgtrans_core.errors import ModelError
+from vpgtrans_core.pairs import WordPairs
+from vpgtrans_core.projector import scaled, soft_prompts
+from vpgtrans_core.start import choose_scale, read_and_say, regress, words_start
+
+WORDS, D, D_S, D_T = 60, 32, 24, 40
+
+
+class World:
+    """A source whose soft prompts are ten times as long as the words that they mean, and lie elsewhere."""
+
+    def __init__(self, seed: int = 0, length: float = 10.0) -> None:
+        g = torch.Generator().manual_seed(seed)
+        self.source = torch.randn(WORDS, D_S, generator=g) * 0.1 + 0.3
+        relation = torch.randn(D_S, D_T, generator=g) / D_S**0.5
+        self.target = 0.2 * (self.source - 0.3) @ relation + torch.randn(WORDS, D_T, generator=g) * 0.005
+        self.meant = torch.randint(0, WORDS, (100, 8), generator=g)
+        # The VPG's outputs are such that this projector makes prompts of the words: p = length * word + offset.
+        self.weight = torch.randn(D_S, D, generator=g)
+        self.bias = torch.randn(D_S, generator=g) * 5
+        words = (self.source - self.source.mean(0))[self.meant]
+        noise = torch.randn(100, 8, D, generator=g) * 0.1
+        self.outputs = length * words @ torch.linalg.pinv(self.weight).T + noise
+        ids = tuple((i,) for i in range(WORDS))
+        self.pairs = WordPairs(ids, ids, torch.ones(WORDS).double(), ("same",) * WORDS, torch.ones(WORDS) > 0)
+
+    def start(self, pairs: WordPairs | None = None):
+        projector = (self.weight, self.bias)
+        return words_start(
+            self.outputs, projector, self.pairs if pairs is None else pairs, self.source, self.target, **options
+        )
+
+    def right(self, projector) -> float:
+        """Share of the soft prompts whose nearest target word is the one that was meant."""
+        prompts = torch.nn.functional.normalize(soft_prompts(self.outputs, *projector), dim=-1)
+        nearest = (prompts @ torch.nn.functional.normalize(self.target, dim=-1).T).argmax(-1)
+        return float((nearest == self.meant).float().mean())
+
+
+def test_the_new_projector_says_the_words() -> None:
+    world = World()
+    start = world.start()
+    assert world.right(start.projector) > 0.9
+    assert start.agreement > 0.8
+    assert start.projector[0].shape == (D_T, D)
+    assert start.projector[1].shape == (D_T,)
+
+
+def test_shuffled_pairs_say_wrong_words() -> None:
+    world = World()
+    assert world.right(world.start(world.pairs.shuffled(0)).projector) < 0.1
+
+
+@pytest.mark.parametrize("length", [1.0, 10.0, 1000.0])
+def test_the_length_of_soft_prompts_does_not_matter(length: float) -> None:
+    """Scale the source's projector: the start for the target stays the same."""
+    world = World()
+    expected = world.start().projector
+    world.weight, world.bias = world.weight * length, world.bias * length
+    found = world.start().projector
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-3, atol=1e-5)
+
+
+def test_the_scale_of_the_vpgs_output_does_not_matter() -> None:
+    world = World()
+    expected = soft_prompts(world.outputs, *world.start().projector)
+    world.outputs, world.weight = world.outputs * 50, world.weight / 50
+    found = soft_prompts(world.outputs, *world.start().projector)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_words_of_several_tokens() -> None:
+    """Split every source word into two tokens whose mean it is: nothing changes."""
+    world = World()
+    expected = world.start().projector
+    half = torch.randn(WORDS, D_S) * 0.1
+    world.source = torch.cat([world.source - half, world.source + half])
+    pairs = replace(world.pairs, source=tuple((i, WORDS + i) for i in range(WORDS)))
+    torch.testing.assert_close(world.start(pairs).projector[0], expected[0], rtol=1e-3, atol=1e-5)
+
+
+def test_the_teacher_is_its_formula() -> None:
+    world = World()
+    prompts = soft_prompts(world.outputs, world.weight, world.bias).flatten(0, 1)
+    wanted, words = read_and_say(prompts, world.pairs, world.source, world.target)
+    p = prompts[3] - prompts.mean(0)
+    a = world.source - world.source.mean(0)
+    choice = torch.softmax(20 * torch.cosine_similarity(p[None], a), 0)
+    torch.testing.assert_close(wanted[3], choice @ world.target, rtol=1e-3, atol=1e-5)
+    assert 1 <= words <= WORDS
+
+
+def test_regression_is_exact_where_it_can_be() -> None:
+    x = torch.randn(200, 6)
+    weight, bias = torch.randn(4, 6), torch.randn(4)
+    found = regress(x, soft_prompts(x, weight, bias), ridge=1e-10)
+    torch.testing.assert_close(found[0], weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[1], bias, rtol=1e-4, atol=1e-5)
+
+
+def test_fewer_prompts_than_dimensions() -> None:
+    weight, bias = regress(torch.randn(5, 64), torch.randn(5, 8))
+    assert torch.isfinite(weight).all() and torch.isfinite(bias).all()
+
+
+def test_scale_by_the_loss() -> None:
+    projector = (torch.ones(3, 2), torch.ones(3))
+    best, factor = choose_scale(projector, lambda w, b: abs(float(w.sum() + b.sum()) - 18.0))
+    assert factor == 2.0
+    assert torch.equal(best[0], scaled(projector, 2.0)[0])
+
+
+def test_bad_input_is_refused() -> None:
+    world = World()
+    with pytest.raises(ModelError, match="no word pairs"):
+        world.start(world.pairs.subset([]))
+    world.outputs[0, 0, 0] = torch.inf
+    with pytest.raises(ModelError, match="not finite"):
+        world.start()
