@@ -35,9 +35,8 @@ class World:
 
     def start(self, pairs: WordPairs | None = None):
         projector = (self.weight, self.bias)
-        return words_start(
-            self.outputs, projector, self.pairs if pairs is None else pairs, self.source, self.target, **options
-        )
+        pairs = self.pairs if pairs is None else pairs
+        return words_start(self.outputs, projector, pairs, self.source, self.target)
 
     def right(self, projector) -> float:
         """Share of the soft prompts whose nearest target word is the one that was meant."""
