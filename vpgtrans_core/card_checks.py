@@ -1,0 +1,87 @@
+"""Checks of what plugins and users' card files describe, so that a wrong card is named before anything uses it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import MISSING, fields
+from functools import cache
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+_TARGET = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*")
+_NAME = re.compile(r"[^\s:/\\]+")
+_TARGET_FIELDS = ("adapter", "reader", "target")
+_NAME_FIELDS = ("name", "alias")
+_HALVES = ("float16", "bfloat16")
+
+
+def card_problems(card: Any) -> list[str]:
+    """What is wrong with a card (a dataclass of `cards`), its inner cards included; empty when nothing is."""
+    problems = []
+    for name, hint in _hints(type(card)).items():
+        value = getattr(card, name)
+        if not _fits(value, hint):
+            problems.append(f"{name} must be {_words(hint)}, not {value!r}")
+        elif isinstance(value, tuple) and value and hasattr(value[0], "__dataclass_fields__"):
+            problems += [f"{name}: {p}" for inner in value for p in card_problems(inner)]
+        elif problem := _meaning_problem(name, value):
+            problems.append(f"{name} {problem}, not {value!r}")
+    return [f"{_title(card)}: {p}" for p in problems]
+
+
+def make_card(cls: type, values: dict[str, Any]) -> tuple[Any, list[str]]:
+    """Make a card of plain values from a file; return it (None when it cannot be made) and all problems."""
+    known = {f.name for f in fields(cls)}
+    required = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+    problems = [f"unknown field {k!r}" for k in values if k not in known]
+    problems += [f"field {k!r} is missing" for k in sorted(required - set(values))]
+    if problems:
+        return None, problems
+    card = cls(**values)
+    return card, card_problems(card)
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if hint is Any:
+        return True
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, h) for h in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(v, get_args(hint)[0]) for v in value)
+    if get_origin(hint) is dict:
+        return isinstance(value, dict)
+    if hint is type(None):
+        return value is None
+    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+
+
+def _words(hint: Any) -> str:
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(_words(h) for h in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"a tuple of {getattr(get_args(hint)[0], '__name__', get_args(hint)[0])}"
+    return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
+
+
+def _meaning_problem(name: str, value: Any) -> str:
+    if name in _TARGET_FIELDS and not _TARGET.fullmatch(value):
+        return "must be written as 'package.module:Object'"
+    if name in _NAME_FIELDS and not _NAME.fullmatch(value):
+        return "must be a name without spaces, colons and slashes"
+    if name == "model_types" and not value:
+        return "must name at least one of transformers' model types"
+    if name == "half" and value not in _HALVES:
+        return f"must be one of {', '.join(_HALVES)}"
+    if type(value) is int and value <= 0:
+        return "must be above 0"
+    return ""
+
+
+def _title(card: Any) -> str:
+    name = getattr(card, "name", None) or getattr(card, "alias", None)
+    return f"{type(card).__name__} {name!r}" if isinstance(name, str) else type(card).__name__

@@ -1,0 +1,233 @@
+"""Finding plugins and loading each one in a guard of its own: what goes wrong in one stays its own trouble."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import io
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from vpgtrans_core.cards import API_VERSION
+from vpgtrans_core.hookspecs import GROUP
+
+Status = Literal["active", "disabled", "incompatible", "broken"]
+HOME = "vpgt"
+"""The distribution whose plugins come first, so that nobody takes their names."""
+_HEAVY = ("torch", "transformers", "tensorflow", "jax")
+
+
+@dataclass
+class PluginRecord:
+    """One plugin and what became of it.
+
+    Attributes:
+        status: ``active``, ``disabled`` (by the user), ``incompatible`` (made for another version of the hooks, or
+            its name is taken), ``broken``.
+        phase: where it stopped: ``discover``, ``import``, ``version``, ``register``, ``hooks`` or ``run``.
+        cause: why it is not active.
+        warnings: what is wrong with a plugin that works all the same.
+        provides: what it adds, as ``"llm family opt"``, ``"llm opt-125m"``, ``"source ..."``...
+        seconds: how long loading it took.
+        trace: the traceback of `cause`, if there is one.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    target: str
+    origin: Literal["distribution", "file", "cards"] = "distribution"
+    status: Status = "active"
+    phase: str = ""
+    cause: str = ""
+    provides: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    trace: str = ""
+
+    def fail(self, status: Status, phase: str, cause: str, error: BaseException | None = None) -> None:
+        """Note that the plugin cannot be used, and why."""
+        self.status, self.phase, self.cause = status, phase, cause
+        self.trace = "".join(traceback.format_exception(error)) if error else ""
+
+    @property
+    def title(self) -> str:
+        """``"plugin 'my_llm' (my-llm 0.1)"``"""
+        return f"plugin {self.name!r} ({' '.join(filter(None, (self.distribution, self.version)))})"
+
+
+@dataclass
+class Found:
+    """A plugin that was found, not yet loaded."""
+
+    record: PluginRecord
+    entry: metadata.EntryPoint | None = None
+    file: Path | None = None
+
+
+def find_plugins(files: tuple[str, ...] = ()) -> list[Found]:
+    """All plugins in a fixed order: the built-in ones, other distributions' by name, then single files as given."""
+    installed = sorted(
+        _installed(), key=lambda f: (f.record.distribution != HOME, f.record.name, f.record.distribution)
+    )
+    return installed + [_single_file(Path(name)) for name in dict.fromkeys(files)]
+
+
+def _installed() -> Iterator[Found]:
+    """Entry points of our group, with a guard around every distribution: damaged metadata must not hide the others."""
+    seen = set()
+    for distribution in metadata.distributions():
+        try:
+            text = distribution.read_text("entry_points.txt") or ""
+        except Exception:
+            continue
+        if GROUP not in text:
+            continue
+        try:
+            name, version = distribution.name or "unknown", distribution.version or ""
+            entries = [e for e in distribution.entry_points if e.group == GROUP]
+        except Exception as error:
+            name = getattr(getattr(distribution, "_path", None), "stem", "unknown").partition("-")[0]
+            record = PluginRecord(name, name, "", "")
+            record.fail("broken", "discover", f"its distribution's metadata cannot be read: {_say(error)}", error)
+            yield Found(record)
+            continue
+        for entry in entries:
+            if (key := (name.lower().replace("_", "-"), entry.name, entry.value)) not in seen:
+                seen.add(key)
+                yield Found(PluginRecord(entry.name, name, version, entry.value), entry=entry)
+
+
+def _single_file(path: Path) -> Found:
+    record = PluginRecord(path.stem, str(path), "", str(path), origin="file")
+    try:
+        record.version = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        record.fail("broken", "discover", f"cannot read {path}: {error.strerror}")
+    return Found(record, file=path)
+
+
+def load_plugin(found: Found, limit: float) -> Any | None:
+    """Import a plugin and check its API version. Returns None after noting in its record what went wrong.
+
+    Whatever it prints while it is imported is kept off stdout, where ``--json`` must stay readable.
+    """
+    record = found.record
+    heavy_before = {m for m in _HEAVY if m in sys.modules}
+    printed, began = io.StringIO(), time.perf_counter()
+    try:
+        with contextlib.redirect_stdout(printed), _time_limit(limit):
+            plugin = _import(found)
+        version = getattr(plugin, "VPGT_API", API_VERSION)
+    except KeyboardInterrupt:
+        raise
+    except TooSlow:
+        record.fail("broken", "import", f"not loaded after {limit:g} s (VPGT_PLUGIN_TIMEOUT sets the limit)")
+        return None
+    except BaseException as error:  # a plugin may even call sys.exit
+        record.fail("broken", "import", _say(error, record.target), error)
+        return None
+    finally:
+        record.seconds = time.perf_counter() - began
+    if heavy := [m for m in _HEAVY if m in sys.modules and m not in heavy_before]:
+        record.warnings.append(f"imports {heavy[0]} when it is loaded, which slows every command: import it on use")
+    if text := printed.getvalue().strip():
+        record.warnings.append(f"prints while it is loaded: {text.splitlines()[0][:80]!r}")
+    if version != API_VERSION:
+        cause = f"made for version {version!r} of the plugin interface (VPGT_API); this vpgt has {API_VERSION}"
+        record.fail("incompatible", "version", cause)
+        return None
+    return plugin
+
+
+def _import(found: Found) -> Any:
+    if found.entry is not None:
+        return found.entry.load()
+    assert found.file is not None
+    return import_file(found.file)
+
+
+def import_file(path: Path) -> Any:
+    """Import a single-file plugin under its stem, so that it can name its own objects as ``"stem:Object"``.
+
+    Its folder joins the end of ``sys.path``: data workers import it again by name.
+
+    Raises:
+        ImportError: the name is no module name or belongs to another module.
+    """
+    name, path = path.stem, path.resolve()
+    if path.suffix != ".py" or not name.isidentifier():
+        raise ImportError(f"{path.name} is no name of a Python module: call it like my_plugin.py")
+    loaded = sys.modules.get(name)
+    known = getattr(loaded, "__spec__", None) or (None if loaded else importlib.util.find_spec(name))
+    if (loaded or known) and (known is None or not known.origin or Path(known.origin).resolve() != path):
+        raise ImportError(f"a module {name!r} exists already: give {path.name} another name")
+    if loaded:
+        return loaded
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+class TooSlow(BaseException):
+    """A plugin took longer than it may. Not an `Exception`, so that its own guards do not swallow it."""
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Interrupt the block after `seconds`, where that is possible: in the main thread of a system with timers.
+
+    A heavy library that is in the middle of its import is left to finish, because half of it would stay behind and
+    spoil it for everybody.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not (seconds and main and hasattr(signal, "setitimer")) or signal.getitimer(signal.ITIMER_REAL)[0]:
+        yield
+        return
+
+    def expired(signum: int, frame: FrameType | None) -> None:
+        if any(_half_imported(m) for m in _HEAVY):
+            signal.setitimer(signal.ITIMER_REAL, 1.0)
+        else:
+            raise TooSlow
+
+    before = signal.signal(signal.SIGALRM, expired)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _half_imported(name: str) -> bool:
+    return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))
+
+
+def _say(error: BaseException, target: str = "") -> str:
+    """The error in one line, with the last place in the plugin's own code."""
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    package = target.partition(":")[0].partition(".")[0]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if package and package in Path(f.filename).parts]
+    frames = frames or [f for f in traceback.extract_tb(error.__traceback__) if f.filename == target]
+    place = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
+    return " ".join(said.split())[:300] + place
