@@ -112,11 +112,24 @@ class LLM(ABC):
 
     @abstractmethod
     def generate(self, soft_prompts: Tensor, prompt: str = "", options: GenerateOptions | None = None) -> list[str]:
-        """Generate one text an image from soft prompts ``[B, Q, D]`` followed by `prompt`; beam search as in the paper."""
+        """Generate one text an image from soft prompts ``[B, Q, D]`` and then `prompt`; beam search as in the paper."""
 
     @abstractmethod
     def generation_settings(self) -> dict[str, Any]:
         """transformers' generation config fields for the saved folder: end token(s), BOS, padding, decoder start."""
+
+    def checkpoint_activations(self) -> None:
+        """Recompute each block's activations in the backward pass instead of keeping them.
+
+        transformers' own switch works in training mode only, which would turn dropout on."""
+        from functools import partial
+
+        from torch.utils.checkpoint import checkpoint
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        for block in self.model.modules():
+            if isinstance(block, GradientCheckpointingLayer):
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
 
     def freeze(self) -> None:
         """Freeze every parameter and leave training mode for good: no dropout inside a frozen LLM."""

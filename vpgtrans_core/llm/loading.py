@@ -1,0 +1,136 @@
+"""Loading of a frozen transformers model and its tokenizer from a folder, strictly."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vpgtrans_core.errors import ModelError
+from vpgtrans_core.weights import Weights, check_finite, mismatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_BUFFERS = re.compile(r"(inv_freq|masked_bias|attn\.bias|attention\.bias|position_ids)$")
+"""Buffers that old checkpoints carry and today's classes compute."""
+
+
+def load_model(
+    folder: str | Path,
+    auto_class: Any,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    quantization: str | None = None,
+    keep_precise: tuple[str, ...] | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Load a model in evaluation mode; what its checkpoint lacks or has too much is an error.
+
+    Args:
+        folder: a transformers folder.
+        auto_class: the Auto class that makes the model.
+        dtype: the precision of the weights (of what is not quantised).
+        device: where they go.
+        quantization: None, ``"8bit"`` or ``"4bit"``.
+        keep_precise: names of linear layers that must not be quantised; None for transformers' own choice.
+        trust_remote_code: whether code in the folder may run.
+
+    Raises:
+        ModelError: there is no model of that kind in the folder, its tensors do not fit its config, a weight is not
+            finite, or quantisation cannot work here.
+    """
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, "weights_only": True}
+    options["ignore_mismatched_sizes"] = True  # they are reported, and refused below with all the others
+    if quantization:
+        options["quantization_config"] = _quantization(
+            quantization, dtype, list(keep_precise) if keep_precise else None
+        )
+        options["device_map"] = {"": device}
+    if Path(folder).is_dir():
+        Weights(folder)  # the gate looks at names, headers and pickles before anything is built from them
+    try:
+        model, report = auto_class.from_pretrained(str(folder), output_loading_info=True, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            f"cannot load a language model from {folder}: {_first_lines(error)}",
+            "it must hold a config.json, weights and a tokenizer as transformers' save_pretrained writes them",
+        ) from error
+    _check_report(folder, report)
+    if not quantization:
+        check_finite(dict(model.named_parameters()), folder)
+        model = model.to(device)
+    return model.eval()
+
+
+def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load a folder's tokenizer.
+
+    Raises:
+        ModelError: there is none that transformers can read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except Exception as error:  # tokenizer files fail in as many ways as there are formats
+        raise ModelError(
+            f"cannot load a tokenizer from {folder}: {_first_lines(error)}",
+            "copy the tokenizer's files (tokenizer.json, tokenizer_config.json) into the folder",
+        ) from error
+
+
+def _first_lines(error: Exception, limit: int = 600) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text[:limit]}"
+
+
+def _check_report(folder: str | Path, report: dict[str, Any]) -> None:
+    kinds = {
+        "missing": sorted(report.get("missing_keys", ())),
+        "unexpected": sorted(k for k in report.get("unexpected_keys", ()) if not _BUFFERS.search(k)),
+        "misshapen": sorted(map(_shapes, report.get("mismatched_keys", ()))),
+    }
+    if any(kinds.values()):
+        raise ModelError(
+            mismatch(str(folder), **kinds),
+            "the folder may hold another model than its config.json says, or only a part of it",
+        )
+
+
+def _shapes(mismatch: Any) -> str:
+    """A name with its shapes, from what transformers reports: ``(name, shape in the file, shape in the model)``."""
+    if isinstance(mismatch, str):
+        return mismatch
+    name, found, wanted = mismatch
+    return f"{name} {tuple(found)}, not {tuple(wanted)}"
+
+
+def _quantization(kind: str, dtype: torch.dtype, keep_precise: list[str] | None) -> Any:
+    """transformers' configuration for bitsandbytes, after checking that it can work here."""
+    import importlib.util
+
+    from transformers import BitsAndBytesConfig
+
+    if not torch.cuda.is_available():
+        raise ModelError(
+            f"{kind} quantisation needs a CUDA device and this machine shows none",
+            "leave --quantization out: the LLM is then loaded in its half precision or in float32",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"{kind} quantisation needs the bitsandbytes package", "install it: pip install 'vpgt[quantization]'"
+        )
+    if kind == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=keep_precise)
+    if kind == "4bit":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=keep_precise,
+        )
+    raise ModelError(f"unknown quantisation {kind!r}", "use 8bit or 4bit")
