@@ -1,1 +1,22 @@
-"""Placeholder docstring: replaced by the plugin's hooks."""
+"""BLIP-2's visual prompt generator: a frozen ViT and a Q-Former, through transformers' own classes."""
+
+from __future__ import annotations
+
+from vpg_qformer.cards import SOURCES
+from vpgtrans_core import hookimpl
+from vpgtrans_core.cards import API_VERSION, VPGFamily
+
+VPGT_API = API_VERSION
+
+
+@hookimpl
+def vpgt_vpg_families() -> list[VPGFamily]:
+    """One family: transformers' BLIP-2 folders, and our folders without the LLM."""
+    return [
+        VPGFamily(
+            name="qformer",
+            model_types=("blip-2", "vpgt-vpg"),
+            adapter="vpg_qformer.adapter:QFormerVPG",
+            sources=SOURCES,
+        )
+    ]

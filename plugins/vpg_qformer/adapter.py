@@ -1,0 +1,142 @@
+"""BLIP-2's ViT and Q-Former on transformers' own classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from vpg_qformer.config import Sizes, preprocessing_of, read_config, sizes_of
+from vpg_qformer.part import save_part
+from vpg_qformer.reading import PROJECTOR, TRAINED, read_frozen, read_vpg
+from vpgtrans_core.vpg.adapter import VPG, Preprocessing
+from vpgtrans_core.weights import Weights, check_shapes, load_strict
+
+if TYPE_CHECKING:
+    from vpgtrans_core.llm.adapter import LLM
+
+
+class QFormerVPG(VPG):
+    """A ViT, its last norm, and a Q-Former that asks it with query tokens.
+
+    Parameters carry the names of ``Blip2ForConditionalGeneration``. Built directly, the weights are random
+    (`load` reads them from a folder).
+
+    Args:
+        sizes: the modules' sizes.
+        preprocessing: how images become pixels; default BLIP's at the ViT's image size.
+
+    Attributes:
+        folder: where the weights were read from; None for random ones.
+    """
+
+    def __init__(self, sizes: Sizes, preprocessing: Preprocessing | None = None) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.preprocessing = preprocessing or Preprocessing(size=sizes.vision.image_size)
+        self.num_prompts = sizes.num_query_tokens
+        self.output_size = sizes.qformer.hidden_size
+        self.feature_shape = sizes.feature_shape
+        self.folder: Path | None = None
+        self.vision_model = sizes.vision_model()
+        self.query_tokens = nn.Parameter(torch.empty(1, self.num_prompts, self.output_size))
+        nn.init.normal_(self.query_tokens, std=sizes.qformer.initializer_range)
+        self.qformer = sizes.qformer_model()
+        self.requires_grad_(False)
+        self.eval()
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> QFormerVPG:
+        """A VPG with random weights from the contents of a config.json."""
+        return cls(sizes_of(config))
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> QFormerVPG:
+        sizes = sizes_of(read_config(folder))
+        with torch.device("meta"):
+            vpg = cls(sizes, preprocessing_of(folder, sizes))
+        load_strict(
+            vpg,
+            read_vpg(folder, vpg),
+            folder,
+            dtype=lambda name: torch.float32 if name.startswith(TRAINED) else dtype,
+            device=device,
+        )
+        vpg.folder = Path(folder)
+        return vpg
+
+    @classmethod
+    def load_projector(cls, folder: str | Path) -> tuple[Tensor, Tensor] | None:
+        weights = Weights(folder)
+        names = PROJECTOR + "weight", PROJECTOR + "bias"
+        if not any(name in weights for name in names):
+            return None
+        weight, bias = (weights.read(name).float() for name in names)
+        width = sizes_of(read_config(folder)).qformer.hidden_size
+        check_shapes(
+            {names[0]: (bias.numel(), width), names[1]: (bias.numel(),)},
+            {names[0]: tuple(weight.shape), names[1]: tuple(bias.shape)},
+            folder,
+        )
+        return weight, bias
+
+    @classmethod
+    def describe(cls, config: dict[str, Any]) -> dict[str, Any]:
+        sizes = sizes_of(config)
+        with torch.device("meta"):
+            vpg = cls(sizes)
+        trained = sum(p.numel() for _, p in vpg.trained())
+        return {
+            "num_prompts": vpg.num_prompts,
+            "output_size": vpg.output_size,
+            "feature_shape": vpg.feature_shape,
+            "image_size": sizes.vision.image_size,
+            "frozen": sum(p.numel() for p in vpg.parameters()) - trained,
+            "trained": trained,
+        }
+
+    @torch.no_grad()
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pixels ``[B, 3, H, W]`` to the ViT's last layer ``[B, N, C]``, before its last norm, in the ViT's dtype."""
+        embedded = self.vision_model.embeddings(pixels.to(self.vision_model.embeddings.class_embedding.dtype))
+        return self.vision_model.encoder(inputs_embeds=embedded).last_hidden_state
+
+    def prompts(self, features: Tensor) -> Tensor:
+        """Features ``[B, N, C]`` through the last norm and the Q-Former to ``[B, Q, D]`` in fp32."""
+        norm = self.vision_model.post_layernorm
+        images = norm(features.to(norm.weight.dtype))
+        queries = self.query_tokens.expand(len(images), -1, -1)
+        return self.qformer(query_embeds=queries, encoder_hidden_states=images).last_hidden_state.float()
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, p) for name, p in self.named_parameters() if name.startswith(TRAINED))
+
+    def train(self, mode: bool = True) -> QFormerVPG:
+        """Set the Q-Former's dropout; the frozen ViT stays in evaluation mode."""
+        super().train(mode)
+        self.vision_model.eval()
+        return self
+
+    def save_model(self, folder: Path, projector: nn.Linear, llm: LLM, *, llm_reference: dict[str, Any]) -> None:
+        from vpg_qformer.folder import save_blip2
+
+        save_blip2(Path(folder), self, projector, llm, llm_reference)
+
+    def save_part(self, folder: Path, projector: nn.Linear | None, *, references: dict[str, Any]) -> None:
+        save_part(Path(folder), self, projector, references)
+
+    def frozen_tensors(self) -> dict[str, Tensor]:
+        """The ViT without its last norm, by name: as the source's files hold it where they are still at hand, so that
+        a ViT that ran in half precision is not saved in it."""
+        if self.folder is not None and self.folder.is_dir():
+            return read_frozen(self.folder)
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(TRAINED)}
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """What stage 2 trains, by name, in fp32 on the CPU."""
+        return {name: value.float().cpu() for name, value in self.state_dict().items() if name.startswith(TRAINED)}

@@ -1,0 +1,51 @@
+"""The ``vpgt-vpg`` folder: VPG and projector without the LLM, and without the ViT where a reference to it will do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from vpg_qformer.config import FAMILY, FORMAT, PART
+from vpg_qformer.images import save_image_processor
+from vpg_qformer.reading import PROJECTOR, REFERENCES, read_frozen, referred_folder
+from vpgtrans_core.errors import ModelError
+from vpgtrans_core.weights import save_tensors, sha256_tensors, write_json
+
+if TYPE_CHECKING:
+    from vpg_qformer.adapter import QFormerVPG
+
+
+def save_part(folder: Path, vpg: QFormerVPG, projector: nn.Linear | None, references: dict[str, Any]) -> None:
+    """Write ``config.json``, ``vpg.safetensors``, ``preprocessor_config.json`` and ``references.json``.
+
+    `references` says what the rest is: ``"llm"`` (alias, id, revision, folder, hashes) and, to leave the frozen ViT
+    out, ``"vit"`` with the ``"folder"`` that holds it (and an ``"id"`` for those who have it elsewhere).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    references = dict(references)
+    tensors = vpg.trained_tensors()
+    if references.get("vit"):
+        references["vit"] = _with_hash(references["vit"], folder)
+    else:
+        tensors |= vpg.frozen_tensors()
+    if projector is not None:
+        tensors |= {PROJECTOR + name: value.float().cpu() for name, value in projector.state_dict().items()}
+    save_tensors(folder / "vpg.safetensors", tensors)
+    save_image_processor(folder, vpg.preprocessing)
+    if references:
+        write_json(folder / REFERENCES, references)
+    write_json(
+        folder / "config.json", {"model_type": PART, "vpg_family": FAMILY, "format": FORMAT, **vpg.sizes.to_dict()}
+    )
+
+
+def _with_hash(reference: dict[str, Any], base: Path) -> dict[str, Any]:
+    """The reference with an absolute folder and the SHA-256 of the ViT there."""
+    if reference.get("folder"):
+        reference = {**reference, "folder": str(Path(reference["folder"]).resolve())}
+    tensors = read_frozen(referred_folder(reference, base))
+    if not tensors:
+        raise ModelError(f"{reference.get('folder') or reference.get('id')} holds no ViT to refer to")
+    return {**reference, "sha256": sha256_tensors(tensors)}
