@@ -165,6 +165,10 @@ class Registry:
         """
         return self._of_type(EmbeddingAccess, model_type, plugin)
 
+    def owner(self, family: LLMFamily | VPGFamily) -> str | None:
+        """The plugin that provides a family."""
+        return next((p.plugin for p in self._provided[type(family)] if p.item is family), None)
+
     def split_plugin(self, name: str) -> tuple[str | None, str]:
         """Split ``plugin:name`` where the part before the colon is an active plugin; otherwise ``(None, name)``."""
         plugin, colon, rest = name.partition(":")
@@ -360,15 +364,15 @@ class Registry:
 
     def _by_name_or_hub(self, provided: list[Provided[Any]], name: str) -> list[Provided[Any]]:
         plugin, rest = self.split_plugin(name)
-        same_hub = [p for p in provided if p.item.card.hub_id.lower() == rest.lower() and plugin in (None, p.plugin)]
-        return _called(provided, name) or same_hub
+        hub = [p for p in provided if p.item.card.hub_id.lower() == rest.lower() and plugin in (None, p.plugin)]
+        return _called(provided, name) or (hub if rest else [])
 
     def _sources_with_llm(self, name: str) -> list[Provided[Any]]:
         """The first source of each plugin whose LLM has this alias."""
         plugin, rest = self.split_plugin(name)
         first: dict[str, Provided[Any]] = {}
         for p in self._sources:
-            if (p.item.card.llm or "").lower() == rest.lower() and plugin in (None, p.plugin):
+            if p.item.card.llm and p.item.card.llm.lower() == rest.lower() and plugin in (None, p.plugin):
                 first.setdefault(p.plugin, p)
         return list(first.values())
 
