@@ -85,11 +85,10 @@ def loss_and_gradient(function, soft_prompts):
     return loss.detach(), gradient
 
 
-def assert_same_loss(llm, reference, soft_prompts, texts, tolerance: float) -> None:
+def assert_same_loss(llm, reference, soft_prompts, texts, tolerance: float, rows=None) -> None:
     """The adapter's loss and its gradient equal the plain ones, relative to their size."""
-    loss, gradient = loss_and_gradient(
-        lambda p: llm.loss(p, llm.layout(texts, soft_prompts.shape[1]).to("cpu")), soft_prompts
-    )
+    rows = rows or llm.layout(texts, soft_prompts.shape[1]).to("cpu")
+    loss, gradient = loss_and_gradient(lambda p: llm.loss(p, rows), soft_prompts)
     expected, expected_gradient = loss_and_gradient(lambda p: reference(p), soft_prompts)
     assert float(loss) == pytest.approx(float(expected), rel=tolerance)
     error = (gradient - expected_gradient).norm() / expected_gradient.norm()

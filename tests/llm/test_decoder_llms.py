@@ -122,6 +122,7 @@ def test_sharing_computes_fewer_positions():
     shared, padded = llm.layout(TEXTS, PROMPTS), llama(share=False)[0].layout(TEXTS, PROMPTS)
     assert shared.labels == padded.labels == sum(len(t.target) for image in TEXTS for t in image)
     assert shared.positions < 0.7 * padded.positions
+    assert shared.positions <= sum(llm.positions(image, PROMPTS) for image in TEXTS)
 
 
 def test_rows_longer_than_a_sliding_window_are_not_shared():

@@ -101,6 +101,11 @@ class LLM(ABC):
 
         Runs on the CPU, in data workers too: it must not touch the model's weights."""
 
+    def positions(self, texts: Sequence[Text], num_prompts: int) -> int:
+        """Positions that one image's texts need at most, before packing: a measure of memory to cut batches by."""
+        prefixes = 1 if self.shares_prefix else len(texts)
+        return prefixes * num_prompts + sum(len(t.context) + len(t.target) for t in texts)
+
     @abstractmethod
     def loss(self, soft_prompts: Tensor, rows: Rows) -> Tensor:
         """Sum of the cross-entropies over all labels, a scalar in fp32, differentiable in `soft_prompts`.

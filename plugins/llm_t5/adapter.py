@@ -1,0 +1,19 @@
+"""The T5 adapter."""
+
+from __future__ import annotations
+
+from vpgtrans_core.llm.encoder_decoder import EncoderDecoderLLM
+
+
+class T5(EncoderDecoderLLM):
+    """T5 and FlanT5.
+
+    Positions are relative, so segments are packed. Captions are split as in the paper: a random prefix goes into the
+    encoder after the soft prompts. fp16 overflows in T5's feed-forward layers, hence bfloat16 on a GPU.
+
+    The activation is the config's (``gelu_new`` for FlanT5). The paper's code sets exact gelu instead; a checkpoint of
+    its making can be given a config with ``dense_act_fn = "gelu"`` to compute precisely what it computed in training.
+    """
+
+    relative_positions = True
+    splits_captions = True
