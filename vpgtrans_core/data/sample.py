@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class ImageRef(Protocol):
@@ -19,8 +22,20 @@ class ImageRef(Protocol):
 
         Raises:
             OSError: the file or tar member cannot be read.
+            BadSampleError: it may not be read (it lies outside the data's root, or is too large).
         """
         ...
+
+
+@dataclass(frozen=True)
+class InMemoryImage:
+    """An image that is already decoded: of the miniature world, or made by the caller. It has no encoded bytes."""
+
+    name: str
+    image: Image
+
+    def read(self) -> bytes:
+        raise OSError(f"{self.name} lives in memory and has no encoded bytes")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,142 @@
+"""Samples that cannot be used: counted by kind, named, and bounded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from vpgtrans_core.errors import DataError
+
+NAMED = 1000
+"""How many bad samples are named in a record; all of them are counted."""
+
+MISSING_FILE = "missing file"
+UNREADABLE_FILE = "unreadable file"
+OUTSIDE_ROOT = "path outside root"
+EMPTY_FILE = "empty file"
+TOO_MANY_BYTES = "too many bytes"
+TOO_MANY_PIXELS = "too many pixels"
+NO_IMAGE = "no image"
+BROKEN_IMAGE = "broken image"
+TRUNCATED_IMAGE = "truncated image"
+EMPTY_CAPTION = "empty caption"
+MISSING_TEXT = "missing text"
+BAD_TEXT = "bad text"
+BAD_ROW = "bad row"
+MISSING_IMAGE = "missing image"
+DUPLICATE_KEY = "duplicate key"
+DAMAGED_SHARD = "damaged shard"
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """One sample that was left out: `kind` is one of this module's constants, `detail` says what was met."""
+
+    key: str
+    kind: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.kind}" + (f" ({self.detail})" if self.detail else "")
+
+
+class BadSampleError(Exception):
+    """Raised where one sample turns out to be bad; the loader skips and counts it."""
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(kind, detail)
+        self.kind = kind
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Above these the run stops: `ratio` of a source's samples that are bad, `run` bad ones in a row."""
+
+    ratio: float = 0.01
+    run: int = 100
+
+
+@dataclass
+class BadLog:
+    """The bad samples of one source, in the order in which they were met. A sample counts once, however often it is
+    visited."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    named: list[BadSample] = field(default_factory=list)
+    longest_run: int = 0
+    _run: int = 0
+    _keys: set[str] = field(default_factory=set)
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def good(self) -> None:
+        """Note a usable sample: it ends a run of bad ones."""
+        self._run = 0
+
+    def bad(self, sample: BadSample, count: int = 1) -> None:
+        """Note a bad sample; `count` says how many are lost with it (a damaged shard loses many)."""
+        self._run += count
+        self.longest_run = max(self.longest_run, self._run)
+        if count == 1 and f"{sample.kind}:{sample.key}" in self._keys:
+            return
+        self._keys.add(f"{sample.kind}:{sample.key}")
+        self.counts[sample.kind] += count
+        if len(self.named) < NAMED:
+            self.named.append(sample)
+
+    def add(self, other: BadLog) -> None:
+        """Take over the counts and names of another log."""
+        self.counts += other.counts
+        self.named = (self.named + other.named)[:NAMED]
+        self.longest_run = max(self.longest_run, other.longest_run)
+        self._keys |= other._keys
+
+    def check(self, samples: int, bounds: Bounds, source: str) -> None:
+        """Stop when too much of the source is bad.
+
+        Args:
+            samples: all samples of the source, the bad ones included.
+            bounds: what is tolerated.
+            source: the source's name for the message.
+
+        Raises:
+            DataError: a bound is passed; the message lists counts by kind and the first bad samples.
+        """
+        if self.longest_run > bounds.run:
+            what = f"{self.longest_run} bad samples in a row, more than {bounds.run}"
+        elif self.total > bounds.ratio * samples:
+            what = f"{self.total} of {samples} samples are bad, more than {bounds.ratio:.3g} of them"
+        else:
+            return
+        kinds = ", ".join(f"{count} x {kind}" for kind, count in self.counts.most_common())
+        listed = "\n".join(f"  - {sample}" for sample in self.named[:20])
+        more = f"\n  ... and {self.total - 20} more" if self.total > 20 else ""
+        raise DataError(
+            f"{source}: {what}: {kinds}\n{listed}{more}",
+            "mend the data, or raise --max-bad-ratio or --max-bad-run if the rest is good enough",
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Counts by kind and the first names, for ``run.json``."""
+        return {"counts": dict(sorted(self.counts.items())), "named": [str(sample) for sample in self.named]}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values from which `load_state_dict` continues the count after a resume."""
+        return {
+            "counts": dict(self.counts),
+            "named": [[s.key, s.kind, s.detail] for s in self.named],
+            "longest_run": self.longest_run,
+            "run": self._run,
+            "keys": sorted(self._keys),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.counts = Counter(state["counts"])
+        self.named = [BadSample(*values) for values in state["named"]]
+        self.longest_run = state["longest_run"]
+        self._run = state["run"]
+        self._keys = set(state["keys"])

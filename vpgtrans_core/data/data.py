@@ -1,0 +1,155 @@
+"""The data of a run: its sources, what of them is trained on, what is held out. `open_data` is the way in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vpgtrans_core.data.bad import Bounds
+from vpgtrans_core.data.captions import clean as clean_caption
+from vpgtrans_core.data.listing import Listing
+from vpgtrans_core.data.order import InOrder, Order, split
+from vpgtrans_core.data.readers.detect import read_source
+from vpgtrans_core.data.sample import Sample
+from vpgtrans_core.errors import DataError
+
+MOST_HELD_OUT = 0.2
+"""The largest share of the images that is held out, however many were asked for."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Captioned images from one or several sources, split into training and held-out rows.
+
+    Attributes:
+        listings: the sources.
+        ratios: sampling ratio of each source, or None: every image equally often.
+        train: the rows of each source that are trained on, ``[n]`` each.
+        held_out: the rows of each source that are not.
+        bounds: how many bad samples are tolerated.
+    """
+
+    listings: tuple[Listing, ...]
+    ratios: tuple[float, ...] | None
+    train: tuple[np.ndarray, ...]
+    held_out: tuple[np.ndarray, ...]
+    bounds: Bounds
+
+    def sample(self, source: int, row: int) -> Sample:
+        """Row `row` of source `source`."""
+        return self.listings[source][row]
+
+    @property
+    def images(self) -> int:
+        """Training images: the length of one epoch."""
+        return sum(len(rows) for rows in self.train)
+
+    @property
+    def held_out_images(self) -> int:
+        return sum(len(rows) for rows in self.held_out)
+
+    def captions_a_visit(self, captions_per_image: int | None = None) -> float:
+        """Captions that an image brings on average, by the sampling ratios."""
+        weights = self.ratios or tuple(float(len(rows)) for rows in self.train)
+        means = []
+        for listing, rows in zip(self.listings, self.train, strict=True):
+            counts = listing.captions_of(rows)
+            means.append(float(np.minimum(counts, captions_per_image or counts.max(initial=1)).mean()))
+        return float(np.average(means, weights=weights))
+
+    def images_per_step(self, captions: int, captions_per_image: int | None = None) -> int:
+        """Images of a step that holds about `captions` captions, over all processes; at least one."""
+        return max(1, round(captions / self.captions_a_visit(captions_per_image)))
+
+    def order(self, seed: int, images_per_step: int, stream: int = 0) -> Order:
+        """The order of the training images; `stream` tells the stages apart."""
+        return Order(seed, self.train, self.ratios, images_per_step, stream)
+
+    def held_out_order(self, images_per_step: int) -> InOrder:
+        """The held-out images, each once."""
+        return InOrder(self.held_out, images_per_step)
+
+    def train_in_order(self, images_per_step: int) -> InOrder:
+        """The training images, each once and in the order of their rows: for filling a cache."""
+        return InOrder(self.train, images_per_step)
+
+    def describe(self) -> dict[str, Any]:
+        """Counts, hashes, formats, ratios and skipped samples for ``run.json``."""
+        sources = []
+        for number, listing in enumerate(self.listings):
+            record = listing.describe()
+            record["ratio"] = self.ratios[number] if self.ratios else None
+            record["images_trained_on"] = len(self.train[number])
+            record["images_held_out"] = len(self.held_out[number])
+            sources.append(record)
+        return {
+            "images": self.images,
+            "captions": int(
+                sum(lst.captions_of(rows).sum() for lst, rows in zip(self.listings, self.train, strict=True))
+            ),
+            "images_held_out": self.held_out_images,
+            "sources": sources,
+        }
+
+
+def open_data(
+    paths: Sequence[str | Path | Listing],
+    formats: Sequence[str] = (),
+    ratios: Sequence[float] = (),
+    *,
+    val_images: int = 0,
+    limit: int | None = None,
+    bounds: Bounds = Bounds(),
+    clean: Callable[[str], str] = clean_caption,
+    split_seed: int = 0,
+) -> Data:
+    """Open captioned images: read what is listed, look at no image yet.
+
+    Args:
+        paths: a file, folder or shard pattern each; ``FILE.json:FOLDER`` names the images' folder too. A `Listing`
+            is taken as it is (images in memory).
+        formats: the format of each path, one for all, or none: recognised by looking.
+        ratios: the sampling ratio of each path, or none: every image equally often.
+        val_images: images to hold out of training, at most a fifth of all; taken from each source in proportion.
+        limit: most images to train on, from each source in proportion.
+        bounds: how many bad samples are tolerated.
+        clean: how captions are cleaned; default as in the paper.
+        split_seed: chooses the held-out images and the limited ones; not the run's seed, so that runs with different
+            seeds share their held-out images.
+
+    Raises:
+        DataError: a path is missing, empty, or of no known format; too many samples are bad; nothing to train on.
+    """
+    if not paths:
+        raise DataError("no data is given", "give captioned images: --data PATH")
+    if len(formats) not in (0, 1, len(paths)) or len(ratios) not in (0, len(paths)):
+        raise DataError(f"{len(paths)} data paths, but {len(formats)} formats and {len(ratios)} ratios")
+    each_format = formats if len(formats) == len(paths) else [formats[0] if formats else None] * len(paths)
+    listings = []
+    for path, format in zip(paths, each_format, strict=True):
+        listing = path if isinstance(path, Listing) else read_source(str(path), format, clean)
+        listing.bad.check(len(listing) + listing.bad.total, bounds, listing.path)
+        if not len(listing):
+            raise DataError(f"{listing.path} holds no captioned image", "give data with images and captions")
+        listings.append(listing)
+    sizes = [len(listing) for listing in listings]
+    held = _shares(min(val_images, int(sum(sizes) * MOST_HELD_OUT)), sizes)
+    limits = [None] * len(sizes) if limit is None else _shares(limit, sizes)
+    splits = [split(n, h, m, split_seed) for n, h, m in zip(sizes, held, limits, strict=True)]
+    return Data(
+        listings=tuple(listings),
+        ratios=tuple(ratios) or None,
+        train=tuple(train for train, _ in splits),
+        held_out=tuple(held_out for _, held_out in splits),
+        bounds=bounds,
+    )
+
+
+def _shares(total: int, sizes: list[int]) -> list[int]:
+    """Split `total` in proportion to `sizes`; every source keeps at least one image of a positive limit."""
+    ends = [round(total * sum(sizes[: i + 1]) / sum(sizes)) for i in range(len(sizes))]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]

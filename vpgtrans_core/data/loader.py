@@ -1,0 +1,405 @@
+"""From a step's draws to tensors: reads, decodes, augments and encodes, in worker processes or in this one."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vpgtrans_core.data import images
+from vpgtrans_core.data.bad import BadLog, BadSample, BadSampleError
+from vpgtrans_core.data.data import Data
+from vpgtrans_core.data.images import Augmentation
+from vpgtrans_core.data.order import Draw
+from vpgtrans_core.data.sample import Caption, Sample
+from vpgtrans_core.errors import DataError
+from vpgtrans_core.llm.text import Text, TextEncoder
+from vpgtrans_core.vpg.adapter import Preprocessing
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 5.0
+"""How often a waiting loader looks whether its workers still live."""
+RESTARTS = 3
+"""How often workers that died or hang are started again for the same step."""
+
+Visual = Literal["pixels", "features", "outputs"]
+
+
+class Steps(Protocol):
+    """Which images a step holds: `Order` or `InOrder`."""
+
+    def step(self, step: int) -> list[Draw]: ...
+
+
+class FeatureSource(Protocol):
+    """What the VPG made of images before: a cache, used instead of decoding. Picklable: it travels to workers."""
+
+    kind: Literal["features", "outputs"]
+
+    def get(self, source: int, row: int, view: int) -> Tensor | None:
+        """One image's features ``[N, C]`` or output ``[Q, D]``; None when they are not there."""
+        ...
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How samples become tensors.
+
+    Attributes:
+        preprocessing: the VPG's.
+        max_tokens: longest caption.
+        seed: of captions, splits and augmentation.
+        captions_per_image: captions of an image a visit; None for all.
+        augmentation: None for none.
+        views: with augmentation, how many different views an image has over all visits; None for a new one each visit.
+    """
+
+    preprocessing: Preprocessing
+    max_tokens: int = 32
+    seed: int = 0
+    captions_per_image: int | None = None
+    augmentation: Augmentation | None = None
+    views: int | None = None
+
+    def view(self, visit: int) -> int:
+        """Which view of an image is shown on this visit."""
+        if self.augmentation is None:
+            return 0
+        return visit if self.views is None else visit % self.views
+
+
+@dataclass
+class StepData:
+    """The readable images of one step of one process, with their captions.
+
+    Attributes:
+        step: the step's number.
+        draws: which images, in order; bad ones are left out.
+        keys: their keys.
+        views: which view of each is shown.
+        visual: ``[I, ...]``: uint8 pixels ``[I, 3, S, S]`` (for `images.normalize`), ViT features or VPG outputs.
+        visual_kind: which of the three.
+        texts: the captions of each image, encoded.
+        bad: the bad samples met, with their source.
+        worked: seconds that reading took, in whichever process did it.
+        waited: seconds that training waited for this step.
+    """
+
+    step: int
+    draws: list[Draw]
+    keys: list[str]
+    views: list[int]
+    visual: Tensor
+    visual_kind: Visual
+    texts: list[list[Text]]
+    bad: list[tuple[int, BadSample]] = field(default_factory=list)
+    worked: float = 0.0
+    waited: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.draws)
+
+    def pin_memory(self) -> StepData:
+        """Called by torch's loader: pin the images, so that they travel to the GPU while it computes."""
+        self.visual = self.visual.pin_memory()
+        return self
+
+
+class StepReader:
+    """Makes the `StepData` of a list of draws. A pure function of the draws: no state, no order of calls."""
+
+    def __init__(
+        self, data: Data, text: TextEncoder, options: ReadOptions, features: FeatureSource | None = None
+    ) -> None:
+        self.data = data
+        self.text = text
+        self.options = options
+        self.features = features
+
+    def read(self, step: int, draws: Sequence[Draw]) -> StepData:
+        """Read one step. Bad images are left out and named in the result."""
+        start = time.perf_counter()
+        samples = [self.data.sample(draw.source, draw.row) for draw in draws]
+        kind, visuals, bad = self._visuals(draws, samples)
+        kept = [i for i, visual in enumerate(visuals) if visual is not None]
+        return StepData(
+            step=step,
+            draws=[draws[i] for i in kept],
+            keys=[samples[i].key for i in kept],
+            views=[self.options.view(draws[i].visit) for i in kept],
+            visual=torch.stack([v for v in visuals if v is not None]) if kept else self._nothing(),
+            visual_kind=kind,
+            texts=[self._texts(draws[i], samples[i]) for i in kept],
+            bad=bad,
+            worked=time.perf_counter() - start,
+        )
+
+    def _visuals(
+        self, draws: Sequence[Draw], samples: Sequence[Sample]
+    ) -> tuple[Visual, list[Tensor | None], list[tuple[int, BadSample]]]:
+        """One tensor an image, None for a bad one. Features when all good images have them, else pixels of all."""
+        if self.features is not None:
+            found = [self.features.get(d.source, d.row, self.options.view(d.visit)) for d in draws]
+            missing = [i for i, feature in enumerate(found) if feature is None]
+            pixels, bad = self._decode([draws[i] for i in missing], [samples[i] for i in missing])
+            if all(p is None for p in pixels):
+                return self.features.kind, found, bad
+        visuals, bad = self._decode(draws, samples)
+        return "pixels", visuals, bad
+
+    def _decode(
+        self, draws: Sequence[Draw], samples: Sequence[Sample]
+    ) -> tuple[list[Tensor | None], list[tuple[int, BadSample]]]:
+        visuals: list[Tensor | None] = []
+        bad = []
+        for draw, sample in zip(draws, samples, strict=True):
+            try:
+                visuals.append(self._pixels(draw, sample))
+            except BadSampleError as error:
+                visuals.append(None)
+                bad.append((draw.source, BadSample(sample.key, error.kind, error.detail)))
+        return visuals, bad
+
+    def _pixels(self, draw: Draw, sample: Sample) -> Tensor:
+        image = images.open_image(sample.image)
+        options = self.options
+        if options.augmentation is None:
+            return images.pixels(image, options.preprocessing)
+        rng = self._rng("view", draw.source, sample.key, options.view(draw.visit))
+        return images.augmented(image, options.preprocessing, options.augmentation, rng)
+
+    def _texts(self, draw: Draw, sample: Sample) -> list[Text]:
+        rng = self._rng("text", draw.source, sample.key, draw.visit)
+        captions = self._choose(draw, sample)
+        return [self.text.encode(caption, self.options.max_tokens, rng) for caption in captions]
+
+    def _choose(self, draw: Draw, sample: Sample) -> Sequence[Caption]:
+        """The captions of this visit: in turn from a shuffled round, so that all of them are used equally often."""
+        count, most = len(sample.captions), self.options.captions_per_image
+        if most is None or most >= count:
+            return sample.captions
+        shuffled = list(range(count))
+        self._rng("captions", draw.source, sample.key).shuffle(shuffled)
+        return [sample.captions[shuffled[(draw.visit * most + i) % count]] for i in range(most)]
+
+    def _rng(self, *what: Any) -> random.Random:
+        """A generator for one purpose of one sample; the same in every process and after every restart."""
+        return random.Random(":".join(map(str, (self.options.seed, *what))))
+
+    def _nothing(self) -> Tensor:
+        size = self.options.preprocessing.size
+        return torch.zeros((0, 3, size, size), dtype=torch.uint8)
+
+
+class Loader:
+    """Gives the steps of this process in order, starting anywhere, read ahead in worker processes.
+
+    Because a step is a pure function of its number, nothing has to be saved for a resume, and workers that die or
+    hang are replaced and their step read again.
+
+    Args:
+        reader: what makes a step.
+        steps: which images each step holds.
+        start: the first step.
+        stop: the step after the last.
+        rank, world: this process takes ``[rank::world]`` of each step's images.
+        workers: reading processes; 0 reads in this one. None chooses by the cores.
+        ahead: steps that each worker reads ahead.
+        pin: pin the images' memory, for a GPU.
+        timeout: seconds without a step after which workers count as hung.
+
+    Attributes:
+        bad: one `BadLog` a source, over all steps given so far.
+    """
+
+    def __init__(
+        self,
+        reader: StepReader,
+        steps: Steps,
+        *,
+        start: int,
+        stop: int,
+        rank: int = 0,
+        world: int = 1,
+        workers: int | None = 0,
+        ahead: int = 2,
+        pin: bool = False,
+        timeout: float = 300.0,
+    ) -> None:
+        self.reader = reader
+        self.steps = steps
+        self.start = start
+        self.stop = stop
+        self.rank = rank
+        self.world = world
+        self.workers = default_workers() if workers is None else workers
+        self.ahead = ahead
+        self.pin = pin
+        self.timeout = timeout
+        self.bad = [BadLog() for _ in reader.data.listings]
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    def __iter__(self) -> Iterator[StepData]:
+        """Yield each step.
+
+        Raises:
+            DataError: a bound on bad samples is passed, or workers died or hung again and again.
+        """
+        source = self._read_here() if self.workers == 0 else self._read_in_workers()
+        with contextlib.closing(source):
+            while True:
+                start = time.perf_counter()
+                step = next(source, None)
+                if step is None:
+                    return
+                step.waited = time.perf_counter() - start
+                self._watch(step)
+                yield step
+
+    def _draws(self, step: int) -> list[Draw]:
+        return self.steps.step(step)[self.rank :: self.world]
+
+    def _watch(self, step: StepData) -> None:
+        """Count this step's bad samples and stop when a source has too many of them."""
+        for source in {draw.source for draw in step.draws}:
+            self.bad[source].good()
+        for source, sample in step.bad:
+            self.bad[source].bad(sample)
+        for source in {source for source, _ in step.bad}:
+            self.check(source)
+
+    def check(self, source: int) -> None:
+        """Raise DataError when what the reader skipped and what was found bad since pass the bounds."""
+        listing = self.reader.data.listings[source]
+        both = BadLog()
+        both.add(listing.bad)
+        both.add(self.bad[source])
+        both.check(len(listing) + listing.bad.total, self.reader.data.bounds, listing.path)
+
+    def _read_here(self) -> Generator[StepData, None, None]:
+        for number in range(self.start, self.stop):
+            step = self.reader.read(number, self._draws(number))
+            yield step.pin_memory() if self.pin else step
+
+    def _read_in_workers(self) -> Generator[StepData, None, None]:
+        """Read ahead in workers; start them anew, a few times, from the step at which they died or hung."""
+        number, failures = self.start, 0
+        while number < self.stop:
+            try:
+                for step in self._one_pool(number):
+                    yield step
+                    number, failures = step.step + 1, 0
+            except _WorkersLost as lost:
+                failures += 1
+                if failures > RESTARTS:
+                    raise DataError(
+                        f"the data workers were lost {failures} times at step {number}: {lost}",
+                        "they may lack memory (fewer --workers) or shared memory (/dev/shm), or the disk hangs",
+                    ) from lost
+                log.warning("data workers lost at step %d (%s); starting them again", number, lost)
+
+    def _one_pool(self, first: int) -> Iterator[StepData]:
+        """The steps from `first` on, until the end or until workers are lost."""
+        loader: DataLoader[Any] = DataLoader(
+            _StepDataset(self.reader),
+            batch_size=None,
+            sampler=_Plans(self, first),
+            num_workers=self.workers,
+            prefetch_factor=self.ahead,
+            pin_memory=self.pin,
+            timeout=min(POLL_SECONDS, self.timeout),
+            worker_init_fn=_start_worker,
+        )
+        with _workers_may_die():
+            steps = iter(loader)
+        for _ in range(first, self.stop):
+            step = self._next(steps)
+            if isinstance(step, Exception):
+                raise step
+            yield step
+
+    def _next(self, steps: Iterator[Any]) -> Any:
+        """The next step; a wait longer than `timeout`, or a dead worker, is `_WorkersLost`."""
+        deadline = time.monotonic() + self.timeout
+        while True:
+            try:
+                return next(steps)
+            except (RuntimeError, OSError, EOFError) as error:
+                # torch tells of a poll without result, of dead workers, and of tensors that died with their worker
+                if "timed out" not in str(error):
+                    raise _WorkersLost(str(error)) from error
+                if time.monotonic() > deadline:
+                    raise _WorkersLost(f"no step for {self.timeout:.0f} seconds") from error
+
+
+class _WorkersLost(Exception):
+    """Worker processes died or hang."""
+
+
+class _StepDataset(Dataset[Any]):
+    """A dataset of steps: an item is named by its number and draws, so that workers need no order of their own."""
+
+    def __init__(self, reader: StepReader) -> None:
+        self.reader = reader
+
+    def __getitem__(self, plan: tuple[int, list[Draw]]) -> StepData | Exception:
+        try:
+            return self.reader.read(*plan)
+        except Exception as error:  # returned, so that an error in a sample is told from a lost worker
+            error.add_note(traceback.format_exc())
+            return error
+
+
+class _Plans:
+    """The steps' plans, made in the main process while workers read."""
+
+    def __init__(self, loader: Loader, first: int) -> None:
+        self.loader = loader
+        self.first = first
+
+    def __iter__(self) -> Iterator[tuple[int, list[Draw]]]:
+        return ((step, self.loader._draws(step)) for step in range(self.first, self.loader.stop))
+
+    def __len__(self) -> int:
+        return self.loader.stop - self.first
+
+
+def default_workers() -> int:
+    """Reading processes for one training process: the cores shared by the processes of this machine, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
+
+
+def _start_worker(_: int) -> None:
+    """Leave Ctrl-C to the main process, and end at a SIGTERM whatever the main process does with one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@contextlib.contextmanager
+def _workers_may_die() -> Iterator[None]:
+    """Keep torch from raising in whatever code runs when a worker dies (its SIGCHLD handler): `_next` sees it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before if before is not None else signal.SIG_DFL)
