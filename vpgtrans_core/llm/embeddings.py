@@ -1,0 +1,208 @@
+"""Word embeddings without the model: one matrix, by name, out of a checkpoint that may be far larger.
+
+The word converter needs the embeddings of two LLMs and nothing else of them. A reader finds the table's name on an
+empty model built from the config, opens the checkpoint by name, and gives rows as they are asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from vpgtrans_core.errors import ModelError
+from vpgtrans_core.weights import Weights, check_finite, check_shapes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+INSIDE = "language_model."
+"""Where a VL-LLM's folder keeps its LLM."""
+CHUNK = 8192
+"""Rows that are in memory twice while a whole table is made."""
+
+
+class EmbeddingReader:
+    """How the checkpoint of one model becomes the table that its first block sees.
+
+    A family whose table needs more than a factor overrides `extra` and `vectors`; OPT-350m's projection is::
+
+        def extra(self):
+            return ("model.decoder.project_in.weight",)
+
+        def vectors(self, rows, extra):
+            return rows @ extra["model.decoder.project_in.weight"].T
+
+    Args:
+        model: the model on the meta device: names, shapes and config, no weights.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.config = model.config
+        module: Any = model.get_input_embeddings()
+        if not isinstance(getattr(module, "weight", None), Tensor):
+            raise ModelError(
+                f"{type(model).__name__} gives no access to its word embeddings",
+                "a plugin with an embedding reader (hook vpgt_embedding_access) can give it",
+            )
+        self.shape: tuple[int, int] = tuple(module.weight.shape)
+        self.names = _names_of(model, module.weight)
+        self.scale = _scale(module)
+
+    def extra(self) -> tuple[str, ...]:
+        """Names of further tensors that `vectors` needs, as in the model's ``state_dict()``."""
+        return ()
+
+    def vectors(self, rows: Tensor, extra: Mapping[str, Tensor]) -> Tensor:
+        """Rows of the checkpoint's table ``[N, d]`` in fp32 to what the first block sees, ``[N, D]`` in fp32.
+
+        It must treat each row by itself: it is called with parts of the table.
+        """
+        return rows if self.scale == 1 else rows * self.scale
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The word embeddings of one LLM, on disk until they are asked for. Call it with ids ``[N]`` for ``[N, D]``."""
+
+    reader: EmbeddingReader
+    stored: Tensor
+    """The checkpoint's table ``[V, d]`` in its precision, mapped from the file."""
+    extra: dict[str, Tensor]
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Embeddings ``[N, D]`` in fp32 of ids ``[N]``."""
+        return self.reader.vectors(self.stored[ids.cpu()].float(), self.extra)
+
+    def __len__(self) -> int:
+        return self.stored.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(V, D)``."""
+        return len(self), self(torch.zeros(1, dtype=torch.long)).shape[1]
+
+    def table(self) -> Tensor:
+        """The whole table ``[V, D]`` in fp32."""
+        table = torch.empty(self.shape)
+        for start in range(0, len(self), CHUNK):
+            rows = self.stored[start : start + CHUNK].float()
+            table[start : start + len(rows)] = self.reader.vectors(rows, self.extra)
+        return table
+
+
+def open_embeddings(
+    folder: str | Path, reader: type[EmbeddingReader] = EmbeddingReader, *, trust_remote_code: bool = False
+) -> Embeddings:
+    """Open the word embeddings of an LLM's folder, or of the LLM inside a VL-LLM's folder (BLIP-2).
+
+    Args:
+        folder: a folder with config.json and weights, sharded or not.
+        reader: the family's reader, from its `EmbeddingAccess`; default the plain one.
+        trust_remote_code: whether code that comes with the folder may run.
+
+    Raises:
+        ModelError: no such model, no access to its embeddings, or tensors that are missing, misshapen or not finite.
+    """
+    config = text_config(folder, trust_remote_code=trust_remote_code)
+    made = reader(empty_model(config, trust_remote_code=trust_remote_code))
+    weights = Weights(folder)
+    shapes = {name: tuple(value.shape) for name, value in made.model.state_dict().items()}
+    table = _find(weights, made.names, folder)
+    found = {name: _find(weights, [name], folder) for name in made.extra()}
+    check_shapes(
+        {made.names[0]: made.shape, **{name: shapes[name] for name in found}},
+        {made.names[0]: weights.shape(table), **{name: weights.shape(key) for name, key in found.items()}},
+        folder,
+    )
+    stored, extra = weights.read(table), {name: weights.read(key).float() for name, key in found.items()}
+    check_finite({table: stored, **extra}, folder)
+    return Embeddings(made, stored, extra)
+
+
+def text_config(folder: str | Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The config of the LLM in a folder: its own, or the one inside a VL-LLM's.
+
+    Raises:
+        ModelError: no config, one of an unknown kind, or one that wants code which is not trusted.
+    """
+    from transformers import AutoConfig
+
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} is no model folder: it has no config.json")
+    try:
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers checks its configs with many kinds of error
+        hint = "give --trust-remote-code to run the code that comes with it" if wants_code(path) else ""
+        raise ModelError(f"{path} is of no kind that this transformers knows: {error}", hint) from error
+    return getattr(config, "text_config", None) or config
+
+
+def wants_code(config: Path) -> bool:
+    """Whether a config.json names code of its own folder."""
+    try:
+        return "auto_map" in json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def empty_model(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The LLM of a config on the meta device: modules and shapes without weights.
+
+    Raises:
+        ModelError: transformers has no language model for the config.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    try:
+        with torch.device("meta"):
+            return kind.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # a config with impossible sizes fails wherever the model uses them
+        raise ModelError(f"transformers makes no language model of type {config.model_type!r}: {error}") from error
+
+
+def _names_of(model: PreTrainedModel, weight: Tensor) -> list[str]:
+    """All names of the input embedding, those of a tied head left out: transformers ties T5's on the empty model even
+    where the checkpoint has a head of its own."""
+    head = model.get_output_embeddings()
+    heads = {name for name, module in model.named_modules() if module is head}
+    parameters = model.named_parameters(remove_duplicate=False)
+    return [name for name, value in parameters if value is weight and name.rpartition(".")[0] not in heads]
+
+
+def _scale(module: nn.Module) -> float:
+    """The factor that an embedding module applies itself (Gemma's, BART's)."""
+    for name in ("scalar_embed_scale", "embed_scale"):
+        value = getattr(module, name, None)
+        if isinstance(value, (int, float)):
+            return float(value)
+    if type(module) is not nn.Embedding:
+        raise ModelError(
+            f"the word embeddings are computed by {type(module).__name__}, which is no plain table",
+            "a plugin with an embedding reader (hook vpgt_embedding_access) can give them",
+        )
+    return 1.0
+
+
+def _find(weights: Weights, names: Iterable[str], folder: str | Path) -> str:
+    """The checkpoint's key for a tensor that the model calls by one of `names`.
+
+    Checkpoints may lack the head model's prefix (``decoder.embed_tokens.weight``) or have another in front of it
+    (``language_model.``).
+    """
+    names = list(names)
+    for name in names:
+        parts = name.split(".")
+        spellings = [".".join(parts[i:]) for i in range(len(parts) - 1)]
+        for key in (*(INSIDE + spelling for spelling in spellings), *spellings):
+            if key in weights:
+                return key
+    raise ModelError(f"{folder} has no word embeddings: none of {', '.join(names)}", "its weights may be incomplete")
