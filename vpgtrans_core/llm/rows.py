@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -83,14 +83,14 @@ class TensorRows(Rows):
     labels: int
     positions: int
 
-    def to(self, device: torch.device | str) -> TensorRows:
+    def to(self, device: torch.device | str) -> Self:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def pin_memory(self) -> TensorRows:
+    def pin_memory(self) -> Self:
         """Copy every tensor to page-locked memory; torch's data loader calls this when it pins a batch."""
         return self._map(Tensor.pin_memory)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> TensorRows:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
         old = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         new: dict[str, Any] = {name: change(v) if isinstance(v, Tensor) else v for name, v in old.items()}
         return type(self)(**new)

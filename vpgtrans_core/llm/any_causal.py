@@ -1,0 +1,85 @@
+"""The adapter for causal LMs that no plugin knows: it asks the model itself, by a probe, what it allows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vpgtrans_core.errors import ModelError
+from vpgtrans_core.llm.decoder import DecoderOnlyLLM
+from vpgtrans_core.llm.rows import DecoderRows, decoder_rows
+from vpgtrans_core.llm.text import Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
+"""Largest relative difference between two ways to compute the same hidden states, by precision."""
+HALF_TOLERANCE = 5e-2
+
+
+class AnyCausalLM(DecoderOnlyLLM):
+    """Any causal LM of transformers that takes `inputs_embeds`.
+
+    Nothing is assumed of its positions and masks: when it is loaded, a few tokens are computed as a tree and as padded
+    rows, and the tree is used only if both agree. A model that computes something else from word embeddings than from
+    token ids is refused, because soft prompts would not reach it as words do.
+    """
+
+    def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Take the language model out of a multimodal wrapper."""
+        text_config = model.config.get_text_config()
+        if text_config is model.config:
+            return model
+        with torch.device("meta"):
+            bare = self.auto_class().from_config(text_config, dtype=model.dtype)
+        setattr(bare, bare.base_model_prefix, model.get_decoder())
+        bare.set_output_embeddings(model.get_output_embeddings())
+        return bare
+
+    def may_share(self) -> bool:
+        texts = self._probe_texts()
+        padded = decoder_rows([texts], 3, self.embedding_size, share=False)
+        expected = self._probe(padded)
+        self._check_word_embeddings(texts[0])
+        try:
+            found = self._probe(decoder_rows([texts], 3, self.embedding_size, share=True))
+        except Exception:  # a model that cannot take the tree's mask or positions says so in its own way
+            return False
+        return self._near(found, expected)
+
+    def _probe_texts(self) -> list[Text]:
+        """Two texts that begin alike, in the order in which a tree holds them."""
+        step = max(1, min(self.vocab_size, 1000) // 12)
+        ids = [n * step for n in range(1, 11)]
+        return [Text((ids[0],), tuple(ids[1:6])), Text((ids[0],), (ids[1], *ids[6:10]))]
+
+    @torch.no_grad()
+    def _probe(self, rows: DecoderRows) -> Tensor:
+        """Hidden states where labels are predicted, with words in the place of soft prompts."""
+        rows = rows.to(self.model.device)
+        words = self.embed(torch.tensor([[7, 5, 9]], device=self.model.device) % self.vocab_size)
+        return self.trunk(rows.inputs(self.embed(rows.ids), words), rows).flatten(0, 1)[rows.predictors]
+
+    @torch.no_grad()
+    def _check_word_embeddings(self, text: Text) -> None:
+        rows = decoder_rows([[text]], 0, self.embedding_size, share=False).to(self.model.device)
+        try:
+            whole = self.model(input_ids=rows.ids, attention_mask=rows.attention, use_cache=False).logits[0]
+            ours = self.head(self.trunk(self.embed(rows.ids), rows)[0])
+        except Exception as error:  # whatever stops a model here stops it in training
+            raise ModelError(
+                f"{type(self.model).__name__} cannot compute from word embeddings: {type(error).__name__}: {error}",
+                "soft prompts cannot enter this model; a plugin for its family may find a way (docs/plugins.md)",
+            ) from error
+        if not self._near(ours, whole):
+            raise ModelError(
+                f"{type(self.model).__name__} computes something else from word embeddings than from token ids",
+                "it reads its tokens elsewhere too; a plugin for its family may find a way (docs/plugins.md)",
+            )
+
+    def _near(self, a: Tensor, b: Tensor) -> bool:
+        a, b = a.double(), b.double()
+        return bool((a - b).norm() <= TOLERANCE.get(self.model.dtype, HALF_TOLERANCE) * b.norm())
