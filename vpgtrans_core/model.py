@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vpgtrans_core.data.images import normalize
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions
 from vpgtrans_core.vpg.adapter import VPG
 
@@ -61,7 +62,8 @@ class VLModel(nn.Module):
         boundary at which a cache keeps them.
         """
         if kind == "pixels":
-            visual, kind = self.vpg.features(visual), "features"
+            pixels = normalize(visual, self.vpg.preprocessing) if visual.dtype == torch.uint8 else visual
+            visual, kind = self.vpg.features(pixels), "features"
         if kind == "features" and not self.trains_vpg:
             visual, kind = self.vpg.prompts(visual), "outputs"
         return visual, kind

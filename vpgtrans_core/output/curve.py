@@ -20,7 +20,9 @@ def draw_curve(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
         train = [(offset + m["step"], m["loss"]) for m in rows if "loss" in m]
         held = [(offset + m["step"], m["held_out_loss"]) for m in rows if "held_out_loss" in m]
         if train:
-            axes.plot(*zip(*train, strict=True), lw=1, alpha=0.6, color=f"C{stage - 1}", label=f"stage {stage}, training")
+            axes.plot(
+                *zip(*train, strict=True), lw=1, alpha=0.6, color=f"C{stage - 1}", label=f"stage {stage}, training"
+            )
         if held:
             axes.plot(*zip(*held, strict=True), "o-", ms=4, color=f"C{stage + 1}", label=f"stage {stage}, held out")
         if offset:

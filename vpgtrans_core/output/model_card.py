@@ -50,8 +50,8 @@ The weights combine those of the source and of the language model: the licences 
 """
 
 
-def write_model_card(path: Path, record: dict[str, Any], *, whole_model: bool) -> None:
-    """Write the model card from a run's record (see `run_folder`)."""
+def write_model_card(path: Path, name: str, record: dict[str, Any], *, whole_model: bool) -> None:
+    """Write the model card of the folder called `name` from its run's record (see `run_folder`)."""
     stages = record.get("stages", {})
     target, source = record["target"], record["source"]
     data = record["data"]
@@ -65,8 +65,11 @@ def write_model_card(path: Path, record: dict[str, Any], *, whole_model: bool) -
         method=record["settings"]["method"],
         data=f"{data.get('images', 0)} images, {data.get('captions', 0)} captions",
         stages="; ".join(f"stage {n}: {s['steps']} steps" for n, s in stages.items()) or "none",
-        losses="; ".join(f"{s['held_out_loss']:.4f} after stage {n}" for n, s in stages.items() if s.get("held_out_loss") is not None) or "not measured",
-        folder=path.parent.name,
-        use=_USE_MODEL.format(folder=path.parent.name) if whole_model else "",
+        losses="; ".join(
+            f"{s['held_out_loss']:.4f} after stage {n}" for n, s in stages.items() if s.get("held_out_loss") is not None
+        )
+        or "not measured",
+        folder=name,
+        use=_USE_MODEL.format(folder=name) if whole_model else "",
     )
     path.write_text(text, encoding="utf-8")

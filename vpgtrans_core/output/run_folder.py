@@ -1,9 +1,9 @@
 """The folder of a run: what it records while it runs, and how the finished model gets into it.
 
-    DIR/run.json        every setting, versions, data, identities, time and memory of each stage; status
-    DIR/metrics.jsonl   one line a step and a held-out loss
-    DIR/checkpoints/    only while training
-    DIR/...             the model folder, put here in one go at the end
+DIR/run.json        every setting, versions, data, identities, time and memory of each stage; status
+DIR/metrics.jsonl   one line a step and a held-out loss
+DIR/checkpoints/    only while training
+DIR/...             the model folder, put here in one go at the end
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class RunFolder:
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise ConfigError([f"cannot write to the output folder {path}: {error.strerror or error}"], "choose another --out") from error
+            raise ConfigError(
+                [f"cannot write to the output folder {path}: {error.strerror or error}"], "choose another --out"
+            ) from error
         return folder
 
     @classmethod
@@ -68,7 +70,8 @@ class RunFolder:
             folder.record = json.loads((path / RECORD).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(
-                [f"there is no run to resume in {path} ({error})"], "name the run's folder with --out, or leave --resume out"
+                [f"there is no run to resume in {path} ({error})"],
+                "name the run's folder with --out, or leave --resume out",
             ) from error
         return folder
 
@@ -140,7 +143,8 @@ class RunFolder:
             )
         if not self.path.is_dir() or not (self.path / RECORD).is_file():
             raise ConfigError(
-                [f"{self.path} is not the folder of an earlier run; --overwrite does not remove it"], "choose another --out"
+                [f"{self.path} is not the folder of an earlier run; --overwrite does not remove it"],
+                "choose another --out",
             )
         shutil.rmtree(self.path)
 
@@ -164,4 +168,6 @@ def now() -> str:
 def fail(folder: RunFolder, error: BaseException) -> None:
     """Write into the record how a run ended, when it did not end well."""
     cause = error.message if isinstance(error, VpgtError) else f"{type(error).__name__}: {error}"
-    folder.write_record(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", cause=cause, ended=now())
+    folder.write_record(
+        status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", cause=cause, ended=now()
+    )

@@ -101,7 +101,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         ModelError: the folder is damaged, says how.
     """
     if (cause := damage(folder)) is not None:
-        raise ModelError(f"the checkpoint {folder} is damaged: {cause}", "an older one may be whole; resume looks for it")
+        raise ModelError(
+            f"the checkpoint {folder} is damaged: {cause}", "an older one may be whole; resume looks for it"
+        )
     state = json.loads((folder / "state.json").read_text())
     return Checkpoint(load_file(folder / "weights.safetensors"), load_file(folder / "optimizer.safetensors"), state)
 

@@ -85,7 +85,7 @@ class Stage:
         model: the model, with `model.set_stage(plan.number)` called.
         stepper: computes losses and gradients.
         optimizer: of the trained parameters.
-        batches: called with the first step, gives that step's batch and the ones after it, each with the seconds waited.
+        batches: called with the first step, gives its batch and those after it, each with the seconds waited.
         held_out: gives the batches of the held-out loss; empty for none.
         folder: where metrics and checkpoints go.
         extra_state: called at each checkpoint for what else has to be in it (bad samples, for instance).
@@ -218,7 +218,7 @@ class Stage:
             raise VpgtError(
                 f"the loss or its gradient was not finite {MAX_BAD_STEPS} steps in a row in stage {self.plan.number}; "
                 "no weight was touched by them",
-                "try --dtype float32 or bfloat16, a lower rate, and `vpgt doctor`; --resume goes on from the last checkpoint",
+                "try --dtype float32 or bfloat16, or a lower rate; --resume goes on from the last checkpoint",
             )
 
     def _count(self, result: StepResult, norm: float, waited: float, seconds: float) -> None:
@@ -241,11 +241,13 @@ class Stage:
         }
         self.folder.add_metrics(stage=self.plan.number, step=state.step, **values)
         share = waited / max(waited + seconds, 1e-9)
-        self.progress.step(1, loss=result.loss, images_per_second=result.images / max(waited + seconds, 1e-9), waiting=share)
+        self.progress.step(
+            1, loss=result.loss, images_per_second=result.images / max(waited + seconds, 1e-9), waiting=share
+        )
         self._emit("step", **values)
 
     def _validate(self) -> float | None:
-        """The held-out loss: mean over all labels of the held-out images, over all processes; None when there is none."""
+        """The held-out loss: mean over all held-out labels of all processes; None when there are none."""
         self.model.eval()
         total, labels = 0.0, 0
         for batch in self.held_out():

@@ -15,9 +15,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.llm.text import Text
 from vpgtrans_core.model import VisualKind, VLModel
 
+SMALLEST = 64
+"""Positions at once below which running out of memory is no longer answered by smaller micro-batches."""
 
 View = tuple[int, int, int]
 """Data source, image in it, and augmented view."""
@@ -82,15 +85,34 @@ class Stepper:
     def backward(self, batch: Batch, signal: int = 0, scale: float = 1.0) -> StepResult:
         """Leave the gradient of the global batch's mean loss in the trained parameters (times `scale`)."""
         sums = self._total([batch.labels, len(batch.texts), batch.captions])
-        loss = torch.zeros((), dtype=torch.float64, device=self.model.device)
-        for part in self._micro_batches(batch):
-            part_loss = self._loss(part) / max(sums[0], 1)
-            (part_loss * scale).backward()
-            loss += part_loss.detach()
+        loss = self._accumulate(batch, max(sums[0], 1), scale)
         self._sum_gradients()
         total = self.accelerator.reduce(loss, reduction="sum")
         signal = int(self.accelerator.gather(torch.tensor([signal], device=self.model.device)).max())
         return StepResult(float(total), sums[0], sums[1], sums[2], signal)
+
+    def _accumulate(self, batch: Batch, labels: int, scale: float) -> Tensor:
+        """This process's share of the loss and its gradients; smaller micro-batches when memory runs out."""
+        loss = torch.zeros((), dtype=torch.float64, device=self.model.device)
+        try:
+            for part in self._micro_batches(batch):
+                part_loss = self._loss(part) / labels
+                (part_loss * scale).backward()
+                loss += part_loss.detach()
+            return loss
+        except torch.OutOfMemoryError as error:
+            if len(batch.texts) < 2 or self.micro_positions < SMALLEST:
+                raise VpgtError(
+                    "out of memory with a single image at a time",
+                    "try --checkpoint-activations, --quantization 8bit or 4bit, or a smaller LLM; see `vpgt plan`",
+                ) from error
+        # Outside of the handler: the exception's traceback would keep the failed graph alive.
+        self.micro_positions //= 2
+        for parameter in self.parameters:
+            parameter.grad = None
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return self._accumulate(batch, labels, scale)
 
     @torch.no_grad()
     def loss_sum(self, batch: Batch) -> tuple[float, int]:

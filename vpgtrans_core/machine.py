@@ -1,0 +1,83 @@
+"""What a run computes on: processes, device and precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.settings import Settings
+
+BYTES_PER_POSITION = 40
+"""Activation bytes that a frozen LLM keeps for the backward pass, per position, layer and unit of width (half
+precision; a generous count of transformers' blocks). Twice as many in fp32."""
+CPU_POSITIONS = 8192
+"""Positions computed at once on a CPU: enough for its matrix products, little enough to stay near its caches."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Processes, this process's device, and the precisions.
+
+    Attributes:
+        dtype: of the frozen parts (ViT, LLM).
+        autocast: of the trained parts' arithmetic, or None for fp32; their weights are always fp32.
+    """
+
+    accelerator: Accelerator
+    device: torch.device
+    dtype: torch.dtype
+    autocast: torch.dtype | None
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def positions_at_once(self, layers: int, hidden_size: int) -> int:
+        """LLM positions of a micro-batch that fit the free memory; halved by the step itself when they do not."""
+        if self.device.type != "cuda":
+            return CPU_POSITIONS
+        free, _ = torch.cuda.mem_get_info(self.device)
+        each = BYTES_PER_POSITION * layers * hidden_size * (2 if self.dtype == torch.float32 else 1)
+        return max(256, int(0.7 * free / each))
+
+
+def choose_machine(settings: Settings, half: str) -> Machine:
+    """Choose device and precision: what the settings say, else a GPU when there is one, and `half` on it.
+
+    Raises:
+        ConfigError: the device is not there, or the precision cannot be computed on it.
+    """
+    wants_cpu = settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available())
+    if not wants_cpu and settings.device != "auto":
+        _check_cuda(settings.device)
+    accelerator = Accelerator(cpu=wants_cpu, mixed_precision="no")
+    device = accelerator.device
+    if settings.device.startswith("cuda:") and accelerator.num_processes == 1:
+        device = torch.device(settings.device)
+    dtype = _dtype(settings, device, half)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    return Machine(accelerator, device, dtype, None if dtype == torch.float32 else dtype)
+
+
+def _check_cuda(name: str) -> None:
+    if not (name == "cuda" or (name.startswith("cuda:") and name[5:].isdigit())):
+        raise ConfigError([f"device: must be auto, cpu, cuda or cuda:N, not {name!r}"])
+    index = int(name[5:]) if ":" in name else 0
+    if index >= torch.cuda.device_count():
+        raise ConfigError(
+            [f"device: {name} is not there; torch sees {torch.cuda.device_count()} CUDA devices"],
+            "`vpgt doctor` shows what torch sees; --device cpu works everywhere",
+        )
+
+
+def _dtype(settings: Settings, device: torch.device, half: str) -> torch.dtype:
+    if settings.dtype == "auto":
+        return torch.float32 if device.type == "cpu" else getattr(torch, half)
+    if settings.dtype == "float16" and device.type == "cpu":
+        raise ConfigError(["dtype: float16 does not train on a CPU"], "use bfloat16 or float32")
+    return getattr(torch, settings.dtype)
