@@ -79,7 +79,7 @@ class BadLog:
 
     def bad(self, sample: BadSample, count: int = 1) -> None:
         """Note a bad sample; `count` says how many are lost with it (a damaged shard loses many)."""
-        self._run += count
+        self._run += 1
         self.longest_run = max(self.longest_run, self._run)
         if count == 1 and f"{sample.kind}:{sample.key}" in self._keys:
             return

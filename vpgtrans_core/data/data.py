@@ -106,6 +106,7 @@ def open_data(
     bounds: Bounds = Bounds(),
     clean: Callable[[str], str] = clean_caption,
     split_seed: int = 0,
+    hashes: bool = False,
 ) -> Data:
     """Open captioned images: read what is listed, look at no image yet.
 
@@ -120,6 +121,7 @@ def open_data(
         clean: how captions are cleaned; default as in the paper.
         split_seed: chooses the held-out images and the limited ones; not the run's seed, so that runs with different
             seeds share their held-out images.
+        hashes: compare tar shards with the SHA-256 of their manifest, where there is one.
 
     Raises:
         DataError: a path is missing, empty, or of no known format; too many samples are bad; nothing to train on.
@@ -131,7 +133,7 @@ def open_data(
     each_format = formats if len(formats) == len(paths) else [formats[0] if formats else None] * len(paths)
     listings = []
     for path, format in zip(paths, each_format, strict=True):
-        listing = path if isinstance(path, Listing) else read_source(str(path), format, clean)
+        listing = path if isinstance(path, Listing) else read_source(str(path), format, clean, hashes)
         listing.bad.check(len(listing) + listing.bad.total, bounds, listing.path)
         if not len(listing):
             raise DataError(f"{listing.path} holds no captioned image", "give data with images and captions")

@@ -72,6 +72,7 @@ class Listing:
         prompts: the distinct prompts; `prompt_of` says which one each caption follows.
         bad: what the reader had to leave out.
         uncaptioned: images without any caption: no fault, only counted.
+        imageless: texts without any image: no fault either.
         files: the files read, ``(name, bytes, modification time in ns)``.
     """
 
@@ -85,6 +86,7 @@ class Listing:
     prompt_of: np.ndarray
     bad: BadLog
     uncaptioned: int = 0
+    imageless: int = 0
     files: tuple[tuple[str, int, int], ...] = ()
 
     def __len__(self) -> int:
@@ -130,6 +132,7 @@ class Listing:
             "images": len(self),
             "captions": self.captions,
             "images_without_caption": self.uncaptioned,
+            "texts_without_image": self.imageless,
             "skipped": self.bad.describe(),
             "sha256": self.fingerprint(),
             "files": [{"name": name, "bytes": size, "mtime_ns": mtime} for name, size, mtime in self.files[:1000]],
@@ -174,6 +177,7 @@ class ListingBuilder:
         self.clean = clean
         self.bad = BadLog()
         self.uncaptioned = 0
+        self.imageless = 0
         self._keys = StringsBuilder()
         self._seen: set[str] = set()
         self._texts = StringsBuilder()
@@ -236,6 +240,7 @@ class ListingBuilder:
             prompt_of=np.array(self._prompt_of, dtype=np.int32),
             bad=self.bad,
             uncaptioned=self.uncaptioned,
+            imageless=self.imageless,
             files=tuple((path.name, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files),
         )
 

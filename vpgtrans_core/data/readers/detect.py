@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.data.listing import Listing
-from vpgtrans_core.data.readers import coco, imagefolder
+from vpgtrans_core.data.readers import coco, disk_dataset, imagefolder, karpathy, llava, minigpt4, webdataset
 from vpgtrans_core.data.readers.json_rows import read_json
+from vpgtrans_core.data.readers.shard_paths import is_pattern, refuse_urls
 from vpgtrans_core.errors import DataError, did_you_mean
 
 Clean = Callable[[str], str]
@@ -26,47 +27,90 @@ class JsonFormat:
 
 JSON_FORMATS = {
     "coco": JsonFormat('json {"images": [...], "annotations": [...]}', coco.fits, coco.read),
+    "llava": JsonFormat('json [{"image", "conversations"}]', llava.fits, llava.read),
+    "karpathy": JsonFormat('json [{"image", "caption"}]', karpathy.fits, karpathy.read),
+    "minigpt4": JsonFormat('json {"annotations": [{"image_id", "caption"}]}', minigpt4.fits, minigpt4.read),
 }
-
-FORMATS = (*JSON_FORMATS, "imagefolder")
+FOLDER_FORMATS = {
+    "imagefolder": "a folder of images with metadata.jsonl or metadata.csv",
+    "webdataset": "uncompressed .tar shards, their folder, or a pattern like shard-{000..012}.tar",
+    "datasets": "a folder written by datasets' save_to_disk",
+}
+FORMATS = (*JSON_FORMATS, *FOLDER_FORMATS)
 """The names for ``--format``."""
 
 
-def read_source(path: str, format: str | None, clean: Clean) -> Listing:
+def read_source(path: str, format: str | None, clean: Clean, hashes: bool = False) -> Listing:
     """Read one source.
 
     Args:
-        path: a file, a folder, or ``FILE.json:FOLDER`` with the images' folder.
+        path: a file, a folder, a pattern of tar shards, or ``FILE.json:FOLDER`` with the images' folder.
         format: one of `FORMATS`, or None to look.
         clean: how captions are cleaned.
+        hashes: compare tar shards with the SHA-256 of their manifest.
 
     Raises:
         DataError: nothing is there, the format is not known or does not fit, or nothing is usable. The message says
             what was seen and what would fit.
+        UnsafeInput: the path is a URL.
     """
     if format is not None and format not in FORMATS:
         guess = did_you_mean(format, FORMATS)
         raise DataError(f"unknown data format {format!r}" + (f"; {guess}" if guess else ""), fitting())
-    file, root = _split(path)
+    refuse_urls(path)
+    try:
+        if is_pattern(path) and not Path(path).exists():
+            return webdataset.read(path, clean, hashes)
+        return _read_path(*_split(path), format, clean, hashes)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error}", "check the path and its permissions") from error
+
+
+def _read_path(file: Path, root: Path | None, format: str | None, clean: Clean, hashes: bool) -> Listing:
     if not file.exists():
         raise DataError(f"there is no data at {file}", "check the path; relative ones start at the current folder")
     if root is not None and not root.is_dir():
         raise DataError(f"there is no image folder at {root}", "name an existing folder after the colon")
     if file.is_dir() and not any(file.iterdir()):
         raise DataError(f"{file} is an empty folder", fitting())
-    if format == "imagefolder" or (format is None and imagefolder.metadata_of(file)):
+    format = format or look(file)
+    if format == "imagefolder" and imagefolder.metadata_of(file):
         return imagefolder.read(file, root, clean)
-    if file.suffix in (".json", ".jsonl"):
-        return _read_json(file, root, format, clean)
-    raise DataError(f"{file} is in no known format: {seen(file)}", fitting())
+    if format == "webdataset":
+        return webdataset.read(str(file), clean, hashes)
+    if format == "datasets" and file.is_dir():
+        return disk_dataset.read(file, clean)
+    if (format is None or format in JSON_FORMATS) and (json_file := _json_in(file)):
+        return _read_json(json_file, root, format, clean)
+    kind = "in no known format" if format is None else f"not in the format {format!r}"
+    raise DataError(f"{file} is {kind}: it is {seen(file)}", fitting())
+
+
+def look(path: Path) -> str | None:
+    """The format of a path, seen by its names; None for json, which is told by its content, and for what is unknown."""
+    if imagefolder.metadata_of(path):
+        return "imagefolder"
+    if path.is_dir() and disk_dataset.is_one(path):
+        return "datasets"
+    if path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
+        return "webdataset"
+    return None
 
 
 def _split(path: str) -> tuple[Path, Path | None]:
     """``FILE:FOLDER`` as its two parts, any other path alone."""
     file, colon, root = path.rpartition(":")
-    if colon and not Path(path).exists() and Path(file).exists():
+    if colon and not Path(path).expanduser().exists() and Path(file).expanduser().is_file():
         return Path(file).expanduser(), Path(root).expanduser()
     return Path(path).expanduser(), None
+
+
+def _json_in(path: Path) -> Path | None:
+    """The json file that a path is or, for a folder, holds as the only one."""
+    if path.is_dir():
+        files = sorted(path.glob("*.json"))
+        return files[0] if len(files) == 1 else None
+    return path if path.suffix in (".json", ".jsonl") else None
 
 
 def _read_json(file: Path, root: Path | None, format: str | None, clean: Clean) -> Listing:
@@ -98,5 +142,5 @@ def seen(path: Path) -> str:
 
 def fitting() -> str:
     """What would fit, for error messages."""
-    shapes = "; ".join(f"{name}: {known.looks_like}" for name, known in JSON_FORMATS.items())
-    return f"what fits ({', '.join(FORMATS)}): {shapes}; imagefolder: a folder with metadata.jsonl or metadata.csv"
+    shapes = {name: known.looks_like for name, known in JSON_FORMATS.items()} | FOLDER_FORMATS
+    return "what fits:\n" + "\n".join(f"  {name}: {shape}" for name, shape in shapes.items())

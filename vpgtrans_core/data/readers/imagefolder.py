@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.data import bad
-from vpgtrans_core.data.listing import FileImages, Listing, ListingBuilder
-from vpgtrans_core.data.readers.image_root import find_root
-from vpgtrans_core.data.readers.json_rows import Row, as_list, nothing_usable, text_field
-from vpgtrans_core.data.strings import StringsBuilder
+from vpgtrans_core.data.listing import Listing, ListingBuilder
+from vpgtrans_core.data.readers.json_rows import Row, as_list, gathered, listing_of, text_field
 from vpgtrans_core.errors import DataError
 
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -35,20 +33,10 @@ def read(path: Path, root: Path | None, clean: Callable[[str], str]) -> Listing:
     """
     file = metadata_of(path) or path
     builder = ListingBuilder(str(path), "imagefolder", clean)
-    gathered: dict[str, list[Any]] = {}
     try:
-        for row in _rows(file, builder):
-            gathered.setdefault(row.name, []).extend(row.captions)
+        return listing_of(gathered(_rows(file, builder)), builder, file, root)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read {file}: {error}", "check that the file is whole and UTF-8") from error
-    names = StringsBuilder()
-    for name, captions in gathered.items():
-        if builder.add(name, captions):
-            names.append(name)
-    if not len(names):
-        raise nothing_usable(builder, file)
-    found = names.build()
-    return builder.build(FileImages(str(find_root(file, found, root)), found), [file])
 
 
 def _rows(file: Path, builder: ListingBuilder) -> Iterator[Row]:

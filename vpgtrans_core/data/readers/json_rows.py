@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,14 @@ def as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+def gathered(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows that name the same image made one, so that its captions stay together; in the order of first mention."""
+    by_name: dict[str, Row] = {}
+    for row in rows:
+        by_name.setdefault(row.name, Row(row.key, row.name, [])).captions.extend(row.captions)
+    yield from by_name.values()
+
+
 def listing_of(rows: Iterable[Row], builder: ListingBuilder, file: Path, root: Path | None) -> Listing:
     """Make the listing of rows that name image files; `root` is the images' folder where the user gave one.
 
@@ -71,7 +79,7 @@ def listing_of(rows: Iterable[Row], builder: ListingBuilder, file: Path, root: P
 def nothing_usable(builder: ListingBuilder, file: Path | str) -> DataError:
     """The error for a source without a single usable sample."""
     kinds = ", ".join(f"{count} x {kind}" for kind, count in builder.bad.counts.most_common())
-    seen = [kinds] if kinds else []
+    seen = [f"{kinds} (first: {builder.bad.named[0]})"] if kinds else []
     if builder.uncaptioned:
         seen.append(f"{builder.uncaptioned} images without caption")
     return DataError(
