@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from vpgtrans_core.data.bad import BadLog, Bounds
 from vpgtrans_core.data.data import Data, open_data
 from vpgtrans_core.data.images import Augmentation
+from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.loader import Loader, ReadOptions, StepData, StepReader
 from vpgtrans_core.data.order import InOrder
 from vpgtrans_core.machine import Machine
@@ -19,6 +20,8 @@ from vpgtrans_core.train.step import Batch
 
 HELD_OUT_BATCH = 64
 """Held-out images computed together, over all processes."""
+MINIATURE_IMAGES = 1500
+"""Pictures of the small world: as many as its source was trained on."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,23 @@ def open_training_data(settings: Settings) -> TrainingData:
     if settings.val_data:
         own = open_data([settings.val_data], bounds=bounds, limit=settings.val_images)
     val_images = 0 if own else settings.val_images or 0
-    paths: Sequence[Any] = settings.data
-    if not paths:
-        from vpgtrans_core.miniature.data import training_listing
-
-        paths = [training_listing()]
     train = open_data(
-        paths, settings.format, settings.ratios, val_images=val_images, limit=settings.limit, bounds=bounds
+        settings.data or [small_world()],
+        settings.format,
+        settings.ratios,
+        val_images=val_images,
+        limit=settings.limit,
+        bounds=bounds,
     )
     return TrainingData(train, own)
+
+
+def small_world(images: int = MINIATURE_IMAGES) -> Listing:
+    """The miniature's training pictures, drawn now: always the same ones."""
+    from vpgtrans_core.miniature.data import items
+
+    drawn = items("train", images)
+    return Listing.from_pairs([(i.image, i.captions) for i in drawn], name="miniature", keys=[i.key for i in drawn])
 
 
 def training_captions(data: Data) -> Iterator[str]:

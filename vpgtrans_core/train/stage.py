@@ -267,7 +267,9 @@ class Stage:
     def _look(self, loss: float | None) -> None:
         """Note a held-out loss and end the stage where it has flattened."""
         self.state.held_out_loss = loss
-        if self.plan.early_stop and loss is not None and self._stopper.update(loss):
+        if loss is None or not math.isfinite(loss):
+            return  # the training steps will show it too, and stop the run
+        if self.plan.early_stop and self._stopper.update(loss):
             self.progress.message(f"stage {self.plan.number}: the held-out loss no longer falls; the stage ends early")
             self.state.stopped = True
 
