@@ -1,0 +1,1 @@
+"""What a transfer costs: work, memory, time and money, from configs alone."""
