@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.pairs import CaptionTokens, Table, WordPairs, word_vectors
+from vpgtrans_core.pairs import CaptionTokens, Table, WordPairs, rows, word_vectors
+from vpgtrans_core.projector import random_projector
 
-RIDGES = tuple(10.0 ** (k / 2) for k in range(-10, 3))
-"""Strengths tried, relative to the mean variance of a direction: 1e-5 to 10."""
+RIDGES = tuple(10.0 ** (k / 2) for k in range(-8, 3))
+"""Strengths tried, relative to the mean variance of a direction: 1e-4 to 10."""
 CHUNK = 4096
 """Words whose embeddings are in memory at once."""
-JUDGED = 1024
+JUDGED = 512
 """Words, at most, on which the ridge is chosen."""
 
 
@@ -57,8 +58,9 @@ def fit_ridge(
     """Fit the converter in closed form on distinct words.
 
     Minimises ``sum_p weight_p^power |W x_p + b - y_p / |y_p||^2 + ridge |W|^2`` (unit targets, because the paper's
-    loss is the cosine) and then gives ``g`` the target's mean length. The strength is the one with the best mean
-    cosine on words left out, each left out by itself: with one eigendecomposition that is exact and free of refits.
+    loss is the cosine) and then gives ``g`` the target's length (root mean square). The strength is the one with the
+    best mean cosine on words left out, each left out by itself: with one eigendecomposition that is exact and free of
+    refits.
 
     Memory beside the tables: ``CHUNK`` rows of both, and about five matrices ``[D_s, max(D_s, D_t)]`` in fp64.
 
@@ -86,7 +88,9 @@ def fit_ridge(
     best = int(scores.argmax())
     weight = ((basis / (values + strengths[best])) @ coefficients).T  # [D_t, D_s]
     bias = moments.y - weight @ moments.x
-    length = moments.length / max(_mean_length(pairs, source, weights, weight, bias), 1e-30)
+    # The mean square of |g(x)|, from the same moments: that of the centred part, and that of the mean.
+    power_out = (values / (values + strengths[best]) ** 2) @ coefficients.square().sum(1) + moments.y.square().sum()
+    length = moments.length / float(power_out.sqrt().clamp_min(1e-30))
     return WordConverter(
         (weight * length).float(), (bias * length).float(), ridge=ridges[best], held_out=float(scores[best])
     )
@@ -94,7 +98,10 @@ def fit_ridge(
 
 @dataclass(frozen=True)
 class _Moments:
-    """Weighted means and centred second moments of the pairs, fp64; y are unit vectors, `length` their mean norm."""
+    """Weighted means and centred second moments of the pairs in fp64.
+
+    y are the target's words as unit vectors; `length` is the root mean square of their norms before that.
+    """
 
     x: Tensor
     y: Tensor
@@ -111,7 +118,7 @@ def _chunks(pairs: WordPairs, weights: Tensor) -> Iterator[tuple[WordPairs, Tens
 
 def _rows(pairs: WordPairs, source: Table, target: Table) -> tuple[Tensor, Tensor]:
     x, y = word_vectors(source, pairs.source), word_vectors(target, pairs.target)
-    if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
+    if not torch.isfinite(x.sum() + y.sum()):
         raise ModelError(
             "word embeddings hold values that are not finite", "the checkpoint is damaged; download it again"
         )
@@ -131,7 +138,7 @@ def _moments(pairs: WordPairs, source: Table, target: Table, weights: Tensor) ->
         x, y = _rows(part, source, target)
         w = w.to(x.device)
         mean_x, mean_y = mean_x + w @ x.double(), mean_y + w @ _unit(y).double()
-        length += float(w @ y.norm(dim=-1).double())
+        length += float(w @ y.square().sum(-1).double())
     assert isinstance(mean_x, Tensor) and isinstance(mean_y, Tensor)
     xx = mean_x.new_zeros(len(mean_x), len(mean_x))
     xy = mean_x.new_zeros(len(mean_x), len(mean_y))
@@ -141,7 +148,7 @@ def _moments(pairs: WordPairs, source: Table, target: Table, weights: Tensor) ->
         x, y = root * (x - mean_x.float()), root * (_unit(y) - mean_y.float())
         xx += x.T @ x
         xy += x.T @ y
-    return _Moments(mean_x, mean_y, xx, xy, length)
+    return _Moments(mean_x, mean_y, xx, xy, math.sqrt(length))
 
 
 def _leave_one_out(
@@ -162,25 +169,18 @@ def _leave_one_out(
     (1 - h_i)`` with the leverage ``h_i = w_i (1 + z_i' (S + ridge)^-1 z_i)``.
     """
     x, y = _rows(pairs.subset(judged), source, target)
-    y = _unit(y).double()
+    y = _unit(y)
     z = (x.double() - moments.x) @ basis
     w = weights[judged].to(z.device)
+    coefficients, mean = coefficients.float(), moments.y.float()
     scores = []
     for strength in strengths:
         shrunk = z / (values + strength)
-        fitted = shrunk @ coefficients + moments.y
-        leverage = (w * (1 + (shrunk * z).sum(-1))).clamp(max=1 - 1e-9)
+        fitted = shrunk.float() @ coefficients + mean
+        leverage = (w * (1 + (shrunk * z).sum(-1))).clamp(max=1 - 1e-6).float()
         left_out = y - (y - fitted) / (1 - leverage)[:, None]
         scores.append(nn.functional.cosine_similarity(left_out, y).mean())
     return torch.stack(scores)
-
-
-def _mean_length(pairs: WordPairs, source: Table, weights: Tensor, weight: Tensor, bias: Tensor) -> float:
-    total = 0.0
-    for part, w in _chunks(pairs, weights):
-        x = word_vectors(source, part.source)
-        total += float(w.to(x.device) @ (x @ weight.float().T + bias.float()).norm(dim=-1).double())
-    return total
 
 
 # ---------------------------------------------------------------------------------------------- the paper's way
@@ -188,8 +188,8 @@ def _mean_length(pairs: WordPairs, source: Table, weights: Tensor, weight: Tenso
 
 def fit_sgd(
     tokens: CaptionTokens,
-    source: Tensor,
-    target: Tensor,
+    source: Table,
+    target: Table,
     *,
     epochs: int = 5,
     lr: float = 5.0,
@@ -215,15 +215,14 @@ def fit_sgd(
             "use --converter ridge, which pairs words instead of positions",
         )
     generator = torch.Generator().manual_seed(seed)
-    bound = 1 / math.sqrt(source.shape[1])
-    weight = nn.Parameter(torch.empty(target.shape[1], source.shape[1]).uniform_(-bound, bound, generator=generator))
-    bias = nn.Parameter(torch.empty(target.shape[1]).uniform_(-bound, bound, generator=generator))
+    d_s, d_t = (rows(table, torch.tensor([0])).shape[1] for table in (source, target))
+    weight, bias = (nn.Parameter(t) for t in random_projector(d_s, d_t, seed))
     optimizer = torch.optim.SGD([weight, bias], lr=lr)
     starts = tokens.lengths.cumsum(0) - tokens.lengths
     for _ in range(epochs):
         for captions in torch.randperm(len(starts), generator=generator).split(batch):
             index = _token_index(starts[captions], tokens.lengths[captions])
-            x, y = source[tokens.source[index]].float(), target[tokens.target[index]].float()
+            x, y = rows(source, tokens.source[index]), rows(target, tokens.target[index])
             loss = (1 - nn.functional.cosine_similarity(nn.functional.linear(x, weight, bias), y)).mean()
             optimizer.zero_grad()
             loss.backward()

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 Ids = tuple[int, ...]
 """A word as one vocabulary writes it."""
 Table = Tensor | Callable[[Tensor], Tensor]
-"""Word embeddings: a table ``[V, D]``, or a function from ids ``[N]`` to rows ``[N, D]`` such as `LLM.embed`."""
+"""Word embeddings: a table ``[V, D]``, or a function from ids ``[N]`` to rows ``[N, D]`` such as `LLM.embed` or
+`vpgtrans_core.llm.embeddings.Embeddings`."""
 
 KINDS = ("same", "spelling", "case", "mean")
 _WORD = re.compile(r"[^\W_]+|[^\w\s]")
@@ -90,14 +91,19 @@ class WordPairs:
         return {kind: found[kind] for kind in KINDS}
 
 
+def rows(table: Table, ids: Tensor) -> Tensor:
+    """The table's rows ``[N, D]`` of ids ``[N]`` in fp32."""
+    return (table(ids) if callable(table) else table[ids.to(table.device)]).float()
+
+
 def word_vectors(table: Table, words: Sequence[Ids]) -> Tensor:
     """Embeddings ``[P, D]`` of words in fp32, each the mean of its tokens' rows."""
     lengths = torch.tensor([len(word) for word in words])
     ids = torch.tensor([i for word in words for i in word], dtype=torch.long)
-    rows = (table(ids) if callable(table) else table[ids.to(table.device)]).float()
-    owner = torch.repeat_interleave(torch.arange(len(words)), lengths).to(rows.device)
-    sums = rows.new_zeros(len(words), rows.shape[1]).index_add_(0, owner, rows)
-    return sums / lengths.to(rows)[:, None]
+    vectors = rows(table, ids)
+    owner = torch.repeat_interleave(torch.arange(len(words)), lengths).to(vectors.device)
+    sums = vectors.new_zeros(len(words), vectors.shape[1]).index_add_(0, owner, vectors)
+    return sums / lengths.to(sums)[:, None]
 
 
 def word_pairs(

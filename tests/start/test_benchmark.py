@@ -1,0 +1,59 @@
+"""The converter's benchmark runs and says what it should."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import OPTConfig, OPTForCausalLM
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "converter.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("converter_benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_ridge_beats_sgd_in_time_and_on_held_out_words(benchmark) -> None:
+    paper = benchmark.measure("tiny", "low rank", "paper's SGD")
+    ridge = benchmark.measure("tiny", "low rank", "ridge, root of frequency")
+    assert ridge["seconds"] < paper["seconds"] / 5
+    assert ridge["held_out"] > paper["held_out"]
+
+
+def test_memory_above_the_tables(benchmark) -> None:
+    """At a tenth of a 7 B LLM's table and more; the bound is that of the real size, two embeddings and 1 GB."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("peak memory is read from /proc")
+    command = [sys.executable, str(SCRIPT), "--scale", "mid", "--one", "linear", "ridge, root of frequency"]
+    row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert row["memory_gb"] < 0.3
+
+
+def test_each_step_of_the_matching_is_shown(benchmark, tmp_path, opt_like, llama_like, captions) -> None:
+    folders = []
+    for name, tokenizer in (("a", opt_like), ("b", llama_like)):
+        torch.manual_seed(0)
+        config = OPTConfig(
+            vocab_size=len(tokenizer), hidden_size=8, word_embed_proj_dim=8, ffn_dim=8, num_hidden_layers=1,
+            num_attention_heads=1, max_position_embeddings=16,
+        )  # fmt: skip
+        OPTForCausalLM(config).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        folders.append(tmp_path / name)
+    rows = benchmark.matching(*folders, captions)
+    assert [r["step"] for r in rows] == ["same", "+ spelling", "+ case", "+ mean"]
+    assert [r["pairs"] for r in rows] == sorted(r["pairs"] for r in rows)
+    assert rows[-1]["words_covered"] == pytest.approx(1.0)
+    assert rows[1]["words_covered"] < 1.0
+    assert "+ mean" in benchmark.table(rows)
