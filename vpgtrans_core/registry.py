@@ -12,7 +12,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any, Generic, TypeVar
 
 import pluggy
@@ -416,10 +415,19 @@ def load_registry(files: Sequence[str] = (), environ: Mapping[str, str] = os.env
     return Registry(read_switches(environ), files)
 
 
-@cache
+_DEFAULT: list[Registry] = []
+
+
 def default_registry() -> Registry:
     """The registry of this process, loaded on first use."""
-    return load_registry()
+    if not _DEFAULT:
+        _DEFAULT.append(load_registry())
+    return _DEFAULT[0]
+
+
+def use_registry(registry: Registry) -> None:
+    """Make `registry` the one that `default_registry` gives: the command line's, with the files that it was given."""
+    _DEFAULT[:] = [registry]
 
 
 def _called(provided: list[Provided[Any]], name: str) -> list[Provided[Any]]:

@@ -23,6 +23,7 @@ REFERENCES = "references.json"
 """Beside a VPG saved without its LLM (``--save vpg``): ``{"llm": ResolvedLLM.reference(), ...}``."""
 LLM_PREFIX = "language_model."
 """What the names of the LLM's tensors begin with in a VL-LLM's folder."""
+_HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -300,6 +301,8 @@ def _is_path(text: str) -> bool:
 def _locate(
     name: str, rest: str, known: KnownLLM | KnownSource | None, registry: Registry, settings: Settings, weights: bool
 ) -> Place:
+    if not rest:
+        raise _unknown(rest, registry)
     if known and known.card.bundled:
         return _in_package(known.card, weights)
     if known:
@@ -404,25 +407,41 @@ def _llm_family(
     model_type = str(config.get("model_type"))
     if family := registry.llm_family_of(model_type, plugin):
         return family, registry.owner(family)
-    if not is_causal_lm(config):
+    try:
+        _refuse_headless(config)
+        return _fallback(model_type, config), None
+    except ModelError as error:
         raise ModelError(
-            f"{name} (model_type {model_type!r}) is no language model that vpgt can give soft prompts: "
-            "its word embeddings cannot be reached",
-            _join("a plugin can add its family; ordinary causal language models need none", registry.lost_hint()),
-        )
+            f"{name} is no language model that vpgt can give soft prompts, because its word embeddings cannot be "
+            f"reached: {error.message}",
+            _join(error.hint, registry.lost_hint()),
+        ) from error
+
+
+def _refuse_headless(config: dict[str, Any]) -> None:
+    """Refuse a model that says of itself that it is something else than a language model with its head."""
+    architectures = config.get("architectures")
+    if isinstance(architectures, list) and architectures and not any(str(a).endswith(_HEADS) for a in architectures):
+        raise ModelError(f"it is a {architectures[0]} (model_type {config.get('model_type')!r})")
+
+
+def _fallback(model_type: str, config: dict[str, Any]) -> LLMFamily:
+    """The family of a model that no plugin knows: transformers' own, or code that the user trusts."""
     from vpgtrans_core.llm.fallback import fallback_family
 
-    return fallback_family(model_type), None
+    if "auto_map" in config and not _is_native(model_type):
+        return LLMFamily(name=model_type, model_types=(model_type,), adapter="vpgtrans_core.llm.any_causal:AnyCausalLM")
+    return fallback_family(model_type)
 
 
-def is_causal_lm(config: dict[str, Any]) -> bool:
-    """Whether a config is that of an ordinary causal language model, by what it says or by transformers' own list."""
-    architectures = config.get("architectures")
-    if isinstance(architectures, list) and architectures:
-        return any(str(a).endswith(("ForCausalLM", "LMHeadModel")) for a in architectures)
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+def _is_native(model_type: str) -> bool:
+    """Whether transformers itself has a language model of this type."""
+    from vpgtrans_core.llm.fallback import fallback_family
 
-    return config.get("model_type") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    try:
+        return bool(fallback_family(model_type))
+    except ModelError:
+        return False
 
 
 def _source_llm(
@@ -479,7 +498,7 @@ def _refuse_code(name: str, config: dict[str, Any], registry: Registry, settings
     if "auto_map" not in config or settings.trust_remote_code:
         return
     model_type = str(config.get("model_type"))
-    if registry.llm_family_of(model_type) or registry.vpg_family_of(model_type):
+    if registry.llm_family_of(model_type) or registry.vpg_family_of(model_type) or _is_native(model_type):
         return  # transformers' own classes are used, not the folder's
     raise UnsafeInput(
         f"{name} brings its own code (auto_map in its {CONFIG}), and nobody else's knows its model_type {model_type!r}",

@@ -1,1 +1,1 @@
-"""The command line. Only `main` is imported to print help; commands import what they need."""
+"""The command line: flags, tables, progress. What a command does is in the core; heavy code is imported on use."""

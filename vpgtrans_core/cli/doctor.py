@@ -1,0 +1,226 @@
+"""``vpgt doctor``: is everything here that a transfer needs, and is every plugin well?"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from vpgtrans_core.cards import LLMFamily, VPGFamily, load
+from vpgtrans_core.cli.listing import SLOW, exit_if_strict
+from vpgtrans_core.cli.plugin_probe import probe_plugin
+from vpgtrans_core.errors import VpgtError
+from vpgtrans_core.plugin_loading import PluginRecord
+from vpgtrans_core.registry import Registry
+
+Verdict = Literal["ok", "note", "bad"]
+TESTED = {"torch": ("2.11", "2.13"), "transformers": ("5.17", "5.23"), "accelerate": ("1.10", "1.15")}
+"""Oldest and newest minor version that the tests have run with; others within the package's own ranges may work."""
+LOW_DISK = 10 * 2**30
+"""Bytes of free disk below which it is worth a note."""
+HUB_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: ``ok``, a ``note`` worth reading, or ``bad``: a transfer cannot work so."""
+
+    topic: str
+    verdict: Verdict
+    text: str
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("doctor")(doctor)
+
+
+def doctor(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    hub: Annotated[bool, typer.Option("--hub", help="Ask the Hugging Face hub, too.")] = False,
+) -> None:
+    """Check this machine, the libraries and every plugin."""
+    checks: list[Callable[[], Iterator[Finding]]] = [_python, _libraries, _devices, _machine, _folders]
+    checks += [_hub] if hub else []
+    findings = [f for check in checks for f in _guarded(check)]
+    try:
+        registry: Registry | None = ctx.obj.registry
+    except VpgtError as error:
+        registry = None
+        findings.append(Finding("plugins", "bad", f"the user's config stops all of them: {error.message}"))
+    if registry:
+        findings += [f for check in (_plugins, _adapters, _zoo) for f in _guarded(lambda: check(registry))]  # noqa: B023
+    if as_json:
+        print(json.dumps([asdict(f) for f in findings], indent=2))
+    else:
+        print("\n".join(f"{_MARK[f.verdict]} {f.topic}: {f.text}" for f in findings))
+    if any(f.verdict == "bad" for f in findings):
+        raise typer.Exit(1)
+    if registry:
+        exit_if_strict(registry)
+
+
+_MARK = {"ok": " ok ", "note": "note", "bad": "BAD "}
+
+
+def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """A check that fails itself is a finding, not the end of the others."""
+    try:
+        yield from check()
+    except Exception as error:
+        name = getattr(check, "__name__", "check").strip("_<>")
+        yield Finding(name, "bad", f"cannot be looked at: {type(error).__name__}: {error}")
+
+
+def _python() -> Iterator[Finding]:
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}, {sys.executable}")
+
+
+def _libraries() -> Iterator[Finding]:
+    from packaging.requirements import Requirement
+
+    for text in metadata.requires("vpgt") or ():
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            yield Finding(requirement.name, "bad", f"not installed; needs {requirement.specifier or 'any version'}")
+            continue
+        yield _library(requirement.name, version, requirement)
+
+
+def _library(name: str, version: str, requirement: object) -> Finding:
+    from packaging.version import Version
+
+    specifier = requirement.specifier  # type: ignore[attr-defined]
+    if not specifier.contains(version, prereleases=True):
+        return Finding(name, "bad", f"{version}, but vpgt needs {specifier}")
+    if name in TESTED:
+        oldest, newest = (Version(v).release[:2] for v in TESTED[name])
+        if not oldest <= Version(version).release[:2] <= newest:
+            return Finding(name, "note", f"{version}; the tests ran with {' to '.join(TESTED[name])}")
+    return Finding(name, "ok", version)
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        yield Finding("devices", "note", "no CUDA device that torch sees; runs use the CPU")
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        half = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16, float16 only"
+        text = (
+            f"{properties.name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, {half}, CUDA {torch.version.cuda}"
+        )
+        yield Finding(f"cuda:{index}", "ok", text)
+
+
+def _machine() -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("cores", "ok", str(cores))
+    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        page = os.sysconf("SC_PAGE_SIZE")
+        free, total = (os.sysconf(n) * page / 2**30 for n in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"))
+        yield Finding("memory", "ok", f"{free:.1f} of {total:.1f} GiB free")
+
+
+def _folders() -> Iterator[Finding]:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for topic, folder in (("here", Path.cwd()), ("feature cache", caches / "vpgt"), ("hub cache", Path(HF_HUB_CACHE))):
+        place = next(p for p in (folder, *folder.parents) if p.exists())
+        free = shutil.disk_usage(place).free
+        writable = os.access(place, os.W_OK)
+        text = f"{folder}, {free / 2**30:.1f} GiB free" + ("" if writable else ", not writable")
+        yield Finding(topic, "ok" if writable and free > LOW_DISK else "note", text)
+
+
+def _hub() -> Iterator[Finding]:
+    from urllib.request import urlopen
+
+    from huggingface_hub.constants import ENDPOINT
+
+    try:
+        with urlopen(f"{ENDPOINT}/api/models?limit=1", timeout=HUB_SECONDS):
+            yield Finding("hub", "ok", f"{ENDPOINT} answers")
+    except (OSError, ValueError) as error:
+        yield Finding("hub", "note", f"{ENDPOINT} does not answer ({error}); only what is in the cache can be used")
+
+
+def _plugins(registry: Registry) -> Iterator[Finding]:
+    for record in registry.records:
+        yield Finding(f"plugin {record.name}", _verdict(record), "; ".join(_health(record, registry)))
+
+
+def _verdict(record: PluginRecord) -> Verdict:
+    return "ok" if record.status in ("active", "disabled") and not record.warnings else "note"
+
+
+def _health(record: PluginRecord, registry: Registry) -> Iterator[str]:
+    yield f"{record.status}, {record.distribution} {record.version}".strip()
+    if record.cause:
+        yield record.cause
+    yield from record.warnings
+    if record.origin != "distribution" or record.phase == "discover" or record.status == "disabled":
+        return
+    if record.cause.startswith("not loaded after"):
+        return  # its time is known already, and waiting for it once more would tell nothing new
+    probe = probe_plugin(record, registry.switches.plugin_timeout)
+    if probe.timed_out:
+        yield f"alone it was not loaded after {probe.seconds:.1f} s"
+    elif probe.error and not record.cause:
+        yield f"alone it fails: {probe.error}"
+    elif probe.heavy:
+        yield f"alone it takes {probe.seconds:.2f} s to load and loads {', '.join(probe.heavy)}"
+    else:
+        yield (
+            f"loads in {1000 * probe.seconds:.0f} ms"
+            if probe.seconds < SLOW
+            else f"takes {probe.seconds:.1f} s to load"
+        )
+
+
+def _adapters(registry: Registry) -> Iterator[Finding]:
+    """The heavy objects that plugins only name: can they be imported?"""
+    families: list[LLMFamily | VPGFamily] = [*registry.llm_families(), *registry.vpg_families()]
+    failed = []
+    for target in dict.fromkeys(f.adapter for f in families):
+        try:
+            load(target)
+        except Exception as error:
+            failed.append(target)
+            yield Finding(f"adapter {target}", "note", f"cannot be imported: {type(error).__name__}: {error}")
+    yield Finding("adapters", "ok", f"{len({f.adapter for f in families}) - len(failed)} can be imported")
+
+
+def _zoo(registry: Registry) -> Iterator[Finding]:
+    from vpgtrans_core.resolve import resolve_source, resolve_target
+    from vpgtrans_core.settings import Settings
+
+    here, lost = [], []
+    for known, resolve in [(k, resolve_target) for k in registry.llms()] + [  # type: ignore[misc]
+        (k, resolve_source) for k in registry.sources()
+    ]:
+        if known.card.bundled:
+            try:
+                resolve(f"{known.plugin}:{known.card.alias}", registry, Settings())
+                here.append(known.card.alias)
+            except VpgtError as error:
+                lost.append(f"{known.card.alias} ({error.message})")
+    if lost:
+        yield Finding("bundled models", "note", f"not there: {'; '.join(lost)}")
+    yield Finding("bundled models", "ok", f"{len(here)} there: {', '.join(here) or 'none'}")

@@ -1,0 +1,132 @@
+"""``vpgt list-plugins`` and ``vpgt list-models``: what is there, without loading torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from typing import Annotated, Any
+
+import typer
+
+from vpgtrans_core.cli.columns import columns, short_count
+from vpgtrans_core.errors import did_you_mean
+from vpgtrans_core.plugin_loading import PluginRecord
+from vpgtrans_core.registry import KnownLLM, KnownSource, Registry
+
+SLOW = 0.5
+"""Seconds from which the time of a plugin's import is shown."""
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("list-plugins")(list_plugins)
+    app.command("list-models")(list_models)
+
+
+def list_plugins(ctx: typer.Context, as_json: Json = False) -> None:
+    """List plugins: distribution, version, status, what they provide, and what is wrong with them."""
+    registry: Registry = ctx.obj.registry
+    if as_json:
+        print(json.dumps(registry.to_json(), indent=2))
+    else:
+        print("\n".join(plugin_lines(registry)))
+    exit_if_strict(registry)
+
+
+def exit_if_strict(registry: Registry) -> None:
+    """End with the code of the strict switch where it is on and a plugin has a problem."""
+    if registry.switches.strict and registry.problems():
+        raise typer.Exit(3)
+
+
+def plugin_lines(registry: Registry) -> list[str]:
+    """The table of plugins and, under it, what is wrong."""
+    rows = [(r.name, r.distribution, r.version, r.status, provided_text(r)) for r in registry.records]
+    lines = columns(("PLUGIN", "DISTRIBUTION", "VERSION", "STATUS", "PROVIDES"), rows)
+    for record in registry.records:
+        if record.cause:
+            phase = f" at {record.phase}" if record.phase else ""
+            lines.append(f"{record.name}: {record.status}{phase}: {record.cause}")
+        lines += [f"{record.name}: warning: {w}" for w in record.warnings]
+        if record.seconds >= SLOW:
+            lines.append(f"{record.name}: took {record.seconds:.1f} s to load")
+    return lines
+
+
+def provided_text(record: PluginRecord) -> str:
+    """``"llm family opt, 10 llms"``: names of what is single, counts of what is many."""
+    kinds = Counter(p.rsplit(" ", 1)[0] if p.startswith(("llm ", "source ")) else "" for p in record.provides)
+    said = [p for p in record.provides if not p.startswith(("llm ", "source ")) or p.startswith("llm family ")]
+    said += [f"{kinds[kind]} {kind}s" for kind in ("llm", "source") if kinds[kind]]
+    return ", ".join(said)
+
+
+def list_models(
+    ctx: typer.Context,
+    as_json: Json = False,
+    family: Annotated[str | None, typer.Option(help="Only models of this LLM or VPG family.")] = None,
+) -> None:
+    """List language models (--to) and trained VL-LLMs (--from) known by alias."""
+    registry: Registry = ctx.obj.registry
+    if family:
+        _check_family(family, registry)
+    llms = [k for k in registry.llms() if family in (None, k.family.name)]
+    sources = [k for k in registry.sources() if family in (None, k.family.name)]
+    if as_json:
+        print(json.dumps({"llms": [_fields(k) for k in llms], "sources": [_fields(k) for k in sources]}, indent=2))
+        return
+    print("\n".join([*_llm_lines(llms), *([""] if llms and sources else []), *_source_lines(sources)]))
+
+
+def _check_family(name: str, registry: Registry) -> None:
+    known = sorted({f.name for f in registry.llm_families()} | {f.name for f in registry.vpg_families()})
+    if name not in known:
+        guess = did_you_mean(name, known)
+        raise typer.BadParameter(f"no family {name!r}; " + (guess or f"there are {', '.join(known)}"))
+
+
+def _fields(known: KnownLLM | KnownSource) -> dict[str, Any]:
+    return {"family": known.family.name, "plugin": known.plugin, **dataclasses.asdict(known.card)}
+
+
+def _llm_lines(llms: list[KnownLLM]) -> list[str]:
+    if not llms:
+        return []
+    header = ("LLM (--to)", "FAMILY", "PARAMETERS", "WIDTH", "LAYERS", "WORDS", "FROM", "LICENCE")
+    rows = [
+        (
+            k.card.alias,
+            k.family.name,
+            short_count(k.card.parameters),
+            str(k.card.embedding_size),
+            str(k.card.layers),
+            str(k.card.vocab_size),
+            _place(k),
+            k.card.licence,
+        )
+        for k in llms
+    ]
+    return columns(header, rows, right=(2, 3, 4, 5))
+
+
+def _source_lines(sources: list[KnownSource]) -> list[str]:
+    if not sources:
+        return []
+    header = ("VL-LLM (--from)", "LLM", "FAMILY", "PIXELS", "FROM", "LICENCE")
+    rows = [
+        (
+            k.card.alias,
+            k.card.llm or "none (VPG alone)",
+            k.family.name,
+            str(k.card.image_size),
+            _place(k),
+            k.card.licence,
+        )
+        for k in sources
+    ]
+    return columns(header, rows, right=(3,))
+
+
+def _place(known: KnownLLM | KnownSource) -> str:
+    return "built in" if known.card.bundled else known.card.hub_id

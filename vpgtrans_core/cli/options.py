@@ -1,0 +1,100 @@
+"""Flags made of the fields of `Settings`, and settings made of a yaml file and flags; flags win."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+
+from vpgtrans_core.settings import MINIATURE, PAPER, Settings, build, read_yaml
+
+FLAGS = {"source": "from", "target": "to"}
+"""Fields whose flag has another name, because ``from`` is a word of Python's."""
+
+
+def with_settings(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option for each setting; it receives those that were given in ``**flags``, None for others."""
+    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    hints = get_type_hints(function, include_extras=True)
+    own = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in own]
+    more = [_parameter(f) for f in dataclasses.fields(Settings)]
+    parameters = [own[0], *more, *own[1:]]
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
+    return function
+
+
+def settings_from(config: Path | None, flags: dict[str, Any]) -> Settings:
+    """Merge a settings file with the flags that were given.
+
+    Raises:
+        ConfigError: every problem of both, at once.
+    """
+    values: dict[str, Any] = {}
+    for key, value in (read_yaml(config) if config else {}).items():
+        name = str(key).replace("-", "_")
+        values[next((field for field, flag in FLAGS.items() if flag == name), name)] = value
+    values |= {name: _numbers(name, value) for name, value in flags.items() if value not in (None, [], ())}
+    return build(values)
+
+
+def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
+    hint = get_type_hints(Settings)[field.name]
+    flag = "--" + FLAGS.get(field.name, field.name).replace("_", "-")
+    kind, metavar = _flag_type(hint)
+    names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
+    option = typer.Option(
+        *names,
+        help=field.metadata["help"] + _default(field),
+        rich_help_panel=field.metadata["group"].capitalize(),
+        metavar=metavar,
+        show_default=False,
+    )
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
+
+
+def _flag_type(hint: Any) -> tuple[Any, str | None]:
+    """The type that Typer parses and what the help shows for it; choices are checked with all other settings."""
+    args = get_args(hint)
+    if type(None) in args:
+        return _flag_type(next(a for a in args if a is not type(None)))
+    if get_origin(hint) is Literal:
+        return str, "|".join(map(str, args))
+    if get_origin(hint) is tuple:
+        return list[str], {int: "INTEGER", float: "FLOAT"}.get(args[0], "TEXT") + " ..."
+    return hint, None
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    """What the help says of the default: the recipe's values where the field leaves it open."""
+    if field.name in PAPER:
+        small = MINIATURE.get(field.name)
+        said = f"paper {_say(PAPER[field.name])}" + (f", miniature {_say(small)}" if small is not None else "")
+        return f" Default: {said}."
+    return f" Default: {_say(field.default)}." if field.default not in (None, "", ()) else ""
+
+
+def _say(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _numbers(name: str, value: Any) -> Any:
+    """``["0.1,0.9"]`` and ``["0.1", "0.9"]`` as numbers; what is none stays a text, for `build` to report."""
+    hint = get_type_hints(Settings)[name]
+    args = next((get_args(h) for h in (hint, *get_args(hint)) if get_origin(h) is tuple), ())
+    if not args or args[0] is str:
+        return value
+    return [_number(part, args[0]) for item in value for part in item.replace(",", " ").split()]
+
+
+def _number(text: str, kind: type) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        return text

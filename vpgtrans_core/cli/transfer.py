@@ -1,0 +1,72 @@
+"""``vpgt transfer``: from a trained VL-LLM and a new LLM to a model folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vpgtrans_core.cli.options import settings_from, with_settings
+from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.settings import Settings
+
+PANEL = "This command"
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("transfer")(transfer)
+
+
+@with_settings
+def transfer(
+    ctx: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.yaml", rich_help_panel=PANEL, help="Settings by name; flags win over them."),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", rich_help_panel=PANEL, help="Show the plan and its shapes; load no weights."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", rich_help_panel=PANEL, help="Print the result as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", rich_help_panel=PANEL, help="Say nothing but errors.")] = False,
+    **flags: Any,
+) -> None:
+    """Transfer a trained VL-LLM's visual prompt generator to another frozen language model."""
+    settings = settings_from(config, flags)
+    require_models(settings)
+    if dry_run:
+        _show_plan(ctx, settings, as_json)
+        return
+    from vpgtrans_core.cli.progress import Reporter
+    from vpgtrans_core.pipeline import transfer as run
+
+    with Reporter(quiet=quiet) as reporter:
+        ctx.obj.registry.on_warning = reporter.warning
+        result = run(settings, reporter=reporter, registry=ctx.obj.registry)
+    if as_json and reporter.speaks:
+        print(json.dumps(result.record, indent=2, default=str))
+
+
+def require_models(settings: Settings) -> None:
+    """Source and target must be named, except when a run is resumed, which knows them.
+
+    Raises:
+        ConfigError: naming what is missing.
+    """
+    missing = [
+        f"no {flag} is given" for flag, name in (("--from", settings.source), ("--to", settings.target)) if not name
+    ]
+    if missing and not settings.resume:
+        raise ConfigError(
+            missing, "for instance `vpgt transfer --from opt-mini-s --to llama-mini`; see `vpgt list-models`"
+        )
+
+
+def _show_plan(ctx: typer.Context, settings: Settings, as_json: bool) -> None:
+    from vpgtrans_core.planning import plan
+
+    found = plan(settings, registry=ctx.obj.registry)
+    print(json.dumps(found.as_dict(), indent=2, default=str) if as_json else found)
