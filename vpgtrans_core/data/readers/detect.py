@@ -106,10 +106,11 @@ def _split(path: str) -> tuple[Path, Path | None]:
 
 
 def _json_in(path: Path) -> Path | None:
-    """The json file that a path is or, for a folder, holds as the only one."""
+    """The json file that a path is; for a folder, the only one in it, or the one with a name that says captions."""
     if path.is_dir():
         files = sorted(path.glob("*.json"))
-        return files[0] if len(files) == 1 else None
+        named = [file for file in files if file.name in ("captions.json", "filter_cap.json")]
+        return next((some[0] for some in (named, files) if len(some) == 1), None)
     return path if path.suffix in (".json", ".jsonl") else None
 
 

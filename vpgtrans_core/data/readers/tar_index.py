@@ -63,7 +63,7 @@ def _walk(file: BinaryIO, size: int, samples: dict[str, ShardSample], duplicates
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # it would keep a large object for every member
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep an object for every member
                 if member.offset_data + member.size > size:
                     return f"cut off inside {member.name}"
                 if not _note(file, member, samples):
