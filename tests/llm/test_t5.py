@@ -82,7 +82,7 @@ def test_packed_rows_hold_several_segments():
     texts = TEXTS * 8
     rows = encoder_decoder_rows(texts, PROMPTS, start=0, width=4096, packs=True)
     assert rows.segments.max() > 5 and len(rows.ids) < 8
-    assert rows.positions < 1.15 * ((rows.segments >= 0).sum() + (rows.decoder_texts >= 0).sum())
+    assert rows.positions < 1.25 * ((rows.segments >= 0).sum() + (rows.decoder_texts >= 0).sum())
     prompts = soft_prompts_for(model, len(texts))
     assert_same_loss(llm, lambda p: plain_loss(model, p, texts), prompts, texts, 1e-7, rows)
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 ROW_LENGTHS = (64, 96, 128, 192, 256, 384, 512)
 """Row lengths that are tried, besides that of the longest sequence."""
+OPEN_ROWS = 128
+"""Rows that are looked at for a place; more would make packing quadratic and hardly tighter."""
 
 
 def pack(sizes: Sequence[tuple[int, ...]], capacity: tuple[int, ...]) -> list[list[int]]:
@@ -16,7 +18,7 @@ def pack(sizes: Sequence[tuple[int, ...]], capacity: tuple[int, ...]) -> list[li
     least = [min(size[d] for size in sizes) for d in range(len(capacity))] if sizes else []
     rows: list[list[int]] = []
     room: dict[int, tuple[int, ...]] = {}  # what is left in the rows that are still open
-    for index in sorted(range(len(sizes)), key=lambda i: sizes[i], reverse=True):
+    for index in sorted(range(len(sizes)), key=lambda i: sum(sizes[i]), reverse=True):
         size = sizes[index]
         row = next((r for r, left in room.items() if all(s <= have for s, have in zip(size, left, strict=True))), None)
         if row is None:
@@ -27,6 +29,8 @@ def pack(sizes: Sequence[tuple[int, ...]], capacity: tuple[int, ...]) -> list[li
         room[row] = tuple(have - s for s, have in zip(size, room[row], strict=True))
         if any(have < s for have, s in zip(room[row], least, strict=True)):
             del room[row]
+        elif len(room) > OPEN_ROWS:
+            del room[next(iter(room))]
     return rows
 
 

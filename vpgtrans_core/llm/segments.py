@@ -7,14 +7,14 @@ of the decoder texts that belong to them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vpgtrans_core.llm.packing import ROW_LENGTHS, pack
+from vpgtrans_core.llm.packing import pack
 from vpgtrans_core.llm.rows import TensorRows
 from vpgtrans_core.llm.text import Text
 
@@ -81,6 +81,16 @@ class Segment:
         """Decoder positions."""
         return sum(map(len, self.targets))
 
+    def split(self, most: int) -> Iterator[Segment]:
+        """Parts with at most `most` decoder positions each (or one text): one large segment would stretch every row."""
+        part = Segment(self.image, self.context)
+        for target in self.targets:
+            if part.targets and part.spoken + len(target) > most:
+                yield part
+                part = Segment(self.image, self.context)
+            part.targets.append(target)
+        yield part
+
 
 def encoder_decoder_rows(
     texts: Sequence[Sequence[Text]], num_prompts: int, start: int, width: int, packs: bool
@@ -93,7 +103,7 @@ def encoder_decoder_rows(
             segments.setdefault(key, Segment(*key)).targets.append(text.target)
     found = list(segments.values())
     if packs:
-        encoder = [[found[n] for n in row] for row in _pack(found, num_prompts, width)]
+        encoder = _pack(found, num_prompts, width)
         decoder = [[(n, t) for n, s in enumerate(row) for t in s.targets] for row in encoder]
         encoder_rows = list(range(len(encoder)))
     else:
@@ -110,21 +120,29 @@ def encoder_decoder_rows(
     )
 
 
-def _pack(segments: list[Segment], num_prompts: int, width: int) -> list[list[int]]:
+def _pack(segments: list[Segment], num_prompts: int, width: int) -> list[list[Segment]]:
     """Rows of segments whose encoder and decoder parts are both of even length, at the least cost."""
     if not segments:
         return []
-    sizes = [(num_prompts + len(s.context), s.spoken) for s in segments]
-    longest, most = (max(size[d] for size in sizes) for d in (0, 1))
-    share = sum(spoken for _, spoken in sizes) / sum(read for read, _ in sizes)
+    longest = num_prompts + max(len(s.context) for s in segments)
+    share = sum(s.spoken for s in segments) / sum(num_prompts + len(s.context) for s in segments)
 
-    def cost(rows: list[list[int]]) -> float:
-        read, spoken = (max(sum(sizes[i][d] for i in row) for row in rows) for d in (0, 1))
+    longest_text = max(len(t) for s in segments for t in s.targets)
+
+    def rows_of(read: int) -> list[list[Segment]]:
+        spoken = max(round(1.1 * share * read), longest_text)
+        parts = [part for segment in segments for part in segment.split(spoken)]
+        sizes = [(num_prompts + len(s.context), s.spoken) for s in parts]
+        return [[parts[n] for n in row] for row in pack(sizes, (read, spoken))]
+
+    def cost(rows: list[list[Segment]]) -> float:
+        read = max(sum(num_prompts + len(s.context) for s in row) for row in rows)
+        spoken = max(sum(s.spoken for s in row) for row in rows)
         # the decoder's blocks have a cross-attention besides; relative biases make the scores of a row dear
         return len(rows) * (read * (1 + read / (3 * width)) + 1.5 * spoken * (1 + (read + spoken) / (3 * width)))
 
-    capacities = [longest, *(length for length in ROW_LENGTHS if length > longest)]
-    return min((pack(sizes, (c, max(most, round(c * share * 1.1)))) for c in capacities), key=cost)
+    # a relative bias makes the model hold the scores of every head and block: rows stay short
+    return min(map(rows_of, [longest, *range(longest + 16, 161, 16)]), key=cost)
 
 
 def _encoder_tensors(rows: list[list[Segment]], num_prompts: int) -> dict[str, Any]:
