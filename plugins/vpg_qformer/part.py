@@ -17,19 +17,26 @@ if TYPE_CHECKING:
     from vpg_qformer.adapter import QFormerVPG
 
 
+SMALL = 64 << 20
+"""A ViT of at most this many bytes is written along: a reference would save little, and may break."""
+
+
 def save_part(folder: Path, vpg: QFormerVPG, projector: nn.Linear | None, references: dict[str, Any]) -> None:
     """Write ``config.json``, ``vpg.safetensors``, ``preprocessor_config.json`` and ``references.json``.
 
     `references` says what the rest is: ``"llm"`` (alias, id, revision, folder, hashes) and, to leave the frozen ViT
-    out, ``"vit"`` with the ``"folder"`` that holds it (and an ``"id"`` for those who have it elsewhere).
+    out, ``"vit"`` with the ``"folder"`` that holds it (and an ``"id"`` for those who have it elsewhere). A small ViT is
+    written along all the same.
     """
     folder.mkdir(parents=True, exist_ok=True)
     references = dict(references)
     tensors = vpg.trained_tensors()
-    if references.get("vit"):
+    frozen = vpg.frozen_tensors()
+    if references.get("vit") and sum(value.nbytes for value in frozen.values()) > SMALL:
         references["vit"] = _with_hash(references["vit"], folder)
     else:
-        tensors |= vpg.frozen_tensors()
+        references.pop("vit", None)
+        tensors |= frozen
     if projector is not None:
         tensors |= {PROJECTOR + name: value.float().cpu() for name, value in projector.state_dict().items()}
     save_tensors(folder / "vpg.safetensors", tensors)

@@ -183,7 +183,14 @@ def test_part_folder_round_trip(folder, tmp_path):
     assert QFormerVPG.describe(json.loads((out / "config.json").read_text()))["num_prompts"] == 4
 
 
-def test_part_folder_that_refers_to_its_vit(folder, tmp_path):
+def test_small_vits_are_written_along(folder, tmp_path):
+    QFormerVPG.load(folder).save_part(tmp_path / "part", None, references={"vit": {"folder": str(folder)}})
+    assert not (tmp_path / "part" / "references.json").exists()
+    assert any(name.startswith("vision_model.encoder") for name in tensor_shapes(tmp_path / "part"))
+
+
+def test_part_folder_that_refers_to_its_vit(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("vpg_qformer.part.SMALL", 0)
     vpg, out = QFormerVPG.load(folder), tmp_path / "part"
     shake(vpg.qformer)
     vpg.save_part(out, None, references={"vit": {"folder": str(folder)}})

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     Blip2Config,
     Blip2ForConditionalGeneration,
     PreTrainedTokenizerFast,
 )
+
+from vpgtrans_core.cards import load
 
 VISION = {
     "hidden_size": 24,
@@ -73,7 +79,7 @@ def shake(module: torch.nn.Module, scale: float = 0.1) -> None:
             parameter.add_(torch.randn_like(parameter) * scale)
 
 
-def tokenizer(kind: str = "opt", words: int = VOCABULARY) -> PreTrainedTokenizerFast:
+def tokenizer(kind: str = "opt", words: int = VOCABULARY - 4) -> PreTrainedTokenizerFast:
     """A word-level tokenizer with `words` words, ``w5``, ``w6``..., in each family's habits."""
     special = {
         "opt": ["<s>", "<pad>", "</s>", "<unk>"],
@@ -91,3 +97,32 @@ def tokenizer(kind: str = "opt", words: int = VOCABULARY) -> PreTrainedTokenizer
     if kind != "t5":
         names["bos_token"] = "</s>" if kind == "opt" else "<s>"
     return PreTrainedTokenizerFast(tokenizer_object=backend, padding_side="right" if kind == "t5" else "left", **names)
+
+
+def save_llm(folder, kind: str = "opt", *, words: int = VOCABULARY - 4, tied: bool = True, **changes):
+    """A folder with a random LLM and its tokenizer."""
+    torch.manual_seed(1)
+    config = text_config(kind, **changes)
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model = auto.from_config(config).eval()
+    if kind == "t5" and not tied:  # transformers ties them on making, and unties what it loads
+        model.lm_head.weight = torch.nn.Parameter(torch.randn(VOCABULARY, 40))
+    shake(model)
+    model.save_pretrained(folder)
+    tokenizer(kind, words).save_pretrained(folder)
+    return folder
+
+
+FAMILIES = {
+    "opt": ("llm_opt", "opt"),
+    "llama": ("llm_llama", "llama"),
+    "t5": ("llm_t5", "t5"),
+}
+
+
+def load_llm(folder, kind: str):
+    """The LLM of a folder through its family's adapter."""
+    plugin, name = FAMILIES[kind]
+    families = importlib.import_module(plugin).vpgt_llm_families()
+    family = next(f for f in families if f.name == name)
+    return load(family.adapter).load(folder, family=family)

@@ -1,0 +1,130 @@
+"""The whole VL-LLM as the folder that transformers' ``Blip2ForConditionalGeneration`` loads."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Blip2Config, Blip2Processor, GenerationConfig
+
+from vpg_qformer.image_token import ImageToken, with_image_token
+from vpg_qformer.images import image_processor
+from vpg_qformer.reading import PROJECTOR, referred_folder
+from vpgtrans_core.errors import ModelError
+from vpgtrans_core.weights import fsync, save_model_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from vpg_qformer.adapter import QFormerVPG
+    from vpgtrans_core.llm.adapter import LLM
+
+LLM_PREFIX = "language_model."
+MEANINGS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
+
+
+def save_blip2(folder: Path, vpg: QFormerVPG, projector: nn.Linear, llm: LLM, llm_reference: dict[str, Any]) -> None:
+    """Write config, weights, processor, tokenizer and generation config.
+
+    The frozen ViT and LLM are written in the LLM's precision, what was trained in fp32. A quantised LLM is written from
+    the folder that `llm_reference` names.
+
+    Raises:
+        ModelError: the LLM cannot stand in a BLIP-2 folder, or the unquantised LLM is not at hand.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = llm.generation_settings()
+    model = _unquantised(llm, llm_reference)
+    _check_width(model, projector)
+    token = with_image_token(llm.tokenizer, model.config.vocab_size, _used_ids(model, settings))
+    config = _config(model, vpg, token, settings)
+    config.save_pretrained(folder)
+    save_model_tensors(folder, _tensors(vpg, projector, model, rows=config.text_config.vocab_size))
+    _generation_config(settings, token).save_pretrained(folder)
+    _processor(vpg, token, settings, seq2seq=model.config.is_encoder_decoder).save_pretrained(folder)
+    for file in folder.iterdir():
+        fsync(file)
+
+
+def _unquantised(llm: LLM, reference: dict[str, Any]) -> PreTrainedModel:
+    """The LLM's model as it is to be written; loaded anew where the one at work is quantised."""
+    if not getattr(llm.model, "is_quantized", False):
+        return llm.model
+    if reference.get("prefix"):
+        raise ModelError("a quantised LLM from inside a VL-LLM cannot be written", "save with --save vpg instead")
+    place = referred_folder(reference, Path())
+    return type(llm).load(place, family=llm.family, dtype=llm.model.dtype).model
+
+
+def _check_width(model: PreTrainedModel, projector: nn.Linear) -> None:
+    width = model.config.hidden_size
+    if projector.out_features != width or model.get_input_embeddings().weight.shape[1] != width:
+        raise ModelError(
+            f"the LLM's blocks are {width} wide, its embeddings {model.get_input_embeddings().weight.shape[1]} and the "
+            f"projector's output {projector.out_features}: transformers' BLIP-2 needs one width",
+            "save with --save vpg instead",
+        )
+
+
+def _used_ids(model: PreTrainedModel, settings: dict[str, Any]) -> set[int]:
+    """Ids that mean something in a text: its start and ends. (What pads a text is the tokenizer's own affair.)"""
+    values = [getattr(model.config, name, None) for name in MEANINGS] + [settings.get(name) for name in MEANINGS]
+    return {i for value in values if value is not None for i in (value if isinstance(value, list) else [value])}
+
+
+def _config(model: PreTrainedModel, vpg: QFormerVPG, token: ImageToken, settings: dict[str, Any]) -> Blip2Config:
+    text = copy.deepcopy(model.config)
+    for name, value in settings.items():
+        setattr(text, name, value)
+    text.vocab_size = max(text.vocab_size, token.id + 1)
+    # Without a prompt transformers starts the text with this token: an encoder's text is then just its end.
+    start = text.eos_token_id if text.is_encoder_decoder else getattr(text, "bos_token_id", None)
+    start = text.eos_token_id if start is None else start
+    text.bos_token_id = start[-1] if isinstance(start, list) else start
+    config = Blip2Config(
+        vision_config=vpg.sizes.vision.to_dict(),
+        qformer_config=vpg.sizes.qformer.to_dict(),
+        text_config=text,
+        num_query_tokens=vpg.num_prompts,
+        image_token_index=token.id,
+    )
+    config.architectures = ["Blip2ForConditionalGeneration"]
+    config.dtype = model.dtype
+    return config
+
+
+def _tensors(vpg: QFormerVPG, projector: nn.Linear, model: PreTrainedModel, rows: int) -> dict[str, Tensor]:
+    """All tensors under transformers' names; of tied ones the first, which is the input embedding.
+
+    `rows` is how many rows the table and the head shall have. A row for ``<image>`` is the mean of the others: its
+    logit is then never above the largest, and its share of the softmax never above one in the number of rows.
+    """
+    tensors = {name: value.to(model.dtype) for name, value in vpg.frozen_tensors().items()} | vpg.trained_tensors()
+    tensors |= {PROJECTOR + name: value.float() for name, value in projector.state_dict().items()}
+    tables = {
+        p.data_ptr() for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()
+    }
+    seen = set()
+    for name, value in model.state_dict().items():
+        if value.data_ptr() not in seen or value.numel() == 0:
+            missing = rows - len(value) if value.data_ptr() in tables else 0
+            mean = value.float().mean(0, keepdim=True).to(value.dtype) if missing > 0 else value
+            tensors[LLM_PREFIX + name] = torch.cat([value, *[mean] * missing]) if missing > 0 else value
+        seen.add(value.data_ptr())
+    return tensors
+
+
+def _generation_config(settings: dict[str, Any], token: ImageToken) -> GenerationConfig:
+    suppressed = {"suppress_tokens": [token.id]} if token.grows else {}
+    return GenerationConfig(**{k: v for k, v in settings.items() if v is not None}, **suppressed)
+
+
+def _processor(vpg: QFormerVPG, token: ImageToken, settings: dict[str, Any], *, seq2seq: bool) -> Blip2Processor:
+    tokenizer = token.tokenizer
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(settings["pad_token_id"])
+    tokenizer.padding_side = "right" if seq2seq else "left"
+    return Blip2Processor(image_processor(vpg.preprocessing), tokenizer, num_query_tokens=vpg.num_prompts)

@@ -1,0 +1,85 @@
+"""``<image>``: the token whose place in a prompt the soft prompts take.
+
+transformers wants it to be a row of the LLM's embedding table, and the processor wants the tokenizer to know it by that
+name. Its embedding is never read, so any row that no text uses will do. A table that must grow for it changes the
+LLM's logits by one row, so that is the last resort.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer
+from transformers import AddedToken
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IMAGE = "<image>"
+
+
+@dataclass(frozen=True)
+class ImageToken:
+    """The tokenizer that knows ``<image>``, its id, and whether the embedding table must grow to hold that id."""
+
+    tokenizer: PreTrainedTokenizerBase
+    id: int
+    grows: bool
+
+
+def with_image_token(tokenizer: PreTrainedTokenizerBase, rows: int, used: Collection[int]) -> ImageToken:
+    """Find a row for ``<image>`` and return a copy of the tokenizer that maps the name to it.
+
+    In this order: the token that is already there; a spare row behind the vocabulary (OPT, T5, Qwen...); a special
+    token that neither the model nor the tokenizer uses; the unknown token (unused where every text can be spelled in
+    bytes; elsewhere a prompt with an unknown word then fails loudly); a new row.
+
+    Args:
+        tokenizer: the LLM's; it is not changed.
+        rows: rows of the LLM's embedding table.
+        used: ids that the model's config gives a meaning (end, padding, start).
+    """
+    tokenizer = copy.deepcopy(tokenizer)
+    vocabulary = tokenizer.get_vocab()
+    full = max(vocabulary.values()) + 1 >= rows
+    if IMAGE not in vocabulary and full and (free := _unused_token(tokenizer, used)) is not None:
+        return ImageToken(_renamed(tokenizer, free), vocabulary[free], grows=False)
+    tokenizer.add_tokens([AddedToken(IMAGE, normalized=False, special=True)], special_tokens=True)
+    found = tokenizer.convert_tokens_to_ids(IMAGE)
+    return ImageToken(tokenizer, found, grows=found >= rows)
+
+
+def _unused_token(tokenizer: Any, used: Collection[int]) -> str | None:
+    """A special token that no text contains and nobody gives a meaning; the unknown token when there is no other."""
+    roles = {"bos_token", "eos_token", "pad_token", "sep_token", "cls_token", "mask_token"}
+    taken = {tokenizer.convert_tokens_to_ids(t) for r in roles if (t := getattr(tokenizer, r, None)) is not None}
+    taken |= set(tokenizer("a\n").input_ids) - {tokenizer.unk_token_id} | set(used)
+    special = [t for i, t in sorted(tokenizer.added_tokens_decoder.items()) if t.special and i not in taken]
+    names = [t.content for t in special if t.content != tokenizer.unk_token]
+    unknown = [t.content for t in special if t.content == tokenizer.unk_token]
+    return next(iter(names + unknown), None) if getattr(tokenizer, "backend_tokenizer", None) else None
+
+
+def _renamed(tokenizer: Any, old: str) -> PreTrainedTokenizerBase:
+    """The tokenizer with the token `old` called ``<image>``; ids stay as they are."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = state["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {IMAGE if token == old else token: i for token, i in model["vocab"].items()}
+    else:  # a unigram vocabulary: pieces with their scores, in the order of their ids
+        model["vocab"] = [[IMAGE if piece == old else piece, score] for piece, score in model["vocab"]]
+    if model.get("unk_token") == old:
+        model["unk_token"] = IMAGE
+    for token in state["added_tokens"]:
+        if token["content"] == old:
+            token["content"] = IMAGE
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
+    for role, name in tokenizer.special_tokens_map.items():
+        if name == old:
+            setattr(tokenizer, role, IMAGE)
+    tokenizer.init_kwargs = {k: IMAGE if str(v) == old else v for k, v in tokenizer.init_kwargs.items()}
+    return tokenizer
