@@ -86,4 +86,18 @@ CARDS = (
         kv_heads=8,
         config={"tie_word_embeddings": True, "head_dim": 128},
     ),
+    LLMCard(
+        alias="llama-mini",
+        hub_id="",
+        parameters=481_440,
+        hidden_size=96,
+        layers=3,
+        heads=4,
+        intermediate_size=256,
+        vocab_size=776,
+        licence="Apache-2.0",
+        config=UNTIED | {"max_position_embeddings": 128},
+        bundled="vpgtrans_core.miniature:zoo/llama-mini",
+        note="the miniature world's",
+    ),
 )

@@ -11,7 +11,15 @@ ROWS = 50272
 """Rows of the embedding table; the tokenizer knows 50,265 tokens and ``<image>`` takes the first spare row."""
 
 
-def _card(size: str, parameters: int, hidden: int, layers: int, heads: int, **more: Any) -> LLMCard:
+def _card(
+    size: str,
+    parameters: int,
+    hidden: int,
+    layers: int,
+    heads: int,
+    config: dict[str, Any] | None = None,
+    note: str = "",
+) -> LLMCard:
     return LLMCard(
         alias=f"opt-{size}",
         hub_id=f"facebook/opt-{size}",
@@ -22,7 +30,25 @@ def _card(size: str, parameters: int, hidden: int, layers: int, heads: int, **mo
         intermediate_size=4 * hidden,
         vocab_size=ROWS,
         licence=LICENCE,
-        **more,
+        config={"word_embed_proj_dim": hidden, **(config or {})},
+        note=note,
+    )
+
+
+def _mini(alias: str, parameters: int, hidden: int, layers: int) -> LLMCard:
+    return LLMCard(
+        alias=alias,
+        hub_id="",
+        parameters=parameters,
+        hidden_size=hidden,
+        layers=layers,
+        heads=4,
+        intermediate_size=4 * hidden,
+        vocab_size=752,
+        licence="Apache-2.0",
+        config={"word_embed_proj_dim": hidden, "max_position_embeddings": 128},
+        bundled=f"vpgtrans_core.miniature:zoo/{alias}",
+        note="the miniature world's",
     )
 
 
@@ -43,4 +69,6 @@ CARDS = (
     _card("13b", 12_853_473_280, 5120, 40, 40),
     _card("30b", 29_974_540_288, 7168, 48, 56),
     _card("66b", 65_719_701_504, 9216, 64, 72),
+    _mini("opt-mini-s", 156_544, 64, 2),
+    _mini("opt-mini-l", 707_968, 128, 3),
 )

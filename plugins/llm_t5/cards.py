@@ -30,4 +30,23 @@ CARDS = (
     _card("large", 783_150_080, 1024, 24, 16, 2816),
     _card("xl", 2_849_757_184, 2048, 24, 32, 5120),
     _card("xxl", 11_135_332_352, 4096, 24, 64, 10240),
+    LLMCard(
+        alias="t5-mini",
+        hub_id="",
+        parameters=356_416,
+        hidden_size=80,
+        layers=2,
+        heads=4,
+        intermediate_size=192,
+        vocab_size=216,
+        licence="Apache-2.0",
+        config={
+            "d_kv": 20,
+            "feed_forward_proj": "gated-gelu",
+            "tie_word_embeddings": False,
+            "relative_attention_max_distance": 64,
+        },
+        bundled="vpgtrans_core.miniature:zoo/t5-mini",
+        note="the miniature world's",
+    ),
 )

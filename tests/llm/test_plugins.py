@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from importlib import resources
 
 import pytest
 import torch
@@ -15,39 +16,35 @@ from llm_opt.cards import CARDS as OPTS
 from llm_opt.embeddings import OPTEmbeddings
 from llm_t5.cards import CARDS as T5S
 from tiny_tokenizers import byte_level
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfig, OPTConfig, T5Config
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from vpgtrans_core.cards import LLMCard, load
+from vpgtrans_core.cards import load
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.llm.embeddings import open_embeddings
+from vpgtrans_core.resolve import card_config
 
 PLUGINS = ("llm_opt", "llm_t5", "llm_llama")
 ALL = (*OPTS, *LLAMAS, *T5S)
 
 
-def config_of(card: LLMCard):
-    common = dict(vocab_size=card.vocab_size)
-    if card in T5S:
-        common |= dict(
-            d_model=card.hidden_size, num_layers=card.layers, num_heads=card.heads, d_ff=card.intermediate_size
-        )
-        return T5Config(**common, **card.config)
-    common |= dict(hidden_size=card.hidden_size, num_hidden_layers=card.layers, num_attention_heads=card.heads)
-    if card in OPTS:
-        sizes = {"word_embed_proj_dim": card.hidden_size} | card.config
-        return OPTConfig(**common, ffn_dim=card.intermediate_size, **sizes)
-    more = {"num_key_value_heads": card.kv_heads} if card.kv_heads else {}
-    return LlamaConfig(**common, intermediate_size=card.intermediate_size, **more, **card.config)
+FAMILY_OF = {
+    card.alias: described
+    for name in PLUGINS
+    for described in importlib.import_module(name).vpgt_llm_families()
+    for card in described.cards
+}
 
 
-@pytest.mark.parametrize("card", [c for c in ALL if c.bundled is None], ids=lambda c: c.alias)
+@pytest.mark.parametrize("card", ALL, ids=lambda c: c.alias)
 def test_a_cards_sizes_make_a_model_of_its_parameters(card):
-    config = config_of(card)
+    values = card_config(card, FAMILY_OF[card.alias])
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     with torch.device("meta"):
         model = auto.from_config(config)
     model.tie_weights()
-    own_head = config.is_encoder_decoder and not config.scale_decoder_outputs  # transformers ties T5's by force
+    # FlanT5 has a head of its own; transformers ties every T5 that it builds itself, the miniature's among them
+    own_head = config.is_encoder_decoder and not card.bundled
     extra = model.get_output_embeddings().weight.numel() if own_head else 0
     assert sum(p.numel() for p in model.parameters()) + extra == card.parameters
     assert tuple(model.get_input_embeddings().weight.shape) == (
@@ -56,9 +53,25 @@ def test_a_cards_sizes_make_a_model_of_its_parameters(card):
     )
 
 
+@pytest.mark.parametrize("card", [c for c in ALL if c.bundled], ids=lambda c: c.alias)
+def test_a_bundled_model_is_what_its_card_says(card):
+    package, _, folder = card.bundled.partition(":")
+    path = resources.files(package) / folder
+    if not (path / "config.json").is_file():
+        pytest.skip("not built")
+    described = FAMILY_OF[card.alias]
+    llm = load(described.adapter).load(path, family=described)
+    assert (llm.vocab_size, llm.embedding_size) == (card.vocab_size, card.hidden_size)
+    assert sum(p.numel() for p in llm.model.parameters()) == card.parameters
+    assert llm.shares_prefix
+    ends = llm.generation_settings()["eos_token_id"]
+    line_break = llm.tokenizer("a\n", add_special_tokens=False).input_ids[-1]
+    assert ends == llm.tokenizer.eos_token_id if described.encoder_decoder else ends[0] == line_break
+
+
 def test_aliases_are_unique():
     assert len({c.alias for c in ALL}) == len(ALL)
-    assert all(c.licence and c.hub_id for c in ALL)
+    assert all(c.licence and bool(c.hub_id) != bool(c.bundled) for c in ALL)
 
 
 @pytest.mark.parametrize("name", PLUGINS)
