@@ -117,6 +117,8 @@ class Run:
         self._emit("run_start")
         self.data = self._open_data()
         checkpoint = newest_checkpoint(self.folder.checkpoints) if self.given.resume else None
+        if checkpoint is None:
+            self.folder.cut_metrics(0)  # a resumed run that had saved nothing begins again
         self.reporter.message(f"loading {self.source.name} and {self.target.name}")
         vpg = self._load_vpg()
         self.model: VLModel = self._assemble(vpg, begun=checkpoint is not None)

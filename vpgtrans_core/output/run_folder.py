@@ -19,6 +19,7 @@ from typing import Any
 
 from vpgtrans_core.errors import ConfigError, VpgtError
 from vpgtrans_core.train.checkpoint import sync_folder, write_synced
+from vpgtrans_core.train.signals import Interrupted
 
 RECORD = "run.json"
 METRICS = "metrics.jsonl"
@@ -167,7 +168,6 @@ def now() -> str:
 
 def fail(folder: RunFolder, error: BaseException) -> None:
     """Write into the record how a run ended, when it did not end well."""
+    stopped = isinstance(error, KeyboardInterrupt | Interrupted)
     cause = error.message if isinstance(error, VpgtError) else f"{type(error).__name__}: {error}"
-    folder.write_record(
-        status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", cause=cause, ended=now()
-    )
+    folder.write_record(status="interrupted" if stopped else "failed", cause=cause, ended=now())
