@@ -4,6 +4,7 @@ nothing else."""
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from vpgtrans_core.errors import ModelError
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 """``organisation/model``, with ``@revision`` where one is wanted."""
 _SMALL = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+SECONDS = 20.0
+"""How long the hub may take to say whether it knows a model."""
 _SUBFOLDERS = ("*/*",)
 _SAFE_INDEX, _SAFE = "model.safetensors.index.json", "model.safetensors"
 _PICKLE_INDEX, _PICKLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
@@ -37,7 +40,13 @@ def hub_config(hub_id: str, revision: str | None = None, *, offline: bool = Fals
 
     from vpgtrans_core.weights import read_json
 
-    path = Path(_ask(hub_id, hf_hub_download, filename="config.json", revision=revision, local_files_only=offline))
+    def download(info: Any) -> str:
+        return _ask(hub_id, hf_hub_download, filename="config.json", revision=info.sha)
+
+    def cached() -> str:
+        return _ask(hub_id, hf_hub_download, filename="config.json", revision=revision, local_files_only=True)
+
+    path = Path(_newest(hub_id, revision, offline, download, cached))
     return read_json(path), path.parent.name
 
 
@@ -47,21 +56,39 @@ def hub_folder(hub_id: str, revision: str | None = None, *, offline: bool = Fals
     Raises:
         HubUnreachable: no network and not in the cache. ModelError: there is no such model, or it may not be read.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
+
+    def download(info: Any) -> str:
+        wanted = wanted_files([s.rfilename for s in info.siblings or ()])
+        return _ask(
+            hub_id, snapshot_download, revision=info.sha, allow_patterns=wanted, ignore_patterns=list(_SUBFOLDERS)
+        )
+
+    def cached() -> str:
+        return _ask(hub_id, snapshot_download, revision=revision, local_files_only=True)
+
+    return Path(_newest(hub_id, revision, offline, download, cached))
+
+
+def _newest(
+    hub_id: str, revision: str | None, offline: bool, download: Callable[[Any], str], cached: Callable[[], str]
+) -> str:
+    """What the hub has, or what the cache has when the hub does not answer.
+
+    The hub is asked for the model's description first: unlike a download, that fails at once without network.
+    """
+    from huggingface_hub import HfApi
 
     if offline:
-        return Path(_ask(hub_id, snapshot_download, revision=revision, local_files_only=True))
+        return cached()
     try:
-        info = _ask(hub_id, HfApi().model_info, revision=revision)
+        info = _ask(hub_id, HfApi().model_info, revision=revision, timeout=SECONDS)
     except HubUnreachable as unreachable:
         try:
-            return Path(_ask(hub_id, snapshot_download, revision=revision, local_files_only=True))
+            return cached()
         except HubUnreachable:
             raise unreachable from None
-    wanted = wanted_files([s.rfilename for s in info.siblings or ()])
-    return Path(
-        _ask(hub_id, snapshot_download, revision=info.sha, allow_patterns=wanted, ignore_patterns=list(_SUBFOLDERS))
-    )
+    return download(info)
 
 
 def wanted_files(names: list[str]) -> list[str]:

@@ -227,7 +227,10 @@ def _say(error: BaseException, target: str = "") -> str:
     """The error in one line, with the last place in the plugin's own code."""
     said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     package = target.partition(":")[0].partition(".")[0]
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if package and package in Path(f.filename).parts]
-    frames = frames or [f for f in traceback.extract_tb(error.__traceback__) if f.filename == target]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if _belongs(f.filename, package, target)]
     place = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
     return " ".join(said.split())[:300] + place
+
+
+def _belongs(filename: str, package: str, target: str) -> bool:
+    return filename == target or (bool(package) and package in Path(filename).with_suffix("").parts)
