@@ -140,7 +140,8 @@ def open_data(
         listings.append(listing)
     sizes = [len(listing) for listing in listings]
     held = _shares(min(val_images, int(sum(sizes) * MOST_HELD_OUT)), sizes)
-    limits = [None] * len(sizes) if limit is None else _shares(limit, sizes)
+    held = [min(share, size - 1) for share, size in zip(held, sizes, strict=True)]
+    limits = [None] * len(sizes) if limit is None else [max(1, share) for share in _shares(limit, sizes)]
     splits = [split(n, h, m, split_seed) for n, h, m in zip(sizes, held, limits, strict=True)]
     return Data(
         listings=tuple(listings),
@@ -152,6 +153,6 @@ def open_data(
 
 
 def _shares(total: int, sizes: list[int]) -> list[int]:
-    """Split `total` in proportion to `sizes`; every source keeps at least one image of a positive limit."""
+    """Split `total` in proportion to `sizes`."""
     ends = [round(total * sum(sizes[: i + 1]) / sum(sizes)) for i in range(len(sizes))]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]

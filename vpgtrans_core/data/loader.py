@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import random
 import signal
@@ -12,7 +13,7 @@ import time
 import traceback
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -81,6 +82,14 @@ class ReadOptions:
         return visit if self.views is None else visit % self.views
 
 
+class Missed(NamedTuple):
+    """A bad sample of a step: the place among the step's draws at which it is missing, and its source."""
+
+    place: int
+    source: int
+    sample: BadSample
+
+
 @dataclass
 class StepData:
     """The readable images of one step of one process, with their captions.
@@ -93,7 +102,7 @@ class StepData:
         visual: ``[I, ...]``: uint8 pixels ``[I, 3, S, S]`` (for `images.normalize`), ViT features or VPG outputs.
         visual_kind: which of the three.
         texts: the captions of each image, encoded.
-        bad: the bad samples met, with their source.
+        bad: the bad samples that are missing, in order.
         worked: seconds that reading took, in whichever process did it.
         waited: seconds that training waited for this step.
     """
@@ -105,7 +114,7 @@ class StepData:
     visual: Tensor
     visual_kind: Visual
     texts: list[list[Text]]
-    bad: list[tuple[int, BadSample]] = field(default_factory=list)
+    bad: list[Missed] = field(default_factory=list)
     worked: float = 0.0
     waited: float = 0.0
 
@@ -134,6 +143,7 @@ class StepReader:
         start = time.perf_counter()
         samples = [self.data.sample(draw.source, draw.row) for draw in draws]
         kind, visuals, bad = self._visuals(draws, samples)
+        bad.sort(key=lambda missed: missed.place)
         kept = [i for i, visual in enumerate(visuals) if visual is not None]
         return StepData(
             step=step,
@@ -141,7 +151,7 @@ class StepReader:
             keys=[samples[i].key for i in kept],
             views=[self.options.view(draws[i].visit) for i in kept],
             visual=torch.stack([v for v in visuals if v is not None]) if kept else self._nothing(),
-            visual_kind=kind,
+            visual_kind=kind if kept else "pixels",
             texts=[self._texts(draws[i], samples[i]) for i in kept],
             bad=bad,
             worked=time.perf_counter() - start,
@@ -149,28 +159,30 @@ class StepReader:
 
     def _visuals(
         self, draws: Sequence[Draw], samples: Sequence[Sample]
-    ) -> tuple[Visual, list[Tensor | None], list[tuple[int, BadSample]]]:
+    ) -> tuple[Visual, list[Tensor | None], list[Missed]]:
         """One tensor an image, None for a bad one. Features when all good images have them, else pixels of all."""
+        everything = range(len(draws))
         if self.features is not None:
             found = [self.features.get(d.source, d.row, self.options.view(d.visit)) for d in draws]
-            missing = [i for i, feature in enumerate(found) if feature is None]
-            pixels, bad = self._decode([draws[i] for i in missing], [samples[i] for i in missing])
+            pixels, bad = self._decode([i for i in everything if found[i] is None], draws, samples)
             if all(p is None for p in pixels):
                 return self.features.kind, found, bad
-        visuals, bad = self._decode(draws, samples)
-        return "pixels", visuals, bad
+        pixels, bad = self._decode(everything, draws, samples)
+        return "pixels", pixels, bad
 
     def _decode(
-        self, draws: Sequence[Draw], samples: Sequence[Sample]
-    ) -> tuple[list[Tensor | None], list[tuple[int, BadSample]]]:
+        self, places: Sequence[int], draws: Sequence[Draw], samples: Sequence[Sample]
+    ) -> tuple[list[Tensor | None], list[Missed]]:
+        """The pixels of the images at these places, None for a bad one."""
         visuals: list[Tensor | None] = []
         bad = []
-        for draw, sample in zip(draws, samples, strict=True):
+        for place in places:
+            draw, sample = draws[place], samples[place]
             try:
                 visuals.append(self._pixels(draw, sample))
             except BadSampleError as error:
                 visuals.append(None)
-                bad.append((draw.source, BadSample(sample.key, error.kind, error.detail)))
+                bad.append(Missed(place, draw.source, BadSample(sample.key, error.kind, error.detail)))
         return visuals, bad
 
     def _pixels(self, draw: Draw, sample: Sample) -> Tensor:
@@ -276,11 +288,14 @@ class Loader:
 
     def _watch(self, step: StepData) -> None:
         """Count this step's bad samples and stop when a source has too many of them."""
-        for source in {draw.source for draw in step.draws}:
-            self.bad[source].good()
-        for source, sample in step.bad:
-            self.bad[source].bad(sample)
-        for source in {source for source, _ in step.bad}:
+        missing = {missed.place: missed for missed in step.bad}
+        good = iter(step.draws)
+        for place in range(len(step.draws) + len(missing)):
+            if place in missing:
+                self.bad[missing[place].source].bad(missing[place].sample)
+            else:
+                self.bad[next(good).source].good()
+        for source in {missed.source for missed in step.bad}:
             self.check(source)
 
     def check(self, source: int) -> None:
@@ -325,13 +340,20 @@ class Loader:
             timeout=min(POLL_SECONDS, self.timeout),
             worker_init_fn=_start_worker,
         )
+        others = set(multiprocessing.active_children())
         with _workers_may_die():
             steps = iter(loader)
-        for _ in range(first, self.stop):
-            step = self._next(steps)
-            if isinstance(step, Exception):
-                raise step
-            yield step
+        workers = set(multiprocessing.active_children()) - others
+        try:
+            for _ in range(first, self.stop):
+                step = self._next(steps)
+                if isinstance(step, Exception):
+                    raise step
+                yield step
+        except _WorkersLost:
+            for worker in workers:  # a hung one would not end by itself
+                worker.kill()
+            raise
 
     def _next(self, steps: Iterator[Any]) -> Any:
         """The next step; a wait longer than `timeout`, or a dead worker, is `_WorkersLost`."""

@@ -112,7 +112,7 @@ def _load(folder: Path | str) -> Any:
             f"{folder} was saved by the `datasets` library, which is not installed", "pip install 'vpgt[datasets]'"
         ) from error
     try:
-        return load_from_disk(str(folder))
+        return load_from_disk(str(folder)).with_format(None)  # it may have been saved with another one
     except Exception as error:  # its many readers raise many kinds
         raise DataError(f"cannot open the dataset in {folder}: {error}", "check that the folder is whole") from error
 
