@@ -66,6 +66,8 @@ table = pytest.mark.parametrize(("kind", "sizes", "shares"), TABLE, ids=NAMES)
 
 def fallback(kind: str, sizes: dict, tokenizer=None, dtype=torch.float32):
     model = random_model(AutoConfig.for_model(kind, **sizes), dtype)
+    if "attn_logit_softcapping" in sizes:
+        model.set_attn_implementation("eager")  # the only kernel that computes it, whatever is the default
     described = fallback_family(kind)
     return load(described.adapter)(copy.deepcopy(model), tokenizer or metaspace(), described), model
 
@@ -131,7 +133,8 @@ def test_no_padding_token_and_no_start_token():
 
 def test_attention_softcap_is_computed():
     """sdpa knows no softcap: the model must run on a kernel that does."""
-    llm, _ = fallback("gemma2", SIZES | GROUPED | HEADS | {"attn_logit_softcapping": 3.0})
+    config = AutoConfig.for_model("gemma2", **(SIZES | GROUPED | HEADS | {"attn_logit_softcapping": 3.0}))
+    llm = AnyCausalLM(random_model(config), metaspace(), fallback_family("gemma2"))
     assert llm.model.config._attn_implementation == "eager" and not llm.bool_masks
 
 

@@ -13,7 +13,7 @@ from vpgtrans_core.llm.rows import DecoderRows, decoder_rows
 from vpgtrans_core.llm.text import Text
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
 """Largest relative difference between two ways to compute the same hidden states, by precision."""
@@ -29,14 +29,19 @@ class AnyCausalLM(DecoderOnlyLLM):
     """
 
     def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Take the language model out of a multimodal wrapper."""
+        """Take the language model out of a multimodal wrapper, and run it on a kernel that knows what it needs."""
         text_config = model.config.get_text_config()
-        if text_config is model.config:
-            return model
+        if text_config is not model.config:
+            model = self._bare(model, text_config)
+        if getattr(text_config, "attn_logit_softcapping", None) and text_config._attn_implementation == "sdpa":
+            model.set_attn_implementation("eager")  # older transformers run it on sdpa, which leaves the softcap out
+        return model
+
+    def _bare(self, wrapper: PreTrainedModel, text_config: PreTrainedConfig) -> PreTrainedModel:
         with torch.device("meta"):
-            bare = self.auto_class().from_config(text_config, dtype=model.dtype)
-        setattr(bare, bare.base_model_prefix, model.get_decoder())
-        bare.set_output_embeddings(model.get_output_embeddings())
+            bare = self.auto_class().from_config(text_config, dtype=wrapper.dtype)
+        setattr(bare, bare.base_model_prefix, wrapper.get_decoder())
+        bare.set_output_embeddings(wrapper.get_output_embeddings())
         return bare
 
     def may_share(self) -> bool:
