@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
+from vpgtrans_core.cache.cached_images import CachedImages
+from vpgtrans_core.cache.key import Kind
+from vpgtrans_core.cache.names import EntryNames
+from vpgtrans_core.cache.opening import Caches
 from vpgtrans_core.data.bad import BadLog, Bounds
 from vpgtrans_core.data.data import Data, open_data
 from vpgtrans_core.data.images import Augmentation
@@ -14,9 +21,12 @@ from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.loader import Loader, ReadOptions, StepData, StepReader
 from vpgtrans_core.data.order import InOrder
 from vpgtrans_core.machine import Machine
-from vpgtrans_core.model import VLModel
+from vpgtrans_core.model import VisualKind, VLModel
 from vpgtrans_core.settings import Settings
-from vpgtrans_core.train.step import Batch
+from vpgtrans_core.train.step import Batch, View
+
+if TYPE_CHECKING:
+    from vpgtrans_core.cache.store import FeatureCache
 
 HELD_OUT_BATCH = 64
 """Held-out images computed together, over all processes."""
@@ -26,10 +36,12 @@ MINIATURE_IMAGES = 1500
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The images trained on and those held out: of the same data, or of data of their own (``--val-data``)."""
+    """The images trained on and those held out: of the same data, or of data of their own (``--val-data``); and what
+    is kept of them on disk."""
 
     train: Data
     own_held_out: Data | None = None
+    caches: Caches = field(default_factory=Caches)
 
     @property
     def held_out(self) -> Data:
@@ -117,7 +129,7 @@ class Feed:
         """Return what gives the batches from a first step to step `total`, each with the seconds waited for it."""
 
         def generate(first: int) -> Iterator[tuple[Batch, float]]:
-            loader = self._loader(self._reader(augment=True), self.order, first, total)
+            loader = self._loader(self._reader(augment=True, cache=self.cache), self.order, first, total)
             for log, before in zip(loader.bad, self.bad, strict=True):
                 log.load_state_dict(before.state_dict())
             self.bad = loader.bad
@@ -130,18 +142,24 @@ class Feed:
         """The held-out images' batches; what is frozen of them is computed once."""
         if self._held_out is None:
             order = self.all.held_out_order(HELD_OUT_BATCH)
-            loader = self._loader(self._reader(augment=False, held_out=True), order, 0, len(order))
-            self._held_out = [self.frozen(self._batch(data)) for data in loader]
+            reader = self._reader(augment=False, held_out=True, cache=self.cache)
+            loader = self._loader(reader, order, 0, len(order))
+            self._held_out = [self._frozen(self._batch(data), reader) for data in loader]
         return self._held_out
 
     def frozen(self, batch: Batch) -> Batch:
-        """A batch whose images are computed up to where the stage's training begins, on the CPU."""
+        """A batch of `some_batches` whose images are computed up to where the stage's training begins, on the CPU."""
+        return self._frozen(batch, self._reader(augment=False, cache=self.cache))
+
+    def _frozen(self, batch: Batch, reader: StepReader) -> Batch:
         visual, kind = self.model.frozen(batch.visual.to(self.model.device), batch.kind)
+        if isinstance(reader.features, CachedImages) and batch.kind != kind:
+            visual = reader.features.keep(batch.views, visual, kind)
         return Batch(visual.cpu(), kind, batch.texts, batch.views)
 
     def some_batches(self, images: int) -> Iterator[Batch]:
         """The first `images` training images, the same in every process."""
-        reader = self._reader(augment=False)
+        reader = self._reader(augment=False, cache=self.cache)
         count = 0
         for step in itertools.count():
             if count >= min(images, self.data.images):
@@ -155,14 +173,16 @@ class Feed:
         """A batch of some held-out (or else training) images, with their names and one caption each."""
         held = self.all.held_out_images > 0
         draws = (self.all.held_out_order(images) if held else self.order).step(0)[:images]
-        reader = self._reader(augment=False, held_out=held)
+        reader = self._reader(augment=False, held_out=held, cache=self._cache_of_finished())
         read = reader.read(0, draws)
         samples = [reader.data.sample(draw.source, draw.row) for draw in read.draws]
         if samples:
             yield self._batch(read), read.keys, [s.captions[0].text for s in samples]
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the feed: the bad samples met; the place in the data is the stage's step."""
+        """What a checkpoint keeps of the feed: the bad samples met; the place in the data is the stage's step. What
+        was computed so far goes to the cache."""
+        self.all.caches.flush()
         return {"bad": [log.state_dict() for log in self.bad]}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -173,11 +193,26 @@ class Feed:
         """The bad samples met in training, by source, for run.json."""
         return [log.describe() for log in self.bad]
 
-    @property
-    def keep(self) -> None:
-        return None
+    @cached_property
+    def cache(self) -> FeatureCache | None:
+        """What is kept on disk of what this stage does not train: the VPG's outputs in stage 1, its features in 2."""
+        return self._open_cache("features" if self.model.trains_vpg else "outputs")
 
-    def _reader(self, *, augment: bool, held_out: bool = False) -> StepReader:
+    @property
+    def keep(self) -> Callable[[Sequence[View], Tensor, VisualKind], Tensor] | None:
+        """What the step gives its frozen results to."""
+        features = self._reader(augment=True, cache=self.cache).features
+        return features.keep if isinstance(features, CachedImages) else None
+
+    def _cache_of_finished(self) -> FeatureCache | None:
+        """The cache that still fits when training is over: after stage 2 the outputs are new, the features are not."""
+        return self._open_cache("features" if 2 in (self.settings.stages or ()) else "outputs")
+
+    def _open_cache(self, kind: Kind) -> FeatureCache | None:
+        images = self.data.images + self.all.held_out_images
+        return self.all.caches.open(self.model.vpg, kind, self.machine.dtype, self.settings, images=images)
+
+    def _reader(self, *, augment: bool, held_out: bool = False, cache: FeatureCache | None = None) -> StepReader:
         settings = self.settings
         options = ReadOptions(
             preprocessing=self.model.vpg.preprocessing,
@@ -185,9 +220,11 @@ class Feed:
             seed=0 if held_out else settings.seed,  # every run is measured on the same texts
             captions_per_image=None if held_out else settings.captions_per_image,
             augmentation=Augmentation(crop_min=settings.crop_min) if augment and settings.augment else None,
-            views=None,
+            views=settings.views if cache is not None else None,
         )
-        return StepReader(self.all.held_out if held_out else self.data, self.model.llm.text, options)
+        data = self.all.held_out if held_out else self.data
+        features = CachedImages(cache, EntryNames(data, options)) if cache is not None else None
+        return StepReader(data, self.model.llm.text, options, features)
 
     def _loader(self, reader: StepReader, order: Any, start: int, stop: int) -> Loader:
         accelerator = self.machine.accelerator

@@ -64,7 +64,8 @@ class Stepper:
         accelerator: the processes.
         micro_positions: LLM positions computed at once.
         half: autocast precision of the VPG and projector, or None for fp32.
-        keep: is given every frozen result that was computed from pixels, to cache it.
+        keep: is given every frozen result that was computed from pixels, to cache it; returns it, with the kept value
+            where there was one before, so that a resumed run sees the same bits.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Stepper:
         accelerator: Accelerator,
         micro_positions: int,
         half: torch.dtype | None = None,
-        keep: Callable[[Sequence[View], Tensor, VisualKind], None] | None = None,
+        keep: Callable[[Sequence[View], Tensor, VisualKind], Tensor] | None = None,
     ) -> None:
         self.model = model
         self.accelerator = accelerator
@@ -126,7 +127,7 @@ class Stepper:
         with self._autocast():
             visual, kind = self.model.frozen(batch.visual.to(self.model.device, non_blocking=True), batch.kind)
             if self.keep is not None and batch.kind != kind:
-                self.keep(batch.views, visual, kind)
+                visual = self.keep(batch.views, visual, kind)
             soft_prompts = self.model.soft_prompts(visual, kind)
         return llm.loss(soft_prompts, rows)
 

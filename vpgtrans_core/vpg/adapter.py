@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from vpgtrans_core.weights import sha256_tensors
+
 if TYPE_CHECKING:
     from vpgtrans_core.llm.adapter import LLM
 
@@ -85,6 +87,12 @@ class VPG(nn.Module, ABC):
     @abstractmethod
     def save_part(self, folder: Path, projector: nn.Linear | None, *, references: dict[str, Any]) -> None:
         """Write the VPG and projector without the LLM (``--save vpg``): small, with `references` to the rest."""
+
+    def fingerprint(self, *, trained: bool) -> str:
+        """SHA-256 of the weights as they are now: of all of them, or without those that stage 2 trains. A cache belongs
+        to a VPG by it."""
+        left_out = set() if trained else {name for name, _ in self.trained()}
+        return sha256_tensors({name: value for name, value in self.state_dict().items() if name not in left_out})
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels ``[B, 3, H, W]`` to the VPG's output ``[B, Q, D]``."""

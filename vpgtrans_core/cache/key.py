@@ -1,0 +1,80 @@
+"""To whom a cache belongs: all that decides what a VPG computes of a picture, except the picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from vpgtrans_core.vpg.adapter import VPG
+
+Kind = Literal["outputs", "features"]
+"""The VPG's outputs ``[Q, D]`` (fp32, for stage 1) or its frozen features ``[N, C]`` (for stage 2)."""
+FORMAT = 1
+"""Grows whenever the same key would mean other numbers: another decoding, cropping or layout of shards."""
+
+
+@dataclass(frozen=True)
+class CacheKey:
+    """What has to agree before an entry may stand for a computation. Which picture and view it is, the entry's own
+    name says (see `names`).
+
+    Attributes:
+        kind: what is kept.
+        vpg: SHA-256 of the VPG's weights: of all for outputs, of the frozen ones for features.
+        dtype: the precision of the frozen part.
+        preprocessing: size, mean and deviation of the pixels.
+        shape: of one entry.
+    """
+
+    kind: Kind
+    vpg: str
+    dtype: str
+    preprocessing: dict[str, Any]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, vpg: VPG, kind: Kind, dtype: torch.dtype) -> CacheKey:
+        """The key of what `vpg`, as it is now, computes with its frozen part in `dtype`."""
+        return cls(
+            kind=kind,
+            vpg=vpg.fingerprint(trained=kind == "outputs"),
+            dtype=str(dtype).removeprefix("torch."),
+            preprocessing=dataclasses.asdict(vpg.preprocessing),
+            shape=tuple(vpg.feature_shape) if kind == "features" else (vpg.num_prompts, vpg.output_size),
+        )
+
+    @property
+    def entry_dtype(self) -> torch.dtype:
+        """Outputs are fp32 in any case; features stay in the precision they were computed in."""
+        dtype: torch.dtype = torch.float32 if self.kind == "outputs" else getattr(torch, self.dtype)
+        return dtype
+
+    @property
+    def entry_bytes(self) -> int:
+        """Bytes of one view of one image."""
+        return torch.Size(self.shape).numel() * self.entry_dtype.itemsize
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, the same before and after a trip through json."""
+        values: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}))
+        return values
+
+    @property
+    def folder(self) -> str:
+        """The name of the cache's folder below the root."""
+        text = json.dumps(self.as_dict(), sort_keys=True)
+        return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+def cache_root(given: str | None = None) -> Path:
+    """Where caches live: as given, ``$VPGT_CACHE``, or ``vpgt`` in the user's cache folder."""
+    if place := given or os.environ.get("VPGT_CACHE"):
+        return Path(place).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vpgt"

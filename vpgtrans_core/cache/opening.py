@@ -1,0 +1,58 @@
+"""Whether a run keeps what its VPG computes, and where: from settings to open caches."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from vpgtrans_core.cache.budget import CachePlan, plan_cache
+from vpgtrans_core.cache.key import CacheKey, Kind, cache_root
+from vpgtrans_core.cache.store import FeatureCache
+from vpgtrans_core.settings import Settings
+from vpgtrans_core.vpg.adapter import VPG
+
+log = logging.getLogger(__name__)
+
+
+def wants_cache(settings: Settings) -> bool:
+    """By default what is computed is kept where views are fixed: without augmentation, or with a number of views."""
+    if settings.cache_features is not None:
+        return settings.cache_features
+    return not settings.augment or settings.views > 1
+
+
+class Caches:
+    """The caches that a run has opened; each is checked once."""
+
+    def __init__(self) -> None:
+        self.plans: dict[str, CachePlan] = {}
+        self._open: dict[str, FeatureCache] = {}
+
+    def open(self, vpg: VPG, kind: Kind, dtype: torch.dtype, settings: Settings, *, images: int) -> FeatureCache | None:
+        """The cache of what `vpg` computes, or None where it is not wanted, too large, or cannot be written.
+
+        Args:
+            images: images that the run sees; what they take is planned before anything is written, see `plans`.
+        """
+        if not wants_cache(settings):
+            return None
+        key, root = CacheKey.of(vpg, kind, dtype), cache_root(settings.cache)
+        if key.folder in self._open:
+            return self._open[key.folder]
+        views = settings.views + 1 if settings.augment else 1  # held-out images and the start see the plain one
+        self.plans[kind] = plan = plan_cache(root, key, images, views, settings.cache_gb)
+        if plan.refusal:
+            log.info("%s", plan)
+            return None
+        try:
+            self._open[key.folder] = FeatureCache.open(root, key)
+        except OSError as error:
+            log.warning("no cache in %s: %s", root, error)
+            return None
+        return self._open[key.folder]
+
+    def flush(self) -> None:
+        """Write what is pending."""
+        for cache in self._open.values():
+            cache.flush()
