@@ -43,6 +43,7 @@ def run(*arguments, code=None, **variables):
         ("list-plugins", "--json"),
         ("list-models",),
         ("list-models", "--json"),
+        ("new-plugin", "--help"),
     ],
 )
 def test_no_heavy_library_is_loaded(arguments):
