@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vpg_qformer.cards import SOURCES
 from vpgtrans_core import hookimpl
-from vpgtrans_core.cards import API_VERSION, VPGFamily
+from vpgtrans_core.cards import API_VERSION, Command, VPGFamily
 
 VPGT_API = API_VERSION
 
@@ -19,4 +19,15 @@ def vpgt_vpg_families() -> list[VPGFamily]:
             adapter="vpg_qformer.adapter:QFormerVPG",
             sources=SOURCES,
         )
+    ]
+
+
+@hookimpl
+def vpgt_commands() -> list[Command]:
+    """The paper's checkpoints in, and every format out."""
+    return [
+        Command("import", "vpg_qformer.cli:import_", "Make a model folder of a checkpoint of the paper's code (.pth)."),
+        Command(
+            "export", "vpg_qformer.cli:export", "Write a model for transformers, as a VPG alone, or as LAVIS's .pth."
+        ),
     ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import Blip2Config, Blip2Processor, GenerationConfig
 
 from vpg_qformer.image_token import ImageToken, with_image_token
-from vpg_qformer.images import image_processor
+from vpg_qformer.images import image_processor, save_image_processor
 from vpg_qformer.reading import PROJECTOR, referred_folder
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.weights import fsync, save_model_tensors
@@ -45,6 +45,7 @@ def save_blip2(folder: Path, vpg: QFormerVPG, projector: nn.Linear, llm: LLM, ll
     save_model_tensors(folder, _tensors(vpg, projector, model, rows=config.text_config.vocab_size))
     _generation_config(settings, token).save_pretrained(folder)
     _processor(vpg, token, settings, seq2seq=model.config.is_encoder_decoder).save_pretrained(folder)
+    save_image_processor(folder, vpg.preprocessing)  # where readers older than processor_config.json look
     for file in folder.iterdir():
         fsync(file)
 

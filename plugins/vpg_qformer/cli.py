@@ -1,0 +1,70 @@
+"""The commands ``vpgt import`` and ``vpgt export``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from vpgtrans_core.settings import build
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model folder that exists.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub.")]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a model folder.")]
+
+
+def import_(
+    ctx: typer.Context,
+    checkpoint: Annotated[str, typer.Argument(help="The .pth with the Q-Former: LAVIS's or VPGTrans's.")],
+    out: Annotated[str, typer.Option(help="The model folder to write.")],
+    llm: Annotated[
+        str | None, typer.Option(help="The projector's LLM: alias, hub id or folder. Without: the VPG alone.")
+    ] = None,
+    vit: Annotated[str | None, typer.Option(help="The ViT's own .pth, which trained checkpoints leave out.")] = None,
+    projector: Annotated[
+        str | None, typer.Option(help="A second .pth whose projector is taken, as stage 1 writes it.")
+    ] = None,
+    shapes: Annotated[str | None, typer.Option(help="A json file of sizes, where the tensors do not tell.")] = None,
+    overwrite: Overwrite = False,
+    offline: Offline = False,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Make a model folder of a checkpoint of the paper's code (.pth)."""
+    from vpg_qformer.conversion import import_checkpoint
+
+    found = import_checkpoint(
+        checkpoint,
+        out,
+        registry=ctx.obj.registry,
+        settings=build({"offline": offline, "trust_remote_code": trust_remote_code}),
+        vit=vit,
+        llm=llm,
+        shapes=shapes,
+        projector=projector,
+        overwrite=overwrite,
+    )
+    for why, count in sorted(found.dropped.items()):
+        print(f"left aside: {count} of the {why}" if why != "positions" else "left aside: the table of positions")
+    what = "a VL-LLM" if found.projector is not None else "a VPG without projector"
+    print(f"{out}: {what}, {found.vpg.num_prompts} soft prompts an image of {found.vpg.preprocessing.size} px")
+
+
+def export(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(help="A model folder, an alias or a hub id of a VL-LLM.")],
+    to: Annotated[
+        Literal["hf", "vpg", "lavis"],
+        typer.Option(help="hf: transformers' BLIP-2 folder; vpg: VPG and projector alone; lavis: the paper's .pth."),
+    ],
+    out: Annotated[str, typer.Option(help="The folder to write, or the .pth.")],
+    with_vit: Annotated[bool, typer.Option("--with-vit", help="Write the frozen ViT into the .pth too.")] = False,
+    overwrite: Overwrite = False,
+    offline: Offline = False,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Write a model for transformers, as a VPG alone, or as LAVIS's .pth."""
+    from vpg_qformer.conversion import export_model
+
+    settings = build({"offline": offline, "trust_remote_code": trust_remote_code})
+    export_model(model, out, to, registry=ctx.obj.registry, settings=settings, with_vit=with_vit, overwrite=overwrite)
+    print(out)

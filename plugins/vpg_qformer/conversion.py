@@ -1,0 +1,172 @@
+"""`vpgt import` and `vpgt export`: from names and files on the command line to a folder that is whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from vpg_qformer.adapter import QFormerVPG
+from vpg_qformer.config import MODEL_TYPES
+from vpg_qformer.lavis import Imported, export_lavis, import_lavis
+from vpgtrans_core.assemble import load_llm, projector_module
+from vpgtrans_core.errors import ConfigError, ModelError
+from vpgtrans_core.llm.adapter import LLM
+from vpgtrans_core.machine import choose_machine
+from vpgtrans_core.output.finish import identity
+from vpgtrans_core.registry import Registry
+from vpgtrans_core.resolve import ResolvedLLM, ResolvedSource, resolve_source, resolve_target
+from vpgtrans_core.settings import Settings
+from vpgtrans_core.weights import Weights, read_json, sha256_file, write_json
+
+Format = Literal["hf", "vpg", "lavis"]
+RECORD = "import.json"
+
+
+def import_checkpoint(
+    checkpoint: str,
+    out: str,
+    *,
+    registry: Registry,
+    settings: Settings,
+    vit: str | None = None,
+    llm: str | None = None,
+    shapes: str | None = None,
+    projector: str | None = None,
+    overwrite: bool = False,
+) -> Imported:
+    """Import a ``.pth`` of the paper's code into the folder `out`; see `vpg_qformer.lavis.import_lavis`.
+
+    `llm` is an alias, hub id or folder. Beside the model the folder gets ``import.json``: the files with their SHA-256,
+    the LLM, and what was left aside.
+    """
+    resolved = resolve_target(llm, registry, settings) if llm else None
+    with _whole(Path(out), overwrite) as folder:
+        found = import_lavis(
+            checkpoint,
+            folder,
+            vit=vit,
+            llm=_load_llm(resolved, settings) if resolved else None,
+            shapes=shapes,
+            projector=projector,
+            llm_reference=resolved.reference() if resolved else None,
+        )
+        files = [path for path in (checkpoint, vit, projector, shapes) if path]
+        record = {
+            "files": [{"name": Path(path).name, "sha256": sha256_file(path)} for path in files],
+            "llm": resolved.reference() | {"sha256": identity(resolved)["sha256"]} if resolved else None,
+            "left_aside": found.dropped,
+        }
+        write_json(folder / RECORD, record)
+    return found
+
+
+def export_model(
+    model: str, out: str, to: Format, *, registry: Registry, settings: Settings, with_vit: bool = False, overwrite: bool
+) -> None:
+    """Write a source (alias, hub id, folder or an earlier output) in another format.
+
+    ``hf``: transformers' BLIP-2 folder with the LLM. ``vpg``: VPG and projector, with references to the LLM and, where
+    it is known by id, to the ViT. ``lavis``: the paper's ``.pth``.
+
+    Raises:
+        ModelError: the source is of another VPG family, or has not what the format needs.
+    """
+    source = resolve_source(model, registry, settings)
+    if source.folder is None or not set(source.vpg_family.model_types) & set(MODEL_TYPES):
+        raise ModelError(f"{model} holds no Q-Former VPG; its plugin has to export it")
+    if to == "lavis":
+        _export_lavis(source, source.folder, Path(out), with_vit, overwrite)
+        return
+    vpg, weights = QFormerVPG.load(source.folder), QFormerVPG.load_projector(source.folder)
+    projector = projector_module(*weights, torch.device("cpu")) if weights else None
+    with _whole(Path(out), overwrite) as folder:
+        if to == "vpg":
+            vpg.save_part(folder, projector, references=_references(source, source.folder))
+        elif source.llm is None or projector is None:
+            raise ModelError(f"{model} is a VPG without an LLM, so there is no VL-LLM to write", "use --to vpg")
+        else:
+            llm = _load_llm(source.llm, settings)
+            vpg.save_model(folder, projector, llm, llm_reference=source.llm.reference())
+
+
+def _export_lavis(source: ResolvedSource, folder: Path, out: Path, with_vit: bool, overwrite: bool) -> None:
+    kind = str(source.llm.config.get("model_type")) if source.llm else None
+    if out.is_dir():
+        out = out / "checkpoint_0.pth"
+    if out.exists() and not overwrite:
+        raise ConfigError([f"out: {out} exists"], "give another --out, or --overwrite")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    export_lavis(folder, out, kind=kind, with_vit=with_vit)
+
+
+def _load_llm(llm: ResolvedLLM, settings: Settings) -> LLM:
+    """The LLM on the CPU in the precision of its files, to be written as it is."""
+    machine = choose_machine(dataclasses.replace(settings, device="cpu", dtype="auto", quantization="none"), "float32")
+    weights = Weights(llm.folder or "")
+    names = [name for name in weights if name.startswith(llm.prefix)]
+    dtype = next((d for name in names if (d := weights.read(name).dtype).is_floating_point), torch.float32)
+    return load_llm(llm, dataclasses.replace(machine, dtype=dtype), settings)
+
+
+def _references(source: ResolvedSource, folder: Path) -> dict[str, Any]:
+    """Where the LLM and the ViT of a folder are for those who have not this folder: from the record of its run when
+    there is one, else as the source was found."""
+    references: dict[str, Any] = {}
+    record, imported = (read_json(path) if path.is_file() else {} for path in (folder / "run.json", folder / RECORD))
+    if source.llm is not None:
+        plain = source.llm.reference() | {"sha256": identity(source.llm)["sha256"]}
+        references["llm"] = _recorded(record.get("target")) or imported.get("llm") or plain
+    trained = _recorded(record.get("source"))
+    vit = trained or {"id": source.hub_id, "revision": source.revision, "folder": str(folder)}
+    if vit.get("id"):
+        references["vit"] = {key: vit.get(key) for key in ("id", "revision", "folder")}
+    return references
+
+
+def _recorded(identity: Any) -> dict[str, Any] | None:
+    """A reference made of what run.json says of a model, if it can be found again by it."""
+    if not isinstance(identity, dict) or not (identity.get("hub_id") or identity.get("folder")):
+        return None
+    bundled = identity.get("origin") == "bundled"
+    return {
+        "name": identity.get("name"),
+        "alias": identity.get("name") if bundled else None,
+        "id": identity.get("hub_id"),
+        "revision": identity.get("revision"),
+        "folder": None if bundled else identity.get("folder"),
+        "prefix": "",
+        "model_type": identity.get("model_type"),
+        "sha256": identity.get("sha256"),
+    }
+
+
+@contextmanager
+def _whole(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder to write in that takes the place of `out` when all of it is there.
+
+    Raises:
+        ConfigError: `out` exists and may not be replaced, or cannot be written.
+    """
+    if out.exists() and not overwrite:
+        raise ConfigError([f"out: {out} exists"], "give another --out, or --overwrite")
+    if out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file():
+        raise ConfigError([f"out: {out} is no model folder, so it is not replaced"], "give another --out")
+    staging = out.with_name(f".{out.name}.part")
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError([f"out: cannot write {out}: {error}"], "give an --out that can be written") from error
+    try:
+        yield staging
+        if out.exists():
+            shutil.rmtree(out)
+        staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
