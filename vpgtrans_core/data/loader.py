@@ -350,10 +350,9 @@ class Loader:
                 if isinstance(step, Exception):
                     raise step
                 yield step
-        except _WorkersLost:
-            for worker in workers:  # a hung one would not end by itself
+        finally:
+            for worker in workers:  # torch would wait seconds for one that hangs or still reads ahead
                 worker.kill()
-            raise
 
     def _next(self, steps: Iterator[Any]) -> Any:
         """The next step; a wait longer than `timeout`, or a dead worker, is `_WorkersLost`."""
