@@ -1,0 +1,151 @@
+"""`vpgt import` and `vpgt export` from the command line, and the whole way: import, transfer, export."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from test_lavis import close, write_lavis
+from tiny import VPG_CONFIG, load_llm, save_llm, shake
+from torch import nn
+from transformers import Blip2ForConditionalGeneration
+from vpg_qformer.adapter import QFormerVPG
+
+import vpgtrans_core
+from tests.pipeline import tiny_world
+from vpgtrans_core.cli.main import main
+
+PIXELS = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module", params=["opt", "llama", "t5"])
+def lavis(request, tmp_path_factory):
+    """A trained checkpoint of the paper's code with its files; the LLM speaks the tiny world's tokenizer."""
+    kind, folder = request.param, tmp_path_factory.mktemp(request.param)
+    tiny_world.save_llm(folder / "llm", kind)
+    width = load_llm(folder / "llm", kind).embedding_size
+    vpg, projector = QFormerVPG.from_config(VPG_CONFIG), nn.Linear(32, width)
+    shake(vpg)
+    with torch.no_grad():
+        for name, parameter in vpg.named_parameters():
+            if name.endswith("qkv.bias"):
+                parameter.view(3, -1)[1] = 0
+    write_lavis(folder, vpg, projector, kind)
+    return kind, folder
+
+
+def vpgt(capsys, *arguments, code=0):
+    """Run a command in this process; its output, after checking its exit code."""
+    try:
+        main([str(a) for a in arguments])
+        ended = 0
+    except SystemExit as done:
+        ended = done.code or 0
+    captured = capsys.readouterr()
+    assert ended == code, captured.err
+    return captured.out if code == 0 else captured.err
+
+
+def import_arguments(folder, out):
+    return ("import", folder / "c.pth", "--vit", folder / "vit.pth", "--llm", folder / "llm", "--shapes",
+            folder / "shapes.json", "--out", out)  # fmt: skip
+
+
+def same_vpg(left, right):
+    a, b = QFormerVPG.load(left), QFormerVPG.load(right)
+    weights = QFormerVPG.load_projector(left), QFormerVPG.load_projector(right)
+    equal = all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    return equal and all(torch.equal(x, y) for x, y in zip(*weights, strict=True))
+
+
+@torch.no_grad()
+def test_import_then_every_format(lavis, tmp_path, capsys):
+    kind, folder = lavis
+    said = vpgt(capsys, *import_arguments(folder, tmp_path / "in"))
+    assert "left aside" in said and "4 soft prompts" in said
+    record = json.loads((tmp_path / "in" / "import.json").read_text())
+    assert [file["name"] for file in record["files"]] == ["c.pth", "vit.pth", "shapes.json"]
+
+    vpgt(capsys, "export", tmp_path / "in", "--to", "vpg", "--out", tmp_path / "part")
+    references = json.loads((tmp_path / "part" / "references.json").read_text())
+    assert references["llm"]["folder"] == str((folder / "llm").resolve()) and references["llm"]["sha256"]
+    vpgt(capsys, "export", tmp_path / "part", "--to", "hf", "--out", tmp_path / "hf")
+    assert same_vpg(tmp_path / "in", tmp_path / "part") and same_vpg(tmp_path / "in", tmp_path / "hf")
+    models = [Blip2ForConditionalGeneration.from_pretrained(tmp_path / name) for name in ("in", "hf")]
+    states = [model.state_dict() for model in models]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+    for source in ("in", "part"):
+        vpgt(capsys, "export", tmp_path / source, "--to", "lavis", "--out", tmp_path / f"{source}.pth")
+        before, after = (
+            torch.load(p, weights_only=True)["model"] for p in (folder / "c.pth", tmp_path / f"{source}.pth")
+        )
+        assert all(torch.equal(value, before[name]) for name, value in after.items())
+        assert {n for n in before if not n.startswith(f"{kind}_model.")} == set(after)
+
+
+def test_import_transfer_export_import(lavis, tmp_path, capsys):
+    """The whole way of a user of the paper's code, from its checkpoint to its checkpoint for another LLM."""
+    kind, folder = lavis
+    target = {"opt": "llama", "llama": "t5", "t5": "opt"}[kind]
+    tiny_world.save_llm(tmp_path / target, target, seed=5)
+    data = tiny_world.save_images(tmp_path / "data", count=12, captions=2)
+    vpgt(capsys, *import_arguments(folder, tmp_path / "in"))
+    vpgtrans_core.transfer(
+        source=str(tmp_path / "in"), target=str(tmp_path / target), data=(str(data),), out=str(tmp_path / "out"),
+        batch_size=8, workers=0, val_images=2, device="cpu", warmup_steps=1, stage1_steps=2, stage2_steps=2,
+        augment=False,
+    )  # fmt: skip
+    vpgt(capsys, "export", tmp_path / "out", "--to", "lavis", "--out", tmp_path / "out.pth")
+    state = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
+    assert f"{target}_proj.weight" in state
+    again = ("import", tmp_path / "out.pth", "--vit", folder / "vit.pth", "--llm", tmp_path / target,
+             "--shapes", folder / "shapes.json", "--out", tmp_path / "again")  # fmt: skip
+    vpgt(capsys, *again)
+    close(QFormerVPG.load(tmp_path / "again")(PIXELS), QFormerVPG.load(tmp_path / "out")(PIXELS))
+    assert same_vpg(tmp_path / "again", tmp_path / "out")
+    vpgt(capsys, "export", tmp_path / "out", "--to", "vpg", "--out", tmp_path / "part")
+    references = json.loads((tmp_path / "part" / "references.json").read_text())
+    assert references["llm"]["folder"] == str((tmp_path / target).resolve())
+
+
+def test_an_import_without_llm_is_where_training_from_scratch_starts(tmp_path, capsys):
+    vpg = QFormerVPG.from_config(VPG_CONFIG)
+    write_lavis(tmp_path, vpg, None, "opt")
+    vpgt(capsys, "import", tmp_path / "c.pth", "--vit", tmp_path / "vit.pth", "--shapes", tmp_path / "shapes.json",
+         "--out", tmp_path / "vpg")  # fmt: skip
+    tiny_world.save_llm(tmp_path / "opt", "opt")
+    data = tiny_world.save_images(tmp_path / "data", count=12, captions=2)
+    result = vpgtrans_core.transfer(
+        source=str(tmp_path / "vpg"), target=str(tmp_path / "opt"), data=(str(data),), out=str(tmp_path / "out"),
+        method="scratch", batch_size=8, workers=0, val_images=2, device="cpu", warmup_steps=1, stage2_steps=2,
+    )  # fmt: skip
+    assert (result.folder / "model.safetensors").exists()
+    error = vpgt(capsys, "export", tmp_path / "vpg", "--to", "hf", "--out", tmp_path / "hf", code=2)
+    assert "without an LLM" in error
+
+
+def test_errors_leave_nothing_behind(tmp_path, capsys):
+    save_llm(tmp_path / "llm", "opt")
+    write_lavis(tmp_path, QFormerVPG.from_config(VPG_CONFIG), nn.Linear(32, 44), "opt")
+    error = vpgt(capsys, *import_arguments(tmp_path, tmp_path / "out"), code=2)
+    assert "width 44" in error and "hint:" in error
+    assert not [p.name for p in tmp_path.iterdir() if "out" in p.name]
+
+
+def test_what_exists_is_not_replaced_unasked(tmp_path, capsys):
+    save_llm(tmp_path / "llm", "opt")
+    write_lavis(tmp_path, QFormerVPG.from_config(VPG_CONFIG), nn.Linear(32, 40), "opt")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious.txt").write_text("mine")
+    assert "exists" in vpgt(capsys, *import_arguments(tmp_path, out), code=2)
+    assert "no model folder" in vpgt(capsys, *import_arguments(tmp_path, out), "--overwrite", code=2)
+    (out / "precious.txt").unlink()
+    vpgt(capsys, *import_arguments(tmp_path, out), "--overwrite")
+    vpgt(capsys, *import_arguments(tmp_path, out), "--overwrite")
+    assert (out / "config.json").exists()
+    error = vpgt(capsys, *import_arguments(tmp_path, tmp_path / "llm" / "config.json" / "x"), code=2)
+    assert "cannot write" in error
