@@ -13,7 +13,7 @@ import torch
 
 from vpg_qformer.adapter import QFormerVPG
 from vpg_qformer.config import MODEL_TYPES
-from vpg_qformer.lavis import Imported, export_lavis, import_lavis
+from vpg_qformer.lavis import Imported, export_lavis, read_lavis, save_imported
 from vpgtrans_core.assemble import load_llm, projector_module
 from vpgtrans_core.errors import ConfigError, ModelError
 from vpgtrans_core.llm.adapter import LLM
@@ -40,22 +40,17 @@ def import_checkpoint(
     projector: str | None = None,
     overwrite: bool = False,
 ) -> Imported:
-    """Import a ``.pth`` of the paper's code into the folder `out`; see `vpg_qformer.lavis.import_lavis`.
+    """Import a ``.pth`` of the paper's code into the folder `out`; see `vpg_qformer.lavis.read_lavis`.
 
     `llm` is an alias, hub id or folder. Beside the model the folder gets ``import.json``: the files with their SHA-256,
     the LLM, and what was left aside.
     """
     resolved = resolve_target(llm, registry, settings) if llm else None
     with _whole(Path(out), overwrite) as folder:
-        found = import_lavis(
-            checkpoint,
-            folder,
-            vit=vit,
-            llm=_load_llm(resolved, settings) if resolved else None,
-            shapes=shapes,
-            projector=projector,
-            llm_reference=resolved.reference() if resolved else None,
-        )
+        found = read_lavis(checkpoint, vit=vit, shapes=shapes, projector=projector)  # refused before an LLM is loaded
+        found.check_llm((str(resolved.config.get("model_type")), resolved.embedding_size) if resolved else None)
+        model = _load_llm(resolved, settings) if resolved else None
+        save_imported(found, folder, model, resolved.reference() if resolved else None)
         files = [path for path in (checkpoint, vit, projector, shapes) if path]
         record = {
             "files": [{"name": Path(path).name, "sha256": sha256_file(path)} for path in files],

@@ -50,6 +50,28 @@ class Imported:
     kind: str | None
     dropped: dict[str, int]
 
+    def check_llm(self, llm: tuple[str, int] | None) -> None:
+        """Whether an LLM of this model type and width is what the projector leads to; None for no LLM.
+
+        Raises:
+            ModelError: it is another one, or there is a projector without LLM, or an LLM without projector.
+        """
+        if self.projector is None and llm is not None:
+            raise ModelError(
+                f"the checkpoint holds no projector ({', '.join(PROJECTORS)}), so nothing ties it to an LLM",
+                "leave --llm out to import the VPG alone, or give the projector's file with --projector",
+            )
+        if self.projector is None:
+            return
+        leads_to = f"the projector leads to an LLM of kind {self.kind} and width {self.projector.out_features}"
+        if llm is None:
+            raise ModelError(leads_to, "give that LLM with --llm")
+        if llm != (self.kind, self.projector.out_features):
+            raise ModelError(
+                f"{leads_to}, the one given is of kind {llm[0]} and width {llm[1]}",
+                "give the LLM that the checkpoint was trained with",
+            )
+
 
 def import_lavis(
     checkpoint: str | Path,
@@ -79,29 +101,20 @@ def import_lavis(
         UnsafeInput: a file that could run code or that lies about its size.
     """
     found = read_lavis(checkpoint, vit=vit, shapes=shapes, projector=projector)
-    if found.projector is None and llm is not None:
-        raise ModelError(
-            f"{checkpoint} holds no projector ({', '.join(PROJECTORS)}), so nothing ties it to an LLM",
-            "leave --llm out to import the VPG alone, or give the projector's file with --projector",
-        )
-    if found.projector is not None and llm is None:
-        raise ModelError(
-            f"{checkpoint} holds a projector to an LLM ({found.kind}) of width {found.projector.out_features}",
-            "give that LLM with --llm",
-        )
-    out = Path(out)
-    if llm is None or found.projector is None:
-        found.vpg.save_part(out, None, references={})
-        return found
-    has = llm.model.config.model_type, llm.embedding_size
-    if has != (found.kind, found.projector.out_features):
-        raise ModelError(
-            f"the projector leads to an LLM of kind {found.kind} and width {found.projector.out_features}, "
-            f"the one given is of kind {has[0]} and width {has[1]}",
-            f"give the LLM that {checkpoint} was trained with",
-        )
-    found.vpg.save_model(out, found.projector, llm, llm_reference=llm_reference or {})
+    config = llm.model.config if llm else None
+    found.check_llm((config.model_type, config.hidden_size) if config else None)
+    save_imported(found, out, llm, llm_reference)
     return found
+
+
+def save_imported(
+    found: Imported, out: str | Path, llm: LLM | None, llm_reference: dict[str, Any] | None = None
+) -> None:
+    """Write what `read_lavis` found as a folder: with an LLM the whole VL-LLM, else the VPG alone."""
+    if llm is None or found.projector is None:
+        found.vpg.save_part(Path(out), None, references={})
+    else:
+        found.vpg.save_model(Path(out), found.projector, llm, llm_reference=llm_reference or {})
 
 
 def read_lavis(
