@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -53,13 +55,30 @@ def _inner_model(llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Set
     from transformers import AutoConfig
 
     config = AutoConfig.for_model(**llm.config)
-    model = adapter.auto_class().from_pretrained(
-        str(llm.folder),
-        config=config,
-        dtype=machine.dtype,
-        key_mapping={"^" + llm.prefix.replace(".", r"\."): ""},
-    )
+    with silence():  # transformers reports the VPG's tensors, which are not the LLM's, as unexpected
+        model, report = adapter.auto_class().from_pretrained(
+            str(llm.folder),
+            config=config,
+            dtype=machine.dtype,
+            key_mapping={"^" + llm.prefix.replace(".", r"\."): ""},
+            output_loading_info=True,
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(f"{llm.folder} lacks weights of its language model: {', '.join(missing[:8])}")
     return model.to(machine.device).eval()
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keep transformers from reporting on what it loads."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def load_vpg(source: ResolvedSource, machine: Machine) -> VPG:

@@ -152,7 +152,7 @@ PAPER: dict[str, Any] = {
 }
 MINIATURE: dict[str, Any] = {
     "stage1_epochs": 1.0,
-    "stage2_epochs": 4.0,
+    "stage2_epochs": 6.0,
     "stage2_lr": 3e-3,
     "stage2_min_lr": 1e-4,
     "warmup_lr": 1e-4,

@@ -140,14 +140,10 @@ class Stepper:
         """Cut a batch between images so that no part computes more than `micro_positions` positions (one image at
         least)."""
         start = 0
-        for end in _cuts([self._size(image) for image in batch.texts], self.micro_positions):
+        llm, prompts = self.model.llm, self.model.vpg.num_prompts
+        for end in _cuts([llm.positions(image, prompts) for image in batch.texts], self.micro_positions):
             yield Batch(batch.visual[start:end], batch.kind, batch.texts[start:end], batch.views[start:end])
             start = end
-
-    def _size(self, image: Sequence[Text]) -> int:
-        """Positions of one image's texts, an upper bound: prefix once or for each caption, contexts and targets."""
-        prefixes = 1 if self.model.llm.shares_prefix else len(image)
-        return prefixes * self.model.vpg.num_prompts + sum(len(t.context) + len(t.target) for t in image)
 
     def _total(self, counts: list[int]) -> list[int]:
         tensor = torch.tensor(counts, dtype=torch.int64, device=self.model.device)
