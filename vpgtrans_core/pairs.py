@@ -195,6 +195,26 @@ def count_words(captions: Iterable[str]) -> Counter[tuple[str, bool]]:
     return counts
 
 
+def words_said(
+    pairs: WordPairs,
+    source: PreTrainedTokenizerBase,
+    target: PreTrainedTokenizerBase,
+    captions: Sequence[Sequence[str]],
+) -> Tensor:
+    """How often a caption of each image says each word: ``[n, P]`` for the captions of n images."""
+    counts = [count_words(texts) for texts in captions]
+    words = list(dict.fromkeys(word for count in counts for word in count))
+    splits = zip(Vocabulary(source).split(words), Vocabulary(target).split(words), strict=True)
+    place = {pair: i for i, pair in enumerate(zip(pairs.source, pairs.target, strict=True))}
+    index = {word: place[split] for word, split in zip(words, splits, strict=True) if split in place}
+    said = torch.zeros(len(captions), len(pairs))
+    for row, (count, texts) in enumerate(zip(counts, captions, strict=True)):
+        for word, number in count.items():
+            if word in index:
+                said[row, index[word]] += number / len(texts)
+    return said
+
+
 class Vocabulary:
     """A tokenizer's vocabulary by the texts that its tokens stand for.
 

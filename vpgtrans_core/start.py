@@ -3,6 +3,11 @@
 Figure 5 of the paper shows that a source's soft prompts lie near the words that name the image. So a few images tell
 what the new projector should say: the same words in the target's embeddings. That is a linear regression on the VPG's
 outputs, and needs no pass through either LLM.
+
+A soft prompt alone is read with many mistakes; two things that are at hand correct them. The image's captions: a word
+that nobody says of the image is hardly meant. And the other images: the regression's own answer says what the VPG's
+output means elsewhere, so reading and regression are repeated, each with the other's help, as in the alignment models
+of translation.
 """
 
 from __future__ import annotations
@@ -19,12 +24,16 @@ from vpgtrans_core.projector import Linear, scaled, soft_prompts
 
 SHARPNESS = 20.0
 """Factor of the cosines in the softmax over words."""
+UNSAID = 3e-4
+"""How often a word that no caption of the image says counts as said in one."""
+ROUNDS = 3
+"""How often soft prompts are read again with the regression's help."""
 RIDGE = 1e-3
 """Strength of the regression, relative to the mean variance of a direction of the VPG's output."""
 SCALES = (0.5, 1.0, 2.0, 4.0)
 """Lengths of the soft prompts that `choose_scale` tries, relative to the words'."""
-CHUNK = 256
-"""Soft prompts whose choice of words is in memory at once."""
+CHUNK = 8
+"""Images whose soft prompts' choice of words is in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +58,24 @@ def words_start(
     pairs: WordPairs,
     source: Table,
     target: Table,
+    said: Tensor | None = None,
     *,
     sharpness: float = SHARPNESS,
     ridge: float = RIDGE,
+    rounds: int = ROUNDS,
 ) -> WordStart:
     """Make a projector for the target out of the source's projector and word pairs.
 
     Args:
-        outputs: the VPG's output ``[n, Q, D]`` of n images; 64 suffice.
+        outputs: the VPG's output ``[n, Q, D]`` of n images; 256 are plenty.
         source_projector: the source's projector, ``[D_s, D]`` and ``[D_s]``.
-        pairs: P words of both vocabularies.
+        pairs: P words of both vocabularies; whole words are best.
         source, target: the LLMs' word embeddings ``[V_s, D_s]``, ``[V_t, D_t]``.
+        said: how often a caption of each image says each word, ``[n, P]`` (`pairs.words_said`); None where there are
+            no captions, and then a soft prompt is read by itself.
         sharpness: factor of the cosines between soft prompt and words.
         ridge: relative strength of the regression.
+        rounds: readings with the regression's help after the first; none without captions.
 
     Raises:
         ModelError: no word pair, or outputs that are not finite.
@@ -70,39 +84,62 @@ def words_start(
         raise ModelError("no word pairs to start the projector from", "use --start random")
     if not torch.isfinite(outputs).all():
         raise ModelError("the VPG's outputs are not finite", "the source's weights are damaged; load them again")
-    flat = outputs.flatten(0, -2).float()
-    prompts = soft_prompts(flat, *source_projector)
-    wanted, words = read_and_say(prompts, pairs, source, target, sharpness)
-    projector = regress(flat, wanted, ridge)
-    agreement = nn.functional.cosine_similarity(soft_prompts(flat, *projector), wanted).mean()
-    return WordStart(projector, float(agreement), words)
+    outputs = outputs.float()
+    share = (pairs.weights / pairs.weights.sum()).float().to(outputs.device)
+    words = word_vectors(target, pairs.target).to(outputs.device)
+    heard = Direction(soft_prompts(outputs, *source_projector), word_vectors(source, pairs.source), share)
+    prior = None if said is None else (said.to(outputs) + UNSAID).log()
+    evidence = [heard]
+    for _ in range(1 + (rounds if said is not None else 0)):
+        wanted, count = read(evidence, words, prior, sharpness)
+        projector = regress(outputs.flatten(0, 1), wanted.flatten(0, 1), ridge)
+        prompts = soft_prompts(outputs, *projector)
+        evidence = [heard, Direction(prompts, words, share)]
+    agreement = nn.functional.cosine_similarity(prompts, wanted, dim=-1).mean()
+    return WordStart(projector, float(agreement), count)
 
 
-def read_and_say(
-    prompts: Tensor, pairs: WordPairs, source: Table, target: Table, sharpness: float = SHARPNESS
+class Direction:
+    """Where soft prompts ``[n, Q, D]`` point among words ``[P, D]``: both centred, as unit vectors.
+
+    What all prompts share and what all words share (`share` ``[P]`` is each word's part of the text) says nothing about
+    which word is meant; and a soft prompt is about ten times as long as a word.
+    """
+
+    def __init__(self, prompts: Tensor, words: Tensor, share: Tensor) -> None:
+        words = words.to(prompts.device)
+        self.prompts = nn.functional.normalize(prompts - prompts.mean((0, 1)), dim=-1)
+        self.words = nn.functional.normalize(words - share @ words, dim=-1)
+
+    def cosines(self, images: slice) -> Tensor:
+        """Cosines ``[m, Q, P]`` of some images' prompts with every word."""
+        return self.prompts[images] @ self.words.T
+
+
+def read(
+    evidence: Sequence[Direction], words: Tensor, prior: Tensor | None = None, sharpness: float = SHARPNESS
 ) -> tuple[Tensor, float]:
-    """The teacher: ``t = sum_w softmax_w(sharpness cos(p, a_w)) E_t(w)``.
-
-    Prompts are centred by their mean and words by their frequency-weighted mean before the cosine: what all of them
-    share (soft prompts are about ten times as long as words) says nothing about which word is meant.
+    """Read each soft prompt: ``t = sum_w softmax_w(sharpness sum_e cos_e(p, w) + prior(w)) E_t(w)``.
 
     Args:
-        prompts: the source's soft prompts ``[N, D_s]``.
+        evidence: one or more opinions on where the prompts point.
+        words: the target's words ``[P, D_t]``.
+        prior: logarithm of how likely each word is for each image, ``[n, P]``.
 
     Returns:
-        what the target should read, ``[N, D_t]``, and the mean number of words in a choice.
+        what the target should read, ``[n, Q, D_t]``, and the mean number of words in a choice.
     """
-    words = word_vectors(source, pairs.source).to(prompts.device)
-    share = (pairs.weights / pairs.weights.sum()).to(words)
-    words = nn.functional.normalize(words - share @ words, dim=-1)
-    said = word_vectors(target, pairs.target).to(prompts.device)
-    prompts = nn.functional.normalize(prompts - prompts.mean(0), dim=-1)
+    images, queries = evidence[0].prompts.shape[:2]
     wanted, entropy = [], 0.0
-    for part in prompts.split(CHUNK):
-        choice = (sharpness * part @ words.T).softmax(-1)  # [CHUNK, P]
-        wanted.append(choice @ said)
+    for start in range(0, images, CHUNK):
+        part = slice(start, start + CHUNK)
+        scores = sharpness * sum((e.cosines(part) for e in evidence[1:]), evidence[0].cosines(part))
+        if prior is not None:
+            scores = scores + prior[part, None]
+        choice = scores.softmax(-1)  # [CHUNK, Q, P]
+        wanted.append(choice @ words)
         entropy += float(torch.special.entr(choice).sum())
-    return torch.cat(wanted), float(torch.tensor(entropy / len(prompts)).exp())
+    return torch.cat(wanted), float(torch.tensor(entropy / (images * queries)).exp())
 
 
 def regress(inputs: Tensor, wanted: Tensor, ridge: float = RIDGE) -> Linear:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.pairs import Vocabulary, WordPairs, caption_tokens, count_words, word_pairs, word_vectors
+from vpgtrans_core.pairs import Vocabulary, WordPairs, caption_tokens, count_words, word_pairs, word_vectors, words_said
 
 
 def text(tokenizer, ids) -> str:
@@ -126,3 +126,15 @@ def test_the_papers_pairs_need_equal_lengths(opt_like, llama_like, captions) -> 
     same = caption_tokens(opt_like, opt_like, captions)
     assert same.dropped == 0
     assert torch.equal(same.source, same.target)
+
+
+def test_words_of_each_image(opt_like, llama_like) -> None:
+    captions = [["a red circle", "the red red square"], ["a blue circle", "a zebra, dotted"]]
+    pairs = word_pairs(opt_like, llama_like, [c for image in captions for c in image])
+    said = words_said(pairs, opt_like, llama_like, captions)
+    at = {text(opt_like, s): i for i, s in enumerate(pairs.source) if pairs.whole[i]}
+    assert said.shape == (2, len(pairs))
+    assert said[:, at["red"]].tolist() == [1.5, 0.0]
+    assert said[:, at["blue"]].tolist() == [0.0, 0.5]
+    assert said[1, at["zebra"]] == 0.5
+    assert words_said(pairs, opt_like, llama_like, [["nothing known"]]).sum() == 0

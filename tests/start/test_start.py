@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vpgtrans_core import start as module
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.pairs import WordPairs
 from vpgtrans_core.projector import scaled, soft_prompts
-from vpgtrans_core.start import choose_scale, read_and_say, regress, words_start
+from vpgtrans_core.start import Direction, choose_scale, read, regress, words_start
 
 WORDS, D, D_S, D_T = 60, 32, 24, 40
 
@@ -89,12 +90,14 @@ def test_words_of_several_tokens() -> None:
 
 def test_the_teacher_is_its_formula() -> None:
     world = World()
-    prompts = soft_prompts(world.outputs, world.weight, world.bias).flatten(0, 1)
-    wanted, words = read_and_say(prompts, world.pairs, world.source, world.target)
-    p = prompts[3] - prompts.mean(0)
+    prompts = soft_prompts(world.outputs, world.weight, world.bias)
+    said = torch.rand(100, WORDS)
+    heard = Direction(prompts, world.source, torch.full((WORDS,), 1 / WORDS))
+    wanted, words = read([heard], world.target, said.log())
+    p = prompts[3, 5] - prompts.mean((0, 1))
     a = world.source - world.source.mean(0)
-    choice = torch.softmax(20 * torch.cosine_similarity(p[None], a), 0)
-    torch.testing.assert_close(wanted[3], choice @ world.target, rtol=1e-3, atol=1e-5)
+    choice = torch.softmax(20 * torch.cosine_similarity(p[None], a) + said[3].log(), 0)
+    torch.testing.assert_close(wanted[3, 5], choice @ world.target, rtol=1e-3, atol=1e-5)
     assert 1 <= words <= WORDS
 
 
@@ -125,3 +128,43 @@ def test_bad_input_is_refused() -> None:
     world.outputs[0, 0, 0] = torch.inf
     with pytest.raises(ModelError, match="not finite"):
         world.start()
+
+
+class Noisy(World):
+    """Soft prompts that are so noisy that most are misread; captions that say the words meant, among others."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        g = torch.Generator().manual_seed(seed + 1)
+        self.weight = self.weight + 1.0 * torch.randn(self.weight.shape, generator=g)
+        self.said = torch.zeros(len(self.meant), WORDS).scatter_(1, self.meant, 1.0)
+        self.said.scatter_(1, torch.randint(0, WORDS, (len(self.meant), 6), generator=g), 1.0)
+
+    def start_with(self, said: torch.Tensor | None, pairs: WordPairs | None = None, **options):
+        pairs = self.pairs if pairs is None else pairs
+        return words_start(
+            self.outputs, (self.weight, self.bias), pairs, self.source, self.target, said, **options
+        ).projector
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_captions_and_the_other_images_correct_the_reading(seed: int) -> None:
+    world = Noisy(seed)
+    alone = world.right(world.start_with(None))
+    with_captions = world.right(world.start_with(world.said, rounds=0))
+    again = world.right(world.start_with(world.said))
+    assert alone < with_captions < again
+
+
+def test_captions_of_other_images_and_wrong_pairs_teach_nothing() -> None:
+    world = Noisy()
+    right = world.right(world.start_with(world.said))
+    assert world.right(world.start_with(world.said, world.pairs.shuffled(0))) < right / 3
+    assert world.right(world.start_with(world.said[torch.randperm(len(world.said))])) < right
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Noisy()
+    whole = world.start_with(world.said)
+    monkeypatch.setattr(module, "CHUNK", 7)
+    torch.testing.assert_close(world.start_with(world.said)[0], whole[0], rtol=1e-3, atol=1e-5)
