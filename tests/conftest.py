@@ -1,9 +1,17 @@
+"""Nothing that a test does touches the user's cache or config."""
+
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Runs in tests keep what they compute in a folder of the tests, not in the user's."""
-    os.environ["VPGT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+@pytest.fixture(autouse=True, scope="session")
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    before = dict(os.environ)
+    root: Path = tmp_path_factory.mktemp("user")
+    os.environ |= {"VPGT_CACHE": str(root / "cache"), "XDG_CONFIG_HOME": str(root / "config")}
+    yield
+    os.environ.clear()
+    os.environ.update(before)

@@ -102,7 +102,11 @@ def test_every_start_is_recorded(world: Path, tmp_path: Path, how: dict[str, str
 
 
 def test_a_loss_that_is_not_finite_never_reaches_the_weights(world: Path, tmp_path: Path) -> None:
-    made = Run(build(settings(world, "llama", tmp_path, stage1_steps=9, start="random")), Silent(), default_registry())
+    made = Run(
+        build(settings(world, "llama", tmp_path, stage1_steps=9, start="random", cache_features=False)),
+        Silent(),
+        default_registry(),
+    )
     before = {}
 
     def poison(vpg_load=made._load_vpg):

@@ -1,4 +1,4 @@
-"""What a transferred miniature says of pictures it never saw, beside what training from scratch reaches in as many steps.
+"""What a transferred miniature says of pictures it never saw, beside a rival trained for as many steps.
 
 ``python -m vpgtrans_core.miniature.demo RUN_FOLDER --out DIR`` trains the rivals (with the run's own data, batch and
 number of steps), prints the table, and draws the pictures with what each model says of them.
