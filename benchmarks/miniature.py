@@ -1,0 +1,98 @@
+"""Methods side by side on the miniature: same pictures, same number of steps, several seeds.
+
+``python benchmarks/miniature.py --targets llama-mini --seeds 3`` trains every method and prints, for each target, the
+held-out loss before training, after the warm-up and at the end, and how well pictures with unseen combinations are
+captioned, as mean and spread over the seeds. ``--json FILE`` keeps all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from vpgtrans_core.miniature.data import items
+from vpgtrans_core.miniature.demo import as_dict, judge
+from vpgtrans_core.pipeline import transfer
+
+METHODS: dict[str, dict[str, Any]] = {
+    "vpgtrans": {},
+    "words, pairs shuffled": {"shuffle_pairs": True},
+    "the paper's way": {"start": "converter", "converter": "sgd"},
+    "ridge converter": {"start": "converter"},
+    "converter, pairs shuffled": {"start": "converter", "shuffle_pairs": True},
+    "warm-up, random start": {"start": "random"},
+    "VPG-inherit": {"method": "inherit"},
+    "from scratch (TFS)": {"method": "scratch"},
+    "only-linear": {"method": "linear"},
+}
+COLUMNS = ("start", "warm", "held_out_loss", "exact", "f1", "colour", "noun", "relation")
+
+
+def one_run(method: str, target: str, seed: int, steps: tuple[int, int], pictures: int, folder: Path) -> dict[str, Any]:
+    """Train once and measure; `steps` are those of the warm-up and of fine-tuning."""
+    settings = dict(METHODS[method])
+    stages = {"inherit": {"stage2_steps": sum(steps)}, "scratch": {"stage2_steps": sum(steps)}}
+    stages |= {"linear": {"stage1_steps": sum(steps)}}
+    count = stages.get(settings.get("method", ""), {"stage1_steps": steps[0], "stage2_steps": steps[1]})
+    result = transfer(
+        source="opt-mini-s",
+        target=target,
+        seed=seed,
+        out=str(folder),
+        device="cpu",
+        early_stop=False,
+        **settings,
+        **count,
+    )
+    done = result.record["stages"]
+    first = next(iter(done.values()))
+    measured = as_dict(judge(folder, method, items("held", pictures)))
+    return {**measured, "start": first["first_held_out_loss"], "warm": first["held_out_loss"], "seed": seed}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Means and, in brackets, half the range over the seeds."""
+    lines = [f"{'':28}" + "".join(f"{c:>16}" for c in COLUMNS)]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method]
+        lines.append(f"{method:28}" + "".join(f"{_mean([r[c] for r in mine]):>16}" for c in COLUMNS))
+    return "\n".join(lines)
+
+
+def _mean(values: list[float]) -> str:
+    return f"{statistics.mean(values):.3f} ({(max(values) - min(values)) / 2:.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--targets", nargs="+", default=["opt-mini-l", "llama-mini", "t5-mini"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, nargs=2, default=[21, 126], help="of the warm-up and of fine-tuning")
+    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    everything = []
+    for target in arguments.targets:
+        rows = []
+        for seed in range(arguments.seeds):
+            for method in arguments.methods:
+                with tempfile.TemporaryDirectory() as folder:
+                    steps = tuple(arguments.steps)
+                    row = one_run(method, target, seed, steps, arguments.pictures, Path(folder) / "run")
+                rows.append({"target": target, "method": method, **row})
+                print(
+                    f"{target}, {method}, seed {seed}: loss {row['held_out_loss']:.3f}, F1 {row['f1']:.3f}", flush=True
+                )
+        print(f"\nopt-mini-s -> {target}\n{table(rows)}\n", flush=True)
+        everything += rows
+        if arguments.json:
+            arguments.json.write_text(json.dumps(everything, indent=1))
+
+
+if __name__ == "__main__":
+    main()
