@@ -19,6 +19,7 @@ import pluggy
 from vpgtrans_core import hookspecs
 from vpgtrans_core.card_checks import card_problems
 from vpgtrans_core.cards import (
+    API_VERSION,
     Command,
     EmbeddingAccess,
     LLMCard,
@@ -211,6 +212,18 @@ class Registry:
         for record in self.records:
             if record.origin == "file" and record.status in ("broken", "incompatible"):
                 raise PluginError(f"{record.target} is {record.status}: {record.cause}", "correct it or leave it out")
+
+    def add(self, plugin: Any, name: str) -> PluginRecord:
+        """Add a plugin that is at hand as a module or object, installed or not; its record says what became of it."""
+        record = PluginRecord(name, "given", "", getattr(plugin, "__name__", type(plugin).__name__))
+        self.records.append(record)
+        if (version := getattr(plugin, "VPGT_API", API_VERSION)) != API_VERSION:
+            record.fail("incompatible", "version", f"made for VPGT_API {version!r}; this vpgt has {API_VERSION}")
+        elif refusal := self._refusal(record):
+            record.fail(*refusal)
+        elif self._register(plugin, record):
+            self._ask(record)
+        return record
 
     # Loading
 

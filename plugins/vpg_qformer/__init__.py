@@ -7,6 +7,30 @@ from vpgtrans_core import hookimpl
 from vpgtrans_core.cards import API_VERSION, Command, VPGFamily
 
 VPGT_API = API_VERSION
+VPGT_CONFORMANCE = {
+    "qformer": {
+        "config": {
+            "model_type": "blip-2",
+            "num_query_tokens": 4,
+            "vision_config": {
+                "hidden_size": 24,
+                "intermediate_size": 48,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+            "qformer_config": {
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "encoder_hidden_size": 24,
+            },
+        }
+    }
+}
+"""The sizes of the tiny VPG that the conformance kit makes."""
 
 
 @hookimpl

@@ -24,6 +24,9 @@ def import_(
     projector: Annotated[
         str | None, typer.Option(help="A second .pth whose projector is taken, as stage 1 writes it.")
     ] = None,
+    vpg: Annotated[
+        str | None, typer.Option(help="A model whose VPG is taken, for a .pth that holds the projector alone.")
+    ] = None,
     shapes: Annotated[str | None, typer.Option(help="A json file of sizes, where the tensors do not tell.")] = None,
     overwrite: Overwrite = False,
     offline: Offline = False,
@@ -41,6 +44,7 @@ def import_(
         llm=llm,
         shapes=shapes,
         projector=projector,
+        vpg=vpg,
         overwrite=overwrite,
     )
     for why, count in sorted(found.dropped.items()):

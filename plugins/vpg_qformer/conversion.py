@@ -38,16 +38,19 @@ def import_checkpoint(
     llm: str | None = None,
     shapes: str | None = None,
     projector: str | None = None,
+    vpg: str | None = None,
     overwrite: bool = False,
 ) -> Imported:
     """Import a ``.pth`` of the paper's code into the folder `out`; see `vpg_qformer.lavis.read_lavis`.
 
-    `llm` is an alias, hub id or folder. Beside the model the folder gets ``import.json``: the files with their SHA-256,
-    the LLM, and what was left aside.
+    `llm` and `vpg` are aliases, hub ids or folders. Beside the model the folder gets ``import.json``: the files with
+    their SHA-256, the LLM, and what was left aside.
     """
     resolved = resolve_target(llm, registry, settings) if llm else None
     with _whole(Path(out), overwrite) as folder:
-        found = read_lavis(checkpoint, vit=vit, shapes=shapes, projector=projector)  # refused before an LLM is loaded
+        source = resolve_source(vpg, registry, settings).folder if vpg else None
+        # What cannot be used is refused before an LLM is loaded.
+        found = read_lavis(checkpoint, vit=vit, shapes=shapes, projector=projector, vpg=source)
         found.check_llm((str(resolved.config.get("model_type")), resolved.embedding_size) if resolved else None)
         model = _load_llm(resolved, settings) if resolved else None
         save_imported(found, folder, model, resolved.reference() if resolved else None)

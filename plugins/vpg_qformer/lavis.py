@@ -81,6 +81,7 @@ def import_lavis(
     llm: LLM | None = None,
     shapes: str | Path | None = None,
     projector: str | Path | None = None,
+    vpg: str | Path | None = None,
     llm_reference: dict[str, Any] | None = None,
 ) -> Imported:
     """Make a model folder of a checkpoint of the paper's code.
@@ -95,12 +96,13 @@ def import_lavis(
         llm: the LLM of the projector.
         shapes: a json file with the sizes, where the tensors do not tell them.
         projector: a second file whose projector is taken (the paper's scripts keep stage 1's apart).
+        vpg: a model folder whose VPG is taken, for a checkpoint that holds the projector alone.
 
     Raises:
         ModelError: listing what is missing, unexpected or of the wrong shape.
         UnsafeInput: a file that could run code or that lies about its size.
     """
-    found = read_lavis(checkpoint, vit=vit, shapes=shapes, projector=projector)
+    found = read_lavis(checkpoint, vit=vit, shapes=shapes, projector=projector, vpg=vpg)
     config = llm.model.config if llm else None
     found.check_llm((config.model_type, config.hidden_size) if config else None)
     save_imported(found, out, llm, llm_reference)
@@ -123,43 +125,50 @@ def read_lavis(
     vit: str | Path | None = None,
     shapes: str | Path | None = None,
     projector: str | Path | None = None,
+    vpg: str | Path | None = None,
 ) -> Imported:
     """Read VPG and projector of a checkpoint of the paper's code; see `import_lavis`."""
     given, dropped = _tensors(checkpoint, vit, projector)
-    sizes = detect_sizes(given, read_shapes(shapes))
+    whole = None if vpg is None else QFormerVPG.load(vpg)
+    sizes = whole.sizes if whole else detect_sizes(given, read_shapes(shapes))
     given, surplus = _without_surplus_blocks(given, sizes)
     dropped += surplus
-    kept = {name: value for name, value in given.items() if why_dropped(name) is None}
     dropped.update(why for name in given if (why := why_dropped(name)))
-    ours = {name: to_ours(name) for name in with_qkv_bias(kept)}
-    tensors = {ours[name] or name: value for name, value in with_qkv_bias(kept).items()}
+    kept = with_qkv_bias({name: value for name, value in given.items() if why_dropped(name) is None})
+    tensors = {to_ours(name) or name: value for name, value in kept.items()}
     linear = _projector(tensors, sizes, checkpoint)
-    with torch.device("meta"):
-        vpg = QFormerVPG(sizes)
-    load_strict(vpg, tensors, checkpoint, dtype=lambda name: torch.float32)
+    if whole is None:
+        with torch.device("meta"):
+            whole = QFormerVPG(sizes)
+        load_strict(whole, tensors, checkpoint, dtype=lambda name: torch.float32)
+    elif tensors:
+        raise ModelError(
+            f"{checkpoint} holds more than a projector: {', '.join(sorted(tensors)[:3])}...",
+            "import it without a VPG from elsewhere",
+        )
     kind = next((PROJECTORS[p] for p in PROJECTORS for name in given if name.startswith(p)), None)
-    return Imported(vpg, linear, kind, dict(dropped))
+    return Imported(whole, linear, kind, dict(dropped))
 
 
-def export_lavis(folder: str | Path, out: str | Path, *, kind: str, with_vit: bool = False) -> None:
+def export_lavis(folder: str | Path, out: str | Path, *, kind: str | None, with_vit: bool = False) -> None:
     """Write the paper's ``.pth`` layout from a folder: what its trainer saves and loads, ``{"model": state_dict}``.
 
     Args:
         folder: a BLIP-2 folder or one of ours without the LLM.
-        kind: the LLM's model type, which names the projector: ``opt``, ``t5`` or ``llama``.
+        kind: the LLM's model type, which names the projector: ``opt``, ``t5`` or ``llama``; None for a VPG alone.
         with_vit: also write the frozen ViT, which LAVIS's trained checkpoints leave out.
 
     Raises:
         ModelError: the paper's code has no class for this LLM.
     """
-    prefix = next((p for p, k in PROJECTORS.items() if k == kind), None)
-    if prefix is None:
+    vpg, projector = QFormerVPG.load(folder), QFormerVPG.load_projector(folder)
+    prefix = next((p for p, k in PROJECTORS.items() if k == kind), "")
+    if projector is not None and not prefix:
         raise ModelError(
             f"the paper's code knows the LLMs {', '.join(PROJECTORS.values())}, not {kind!r}", "export to hf or vpg"
         )
-    vpg = QFormerVPG.load(folder)
     tensors = vpg.trained_tensors() | (vpg.frozen_tensors() if with_vit else {})
-    if (projector := QFormerVPG.load_projector(folder)) is not None:
+    if projector is not None:
         tensors |= {PROJECTOR + "weight": projector[0], PROJECTOR + "bias": projector[1]}
     state = without_qkv_bias({lavis: value for name, value in tensors.items() if (lavis := to_lavis(name, prefix))})
     positions = vpg.sizes.qformer.max_position_embeddings

@@ -122,8 +122,8 @@ def detect_sizes(tensors: dict[str, Tensor], shapes: dict[str, Any] | None) -> S
     except KeyError as error:
         raise ModelError(
             f"the files lack {error.args[0]}, so the sizes of the ViT and Q-Former cannot be known",
-            "give the ViT's file with --vit; a file with the projector alone goes to --projector, beside the one "
-            "that holds the Q-Former",
+            "give the ViT's file with --vit; a file with the projector alone (stage 1) needs the model that it was "
+            "trained from, as --vpg, or goes to --projector beside the .pth that holds the Q-Former",
         ) from None
     queries = tensors["query_tokens"].shape[1]
     if shapes:

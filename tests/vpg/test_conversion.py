@@ -123,6 +123,8 @@ def test_an_import_without_llm_is_where_training_from_scratch_starts(tmp_path, c
         method="scratch", batch_size=8, workers=0, val_images=2, device="cpu", warmup_steps=1, stage2_steps=2,
     )  # fmt: skip
     assert (result.folder / "model.safetensors").exists()
+    vpgt(capsys, "export", tmp_path / "vpg", "--to", "lavis", "--out", tmp_path / "vpg.pth")
+    assert "query_tokens" in torch.load(tmp_path / "vpg.pth", weights_only=True)["model"]
     error = vpgt(capsys, "export", tmp_path / "vpg", "--to", "hf", "--out", tmp_path / "hf", code=2)
     assert "without an LLM" in error
 

@@ -199,6 +199,25 @@ def test_import_and_export_of_every_family(trained):
 
 
 @torch.no_grad()
+def test_a_projector_alone_takes_the_sources_vpg(trained):
+    """What stage 1 writes: its Q-Former is the source's, in whatever format that is."""
+    kind, llm, *_, folder = trained
+    import_lavis(out=folder / "source", llm=llm, **files(folder))
+    later = nn.Linear(32, 40)
+    state = {f"{kind}_proj.{n}": v for n, v in later.state_dict().items()} | {LEAKS[kind][0]: torch.zeros(1)}
+    torch.save({"model": state}, folder / "stage1.pth")
+    with pytest.raises(ModelError) as caught:
+        read_lavis(folder / "stage1.pth", vit=folder / "vit.pth")
+    assert "--vpg" in caught.value.hint
+    import_lavis(out=folder / "out", checkpoint=folder / "stage1.pth", vpg=folder / "source", llm=llm)
+    pixels = torch.randn(2, 3, 28, 28)
+    assert torch.equal(QFormerVPG.load(folder / "out")(pixels), QFormerVPG.load(folder / "source")(pixels))
+    assert torch.equal(QFormerVPG.load_projector(folder / "out")[0], later.weight)
+    with pytest.raises(ModelError, match="more than a projector"):
+        read_lavis(folder / "c.pth", vpg=folder / "source")
+
+
+@torch.no_grad()
 def test_whole_checkpoints_hold_the_vit(trained):
     kind, llm, vpg, _, folder = trained
     import_lavis(out=folder / "out", llm=llm, **files(folder))

@@ -1,0 +1,95 @@
+"""``vpgt check-plugin``: the conformance kit's checks of one plugin, as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vpgtrans_core.cli.columns import columns
+from vpgtrans_core.cli.listing import Json
+
+if TYPE_CHECKING:
+    from vpgtrans_core.testing.checks import Result
+
+FAILED = 1
+"""Exit code when a check failed."""
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("check-plugin")(check_plugin)
+
+
+def check_plugin(
+    plugin: Annotated[
+        str, typer.Argument(metavar="NAME_OR_PATH", help="An installed plugin, a module, its folder or a .py file.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Run the conformance kit on a plugin: what passed, what failed and where to look, what it does not support."""
+    results = list(check(plugin))
+    if as_json:
+        print(json.dumps([dataclasses.asdict(r) for r in results], indent=2))
+    else:
+        print("\n".join(result_lines(results)))
+    if any(r.outcome == "failed" for r in results):
+        raise typer.Exit(FAILED)
+
+
+def check(plugin: str) -> Iterator[Result]:
+    """Run all checks on every family of a plugin.
+
+    Raises:
+        PluginError: there is no such plugin.
+    """
+    from vpgtrans_core.testing.checks import run_checks
+    from vpgtrans_core.testing.opening import open_plugin
+
+    opened = open_plugin(plugin)
+    if not opened.llm_families and not opened.vpg_families:
+        yield _no_family(opened)
+        return
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore")  # what libraries say of tiny models
+    from vpgtrans_core.testing.llm_checks import LLM_CHECKS
+    from vpgtrans_core.testing.llm_subject import LLMSubject
+    from vpgtrans_core.testing.vpg_checks import VPG_CHECKS
+    from vpgtrans_core.testing.vpg_subject import VPGSubject
+
+    subjects: list[tuple[Any, Any]] = [(LLM_CHECKS, LLMSubject(opened, f.name)) for f in opened.llm_families]
+    subjects += [(VPG_CHECKS, VPGSubject(opened, f.name)) for f in opened.vpg_families]
+    for checks, subject in subjects:
+        try:
+            yield from run_checks(checks, subject)
+        finally:
+            subject.close()
+
+
+def result_lines(results: list[Result]) -> list[str]:
+    """The table, and under it what failed or is unsupported, with where to look."""
+    rows = [(r.family, r.check.replace("_", " "), r.outcome, f"{r.seconds:.1f}") for r in results]
+    lines = columns(("FAMILY", "CHECK", "RESULT", "SECONDS"), rows, right=(3,))
+    for r in results:
+        if r.outcome != "passed":
+            lines += ["", f"{r.outcome}: {r.family}: {r.check.replace('_', ' ')}", f"  {r.reason}"]
+        if r.outcome == "failed":
+            lines.append(f"  look at: {r.where}")
+    counts = {o: sum(r.outcome == o for r in results) for o in ("passed", "failed", "unsupported")}
+    return [*lines, "", ", ".join(f"{n} {outcome}" for outcome, n in counts.items())]
+
+
+def _no_family(opened: Any) -> Result:
+    from vpgtrans_core.testing.checks import Result
+
+    record = opened.record
+    if record.status == "active":
+        return Result(record.name, "description_resolves", "failed", "it provides no LLM or VPG family", record.target)
+    said = f"the plugin is {record.status} at {record.phase}: {record.cause}"
+    return Result(record.name, "description_resolves", "failed", said, record.target)

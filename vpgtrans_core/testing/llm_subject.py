@@ -1,0 +1,153 @@
+"""A family of language models under test: its tiny models, made when a check first asks for them."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vpgtrans_core.cards import LLMFamily, load
+from vpgtrans_core.llm.text import Text
+from vpgtrans_core.testing import kit_vpg
+from vpgtrans_core.testing.checks import CheckFailed
+from vpgtrans_core.testing.opening import Opened, open_plugin
+from vpgtrans_core.testing.tiny_models import save_tiny_llm, tiny_tokenizer
+
+if TYPE_CHECKING:
+    from vpgtrans_core.llm.adapter import LLM
+
+PROMPTS = 4
+END = 202
+
+
+class LLMSubject:
+    """One LLM family of a plugin.
+
+    Args:
+        opened: the plugin.
+        family: the family's name; None where the plugin has one.
+        config: changes to the tiny config; default the plugin's declaration.
+        unsupported: names of optional checks and why the family cannot pass them; default the declaration.
+        tokenizer: a tokenizer in the family's manner; default a byte-level one.
+    """
+
+    def __init__(
+        self,
+        opened: Opened,
+        family: str | None = None,
+        *,
+        config: dict[str, Any] | None = None,
+        unsupported: dict[str, str] | None = None,
+        tokenizer: Any = None,
+    ) -> None:
+        self.opened = opened
+        self.wanted = family
+        declared = opened.declared(family or (opened.llm_families[0].name if opened.llm_families else ""))
+        self.config = dict(declared.get("config", {})) if config is None else config
+        self.unsupported = dict(declared.get("unsupported", {})) if unsupported is None else unsupported
+        self._tokenizer = tokenizer
+        self._temporary = tempfile.TemporaryDirectory(prefix="vpgt-kit-")
+        self.home = Path(self._temporary.name)
+        self._llms: dict[bool, LLM] = {}
+
+    @classmethod
+    def open(cls, plugin: str, family: str | None = None, **options: Any) -> LLMSubject:
+        return cls(open_plugin(plugin), family, **options)
+
+    def close(self) -> None:
+        self._temporary.cleanup()
+
+    @property
+    def title(self) -> str:
+        return self.wanted or (self.opened.llm_families[0].name if self.opened.llm_families else self.opened.given)
+
+    @cached_property
+    def family(self) -> LLMFamily:
+        families = [f for f in self.opened.llm_families if self.wanted in (None, f.name)]
+        if len(families) != 1:
+            names = ", ".join(f.name for f in self.opened.llm_families) or "none"
+            raise CheckFailed(f"which LLM family is meant? The plugin has {names}", "the hook vpgt_llm_families")
+        return families[0]
+
+    @property
+    def model_type(self) -> str:
+        return self.family.model_types[0]
+
+    def make(self, name: str, seed: int = 0) -> Path:
+        """A tiny random model with its tokenizer in a folder of this name, made once."""
+        folder = self.home / name
+        if not folder.is_dir():
+            tokenizer = self._tokenizer or tiny_tokenizer(self.family.encoder_decoder)
+            save_tiny_llm(folder, self.model_type, changes=self.config, tokenizer=tokenizer, seed=seed)
+        return folder
+
+    @cached_property
+    def folder(self) -> Path:
+        return self.make("llm")
+
+    def load(self, folder: Path, **options: Any) -> LLM:
+        """A folder's model through the plugin's adapter."""
+        return load(self.family.adapter).load(folder, family=self.family, **options)
+
+    def llm(self, share: bool = True) -> LLM:
+        """The tiny model through the adapter; loaded once for each value of `share`."""
+        if share not in self._llms:
+            self._llms[share] = self.load(self.folder, share=share)
+        return self._llms[share]
+
+    @cached_property
+    def reference(self) -> Any:
+        """The same folder through transformers alone."""
+        from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+        auto: Any = AutoModelForSeq2SeqLM if self.family.encoder_decoder else AutoModelForCausalLM
+        return auto.from_pretrained(self.folder, dtype=torch.float32).eval().requires_grad_(False)
+
+    @property
+    def texts(self) -> list[list[Text]]:
+        """Three images: common beginnings, a caption twice, one alone, questions with context, a single token."""
+        return [
+            [
+                Text((), (2, 68, 120, END)),
+                Text((), (2, 68, 121, 77, 140, END)),
+                Text((), (2, 68, 121, 90, END)),
+                Text((), (2, 68, 120, END)),
+                Text((2, 50, 51, 52), (99, END)),
+            ],
+            [Text((), (2, 91, END))],
+            [Text((2, 50, 51), (99, END)), Text((2, 50, 51), (98, 97, END)), Text((), (130,))],
+        ]
+
+    def prompt_ids(self) -> Tensor:
+        """Words ``[I, Q]`` that stand where soft prompts will."""
+        return torch.arange(40, 40 + PROMPTS * len(self.texts)).view(-1, PROMPTS)
+
+    def soft_prompts(self) -> Tensor:
+        """Soft prompts ``[I, Q, D]`` between the words' sizes, wanting a gradient."""
+        words = self.llm().embed(self.prompt_ids()).detach()
+        noise = torch.randn(words.shape, generator=torch.Generator().manual_seed(1)) * words.std()
+        return (words + 0.5 * noise).requires_grad_()
+
+    def loss(self, llm: LLM, soft_prompts: Tensor, texts: list[list[Text]] | None = None) -> Tensor:
+        texts = self.texts if texts is None else texts
+        return llm.loss(soft_prompts, llm.layout(texts, soft_prompts.shape[1]).to(torch.device("cpu")))
+
+    @cached_property
+    def source(self) -> Path:
+        """A tiny VL-LLM with the kit's VPG and a model of this family, to transfer from."""
+        from torch import nn
+
+        from vpgtrans_core.testing.patch_vpg import PatchVPG
+
+        if not any(r.name == "kit_vpg" for r in self.opened.registry.records):
+            self.opened.registry.add(kit_vpg, "kit_vpg")
+        llm = self.make("source_llm", seed=7)
+        torch.manual_seed(3)
+        vpg = PatchVPG()
+        projector = nn.Linear(vpg.output_size, self.load(llm).embedding_size)
+        vpg.save_part(self.home / "source", projector, references={"llm": {"folder": str(llm)}})
+        return self.home / "source"

@@ -1,0 +1,100 @@
+"""Opening the plugin that is to be checked: installed, a module, a folder or a single file. Loads no torch."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vpgtrans_core.cards import LLMFamily, VPGFamily
+from vpgtrans_core.errors import PluginError
+from vpgtrans_core.plugin_loading import PluginRecord
+from vpgtrans_core.registry import Registry, load_registry
+from vpgtrans_core.testing.checks import CheckFailed, expect
+
+HEAVY = ("torch", "transformers", "tensorflow", "jax")
+DECLARATION = "VPGT_CONFORMANCE"
+"""The plugin's attribute that tells the kit of its families: ``{"NAME": {"config": {...}, "unsupported": {...}}}``."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A plugin and the registry that it is in."""
+
+    given: str
+    record: PluginRecord
+    registry: Registry
+
+    @property
+    def llm_families(self) -> list[LLMFamily]:
+        return [f for f in self.registry.llm_families() if self.registry.owner(f) == self.record.name]
+
+    @property
+    def vpg_families(self) -> list[VPGFamily]:
+        return [f for f in self.registry.vpg_families() if self.registry.owner(f) == self.record.name]
+
+    def declared(self, family: str) -> Mapping[str, Any]:
+        """What the plugin's module tells the kit of a family; empty when it tells nothing."""
+        module = sys.modules.get(self.record.name) or sys.modules.get(self.record.target.partition(":")[0])
+        return dict(getattr(module, DECLARATION, {})).get(family, {})
+
+
+def open_plugin(given: str) -> Opened:
+    """Open a plugin by its name, its importable module, its package's folder or its single file.
+
+    Raises:
+        PluginError: there is none.
+    """
+    path = Path(given)
+    if given.endswith(".py"):
+        registry, name = load_registry((given,)), path.stem
+        return Opened(given, _record(registry, name), registry)
+    registry, name = load_registry(), path.resolve().name if path.is_dir() else given
+    if any(r.name == name for r in registry.records):
+        return Opened(given, _record(registry, name), registry)
+    if (path / "__init__.py").is_file() and str(path.resolve().parent) not in sys.path:
+        sys.path.insert(0, str(path.resolve().parent))
+    return Opened(given, registry.add(_module(name), name), registry)
+
+
+def _record(registry: Registry, name: str) -> PluginRecord:
+    return [r for r in registry.records if r.name == name][-1]
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise PluginError(
+            f"there is no plugin {name!r}, nor can such a module be imported: {error}",
+            "give the name that `vpgt list-plugins` shows, a module, a package's folder or a .py file",
+        ) from error
+
+
+def expect_active(opened: Opened) -> None:
+    """Raise `CheckFailed` with the registry's own cause unless the plugin is active."""
+    record = opened.record
+    expect(record.status == "active", f"the plugin is {record.status} at {record.phase}: {record.cause}", record.target)
+    unmarked = [w for w in record.warnings if "hookimpl" in w]
+    expect(not unmarked, "; ".join(unmarked), record.target)
+
+
+def expect_no_heavy_import(opened: Opened) -> None:
+    """Open the plugin and ask its hooks in a fresh process; raise `CheckFailed` when a heavy library was imported."""
+    code = (
+        "import sys; from vpgtrans_core.testing.opening import HEAVY, open_plugin; "
+        f"open_plugin({opened.given!r}); print('loaded:', *[m for m in HEAVY if m in sys.modules])"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    environment["VPGT_ALLOW_PLUGINS"] = opened.record.name
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        raise CheckFailed(f"it cannot be opened in a fresh process: {done.stderr.strip()[-300:]}")
+    heavy = lines[-1].split()[1:]
+    expect(not heavy, f"the plugin's module imports {', '.join(heavy)}, so that every command of vpgt would")

@@ -1,0 +1,111 @@
+"""A family of VPGs under test: a tiny one with random weights, and its folder."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vpgtrans_core.cards import VPGFamily, load
+from vpgtrans_core.testing.checks import CheckFailed
+from vpgtrans_core.testing.opening import DECLARATION, Opened, open_plugin
+from vpgtrans_core.testing.tiny_models import save_tiny_llm
+from vpgtrans_core.vpg.adapter import VPG
+
+LLMS = {"source": ("gpt_neox", {}), "target": ("gpt2", {"n_embd": 48})}
+"""Two ordinary language models of different widths, which need no plugin: model type and changes to its tiny config."""
+IMAGES = 3
+
+
+class VPGSubject:
+    """One VPG family of a plugin; see `LLMSubject`. `config` is what a tiny VPG's config.json would say."""
+
+    def __init__(
+        self,
+        opened: Opened,
+        family: str | None = None,
+        *,
+        config: dict[str, Any] | None = None,
+        unsupported: dict[str, str] | None = None,
+    ) -> None:
+        self.opened = opened
+        self.wanted = family
+        declared = opened.declared(family or (opened.vpg_families[0].name if opened.vpg_families else ""))
+        self.config = declared.get("config") if config is None else config
+        self.unsupported = dict(declared.get("unsupported", {})) if unsupported is None else unsupported
+        self._temporary = tempfile.TemporaryDirectory(prefix="vpgt-kit-")
+        self.home = Path(self._temporary.name)
+
+    @classmethod
+    def open(cls, plugin: str, family: str | None = None, **options: Any) -> VPGSubject:
+        return cls(open_plugin(plugin), family, **options)
+
+    def close(self) -> None:
+        self._temporary.cleanup()
+
+    @property
+    def title(self) -> str:
+        return self.wanted or (self.opened.vpg_families[0].name if self.opened.vpg_families else self.opened.given)
+
+    @cached_property
+    def family(self) -> VPGFamily:
+        families = [f for f in self.opened.vpg_families if self.wanted in (None, f.name)]
+        if len(families) != 1:
+            names = ", ".join(f.name for f in self.opened.vpg_families) or "none"
+            raise CheckFailed(f"which VPG family is meant? The plugin has {names}", "the hook vpgt_vpg_families")
+        return families[0]
+
+    @property
+    def adapter(self) -> Any:
+        return load(self.family.adapter)
+
+    def make(self, seed: int = 0) -> VPG:
+        """A tiny VPG; every parameter is drawn, so that none hides by being zero or one."""
+        if self.config is None:
+            said = f"the kit needs the config of a tiny VPG: {DECLARATION} = {{'FAMILY': {{'config': ...}}}}"
+            raise CheckFailed(said, f"{DECLARATION} in the plugin's module, or `config` in the test class")
+        if not hasattr(self.adapter, "from_config"):
+            raise CheckFailed("the adapter has no classmethod from_config(config)", "the adapter")
+        torch.manual_seed(seed)
+        vpg = self.adapter.from_config(dict(self.config))
+        with torch.no_grad():
+            for parameter in vpg.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        return vpg
+
+    @cached_property
+    def vpg(self) -> VPG:
+        return self.make()
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """Pictures ``[B, 3, H, W]`` of random pixels."""
+        size = self.vpg.preprocessing.size
+        return torch.randn(IMAGES, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+    def llm(self, name: str) -> Path:
+        """One of `LLMS` in a folder."""
+        folder = self.home / name
+        if not folder.is_dir():
+            kind, changes = LLMS[name]
+            save_tiny_llm(folder, kind, changes=dict(changes), seed=len(name))
+        return folder
+
+    @cached_property
+    def projector(self) -> nn.Linear:
+        from transformers import AutoConfig
+
+        torch.manual_seed(2)
+        return nn.Linear(self.vpg.output_size, AutoConfig.from_pretrained(self.llm("source")).hidden_size)
+
+    @cached_property
+    def folder(self) -> Path:
+        """The tiny VPG with its projector and a reference to its LLM, as ``--save vpg`` writes it."""
+        folder = self.home / "part"
+        folder.mkdir()
+        self.vpg.save_part(folder, self.projector, references={"llm": {"folder": str(self.llm("source"))}})
+        return folder
