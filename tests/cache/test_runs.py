@@ -2,19 +2,20 @@
 
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-
 from vpg_qformer.adapter import QFormerVPG
+
 from vpgtrans_core.cache.key import CacheKey
 from vpgtrans_core.cache.names import EntryNames
 from vpgtrans_core.cache.shards import shard_names
+from vpgtrans_core.cli.main import main
 from vpgtrans_core.data.data import open_data
 from vpgtrans_core.data.images import Augmentation
 from vpgtrans_core.data.listing import Listing
@@ -170,36 +171,57 @@ def test_outputs_belong_to_all_weights_features_to_the_frozen_ones(cache_world: 
     assert CacheKey.of(vpg, "outputs", torch.float32) != outputs
 
 
-def vpgt(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "vpgtrans_core.cli.main", "cache", *arguments], capture_output=True, text=True
-    )
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
 
 
-def test_the_commands(cache_world: Path, tmp_path: Path, seen: list[int]) -> None:
+@pytest.fixture
+def vpgt(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run ``vpgt cache ...`` in this process."""
+
+    def run(*arguments: str) -> Done:
+        capsys.readouterr()
+        code: Any = 0
+        try:
+            main(["cache", *arguments])
+        except SystemExit as error:
+            code = error.code or 0
+        said = capsys.readouterr()
+        return Done(int(code), said.out, said.err)
+
+    return run
+
+
+def test_the_commands(cache_world: Path, tmp_path: Path, seen: list[int], vpgt: Callable[..., Done]) -> None:
     where = ("--cache", str(tmp_path / "cache"))
     data = ("--from", str(cache_world / "source"), "--data", str(cache_world / "data/captions.json"), *where)
     for kind in ("outputs", "features"):
         done = vpgt("build", *data, "--kind", kind, "--workers", "0", "--json")
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["entries"] > 0
+        assert done.code == 0, done.err
+        assert json.loads(done.out)["entries"] > 0
+    seen.clear()
     run(cache_world, tmp_path / "out", tmp_path / "cache")
     assert seen == []  # neither stage needed the ViT
     again = vpgt("build", *data, "--workers", "0", "--json")
-    assert json.loads(again.stdout)["computed"] == 0
-    caches = json.loads(vpgt("info", "--check", "--json", *where).stdout)["caches"]
+    assert json.loads(again.out)["computed"] == 0
+    caches = json.loads(vpgt("info", "--check", "--json", *where).out)["caches"]
     assert [c["damaged"] for c in caches] == [0, 0]
-    assert "2 caches" in vpgt("info", *where).stdout
-    wrong = vpgt("clear", "outputs-1", *where)
-    assert wrong.returncode == 2 and "did you mean" in wrong.stderr
-    assert vpgt("clear", "--days", "1", "--yes", *where).stdout.startswith("0 caches")
-    assert vpgt("clear", "--yes", *where).stdout.startswith("2 caches")
-    assert "0 caches" in vpgt("info", *where).stdout
+    assert "2 caches" in vpgt("info", *where).out
+    wrong = vpgt("clear", Path(caches[0]["folder"]).name[:-1], *where)
+    assert wrong.code == 2 and "did you mean" in wrong.err
+    assert vpgt("clear", "--days", "1", "--yes", *where).out.startswith("0 caches")
+    assert vpgt("clear", "--yes", *where).out.startswith("2 caches")
+    assert "0 caches" in vpgt("info", *where).out
 
 
-def test_build_says_what_it_would_take_when_that_is_too_much(cache_world: Path, tmp_path: Path) -> None:
+def test_build_says_what_it_would_take_when_that_is_too_much(
+    cache_world: Path, tmp_path: Path, vpgt: Callable[..., Done]
+) -> None:
     done = vpgt(
         "build", "--from", str(cache_world / "source"), "--data", str(cache_world / "data/captions.json"),
         "--cache", str(tmp_path), "--cache-gb", "0.0000001",
     )  # fmt: skip
-    assert done.returncode == 2 and "GB" in done.stderr and not list(tmp_path.iterdir())
+    assert done.code == 2 and "GB" in done.err and not list(tmp_path.iterdir())

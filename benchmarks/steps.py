@@ -1,0 +1,357 @@
+"""Time and memory of a training step: the paper's way against ours, each lever alone.
+
+    python benchmarks/steps.py                            # OPT, LLaMA and T5 at mid size on this machine, fp32 and bf16
+    python benchmarks/steps.py --family opt --headline --rounds 5 --json opt.json
+    python benchmarks/steps.py --device cuda              # OPT-2.7B, OPT-6.7B, LLaMA-7B, FlanT5-XL with ViT-g
+    python benchmarks/steps.py --tiny                     # seconds; shows that it runs
+
+All variants of a family run in turn (A B C A B C ...) in one process on the same weights and captions, so that noise
+meets all of them; medians are shown, and ratios to the plain step in fp32 (on a GPU: in the half precision of the
+others). A step is forward and backward of `--images` images with five captions each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import ctypes
+import gc
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from plain import plain_step
+from shapes import FAMILIES, Work, build_model, make_work
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from vpgtrans_core.llm.adapter import LLM
+from vpgtrans_core.model import VisualKind, VLModel
+from vpgtrans_core.train.step import Batch, Stepper
+
+GPU_SHAPES = ("opt-2.7b", "opt-6.7b", "llama-7b", "flan-t5-xl")
+PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
+"""Dense bf16 TFLOP/s by the makers' data sheets."""
+STAGE1_CAPTIONS, STAGE2_CAPTIONS = 1.4e6, 12.4e6
+"""Captions of the paper's OPT-2.7B -> 6.7B run: 13.8 million in all, 1.4 of them in the warm-up."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute a step.
+
+    Attributes:
+        name: in the table.
+        stage: 1 or 2.
+        llm: ``plain`` (padded, all logits), ``rows`` (padded, head at labels), ``packed`` (rows packed, nothing
+            shared) or ``tree`` (captions of an image share its prefix).
+        vpg: ``caption`` (for each), ``image`` (once), ``features`` or ``outputs`` (from a cache).
+        half: frozen parts in bf16, autocast for the rest.
+        headline: one of the rows that ``--headline`` is content with.
+    """
+
+    name: str
+    stage: int
+    llm: str
+    vpg: str
+    half: bool = False
+    headline: bool = False
+
+
+VARIANTS = (
+    Variant("plain", 1, "plain", "caption", headline=True),
+    Variant("VPG once an image, alone", 1, "plain", "image"),
+    Variant("head at labels, alone", 1, "rows", "caption"),
+    Variant("packed rows, head at labels", 1, "packed", "caption"),
+    Variant("first epoch: VPG once, tree", 1, "tree", "image", headline=True),
+    Variant("plain LLM, VPG cached", 1, "plain", "outputs"),
+    Variant("head at labels, VPG cached", 1, "rows", "outputs"),
+    Variant("packed, head, VPG cached", 1, "packed", "outputs"),
+    Variant("cached: tree, head", 1, "tree", "outputs", headline=True),
+    Variant("plain", 2, "plain", "caption", headline=True),
+    Variant("VPG once, tree", 2, "tree", "image"),
+    Variant("features cached, tree", 2, "tree", "features", headline=True),
+    Variant("plain, bf16", 1, "plain", "caption", half=True),
+    Variant("first epoch, bf16", 1, "tree", "image", half=True, headline=True),
+    Variant("cached, bf16", 1, "tree", "outputs", half=True, headline=True),
+    Variant("features cached, bf16", 2, "tree", "features", half=True, headline=True),
+)
+
+
+@dataclass
+class Result:
+    """What was measured of one variant: `seconds` and `memory` are those of a step, `speedup` and `memory_share` are
+    against the plain step of the same stage; `mfu` is the share of the GPU's dense bf16 peak that its own work used."""
+
+    shape: str
+    stage: int
+    name: str
+    half: bool
+    seconds: float
+    captions_per_second: float
+    speedup: float
+    memory_gb: float | None
+    memory_share: float | None
+    tflop: float
+    mfu: float | None = None
+
+
+class Bench:
+    """The models of one shape, and its variants as functions that compute a step."""
+
+    def __init__(self, shape: str, device: torch.device, images: int, *, halves: bool = True) -> None:
+        self.shape = shape
+        self.device = device
+        self.accelerator = Accelerator(cpu=device.type == "cpu")
+        precise = torch.float32 if device.type == "cpu" else torch.bfloat16
+        self.models = {False: build_model(shape, precise, device)}
+        if halves and device.type == "cpu":
+            self.models[True] = _halved(self.models[False])
+        self.padded = {half: _without_sharing(model.llm) for half, model in self.models.items()}
+        self.work: Work = make_work(self.models[False], images)
+        self.frozen = {half: self._frozen(model) for half, model in self.models.items()}
+
+    def step(self, variant: Variant) -> Callable[[], float]:
+        """A function that computes the variant's gradients and returns its loss."""
+        model = self.models[variant.half]
+        half = model.llm.model.dtype if model.llm.model.dtype == torch.bfloat16 else None
+        visual, kind = self._visual(variant)
+        if variant.llm == "plain":
+            run = self._plain(model, variant.vpg, visual, half)
+        else:
+            run = self._ours(model, variant, visual, kind, half)
+
+        def step() -> float:
+            model.set_stage(variant.stage)
+            model.zero_grad(set_to_none=True)
+            return run()
+
+        return step
+
+    def gradients(self, variant: Variant) -> dict[str, Tensor]:
+        """The gradients that a variant leaves, by parameter."""
+        self.step(variant)()
+        trained = self.models[variant.half].trained()
+        return {name: p.grad.clone() for name, p in trained.items() if p.grad is not None}
+
+    def _plain(self, model: VLModel, vpg: str, visual: Tensor, half: torch.dtype | None) -> Callable[[], float]:
+        def run() -> float:
+            with torch.autocast(self.device.type, dtype=half, enabled=half is not None):
+                return plain_step(model, visual, self.work.texts, vpg=vpg)
+
+        return run
+
+    def _ours(
+        self, model: VLModel, variant: Variant, visual: Tensor, kind: VisualKind, half: torch.dtype | None
+    ) -> Callable[[], float]:
+        llm = self.padded[variant.half] if variant.llm == "rows" else model.llm
+        texts = self.work.texts
+        if variant.llm != "tree":  # each caption an image of its own
+            each = [i for i, image in enumerate(texts) for _ in image]
+            texts, visual = [[text] for image in texts for text in image], visual[each]
+        vl = VLModel(model.vpg, model.projector, llm)
+        batch = Batch(visual, kind, texts, [(0, i, 0) for i in range(len(texts))])
+
+        def run() -> float:
+            stepper = Stepper(vl, self.accelerator, 10**9, half)
+            return stepper.backward(batch).loss
+
+        return run
+
+    def _visual(self, variant: Variant) -> tuple[Tensor, VisualKind]:
+        features, outputs = self.frozen[variant.half]
+        if variant.vpg == "features":
+            return features, "features"
+        return (outputs, "outputs") if variant.vpg == "outputs" else (self.work.pixels, "pixels")
+
+    @torch.no_grad()
+    def _frozen(self, model: VLModel) -> tuple[Tensor, Tensor]:
+        """What a cache would hold of the work's images."""
+        half = model.llm.model.dtype
+        with torch.autocast(self.device.type, dtype=half, enabled=half == torch.bfloat16):
+            features = model.vpg.features(self.work.pixels)
+            return features, model.vpg.prompts(features)
+
+
+def _halved(model: VLModel) -> VLModel:
+    """The same weights with the frozen parts in bf16."""
+    vpg, projector, llm = copy.deepcopy(model.vpg), copy.deepcopy(model.projector), copy.copy(model.llm)
+    trained = {name for name, _ in vpg.trained()}
+    for name, parameter in vpg.named_parameters():
+        if name not in trained:
+            parameter.data = parameter.data.bfloat16()
+    body = copy.deepcopy(llm.model).bfloat16()
+    return VLModel(vpg, projector, type(llm)(body, llm.tokenizer, llm.family))
+
+
+def _without_sharing(llm: LLM) -> LLM:
+    padded = copy.copy(llm)
+    padded.shares_prefix = False
+    return padded
+
+
+def measure(shape: str, device: torch.device, images: int, rounds: int, variants: tuple[Variant, ...]) -> list[Result]:
+    """Time, memory and work of the variants, in turn."""
+    bench = Bench(shape, device, images, halves=any(v.half for v in variants))
+    steps = {variant: bench.step(variant) for variant in variants}
+    flops, memory = {}, {}
+    for variant, step in steps.items():  # the first call also warms up
+        with FlopCounterMode(display=False) as counter:
+            memory[variant] = _memory(step, device)
+        flops[variant] = float(counter.get_total_flops())
+    seconds: dict[Variant, list[float]] = {variant: [] for variant in variants}
+    for _ in range(rounds):
+        for variant, step in steps.items():
+            seconds[variant].append(_seconds(step, device))
+    median = {variant: statistics.median(times) for variant, times in seconds.items()}
+    plain = {v.stage: v for v in variants if v.llm == "plain" and v.vpg == "caption" and not v.half}
+    results = []
+    for variant in variants:
+        base = plain[variant.stage]
+        used, most = memory[variant], memory[base]
+        results.append(
+            Result(
+                shape=shape,
+                stage=variant.stage,
+                name=variant.name,
+                half=variant.half or device.type == "cuda",
+                seconds=median[variant],
+                captions_per_second=bench.work.captions / median[variant],
+                speedup=median[base] / median[variant],
+                memory_gb=used,
+                memory_share=used / most if used is not None and most else None,
+                tflop=flops[variant] / 1e12,
+                mfu=flops[variant] / median[variant] / 1e12 / peak if (peak := _peak(device)) else None,
+            )
+        )
+    return results
+
+
+def _seconds(step: Callable[[], float], device: torch.device) -> float:
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def _memory(step: Callable[[], float], device: torch.device) -> float | None:
+    """Gigabytes that a step needs beyond what is there before; None where the system does not tell."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e9
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = _status("VmRSS")
+        step()
+        return (_status("VmHWM") - before) / 1e6
+    except (OSError, AttributeError):
+        return None
+
+
+def _status(name: str) -> float:
+    """A line of /proc/self/status in kB."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return float(line.split()[1])
+
+
+def _peak(device: torch.device) -> float | None:
+    """The device's dense bf16 TFLOP/s, where it is known."""
+    if device.type != "cuda":
+        return None
+    return next((peak for name, peak in PEAKS.items() if name in torch.cuda.get_device_name(device)), None)
+
+
+def table(results: list[Result]) -> str:
+    """The results as a markdown table."""
+    lines = [
+        "| shape | stage | variant | s a step | captions/s | faster | GB a step | of plain | TFLOP | MFU |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        memory = "" if r.memory_gb is None else f"{r.memory_gb:.2f}"
+        share = "" if r.memory_share is None else f"{r.memory_share:.2f}"
+        mfu = "" if r.mfu is None else f"{100 * r.mfu:.0f} %"
+        lines.append(
+            f"| {r.shape} | {r.stage} | {r.name} | {r.seconds:.3g} | {r.captions_per_second:.3g} | {r.speedup:.1f}x | "
+            f"{memory} | {share} | {r.tflop:.2g} | {mfu} |"
+        )
+    return "\n".join(lines)
+
+
+def gpu_hours(results: list[Result]) -> dict[str, dict[str, float]]:
+    """Hours of this device for the paper's amount of data (1.4 + 12.4 million captions), plain and ours."""
+    hours: dict[str, dict[str, float]] = {}
+    for shape in dict.fromkeys(r.shape for r in results):
+        rates = {(r.stage, r.name): r.captions_per_second for r in results if r.shape == shape}
+        ways = {"plain": ("plain", "plain"), "ours": ("first epoch: VPG once, tree", "VPG once, tree")}
+        hours[shape] = {
+            way: STAGE1_CAPTIONS / rates[1, one] / 3600 + STAGE2_CAPTIONS / rates[2, two] / 3600
+            for way, (one, two) in ways.items()
+            if (1, one) in rates and (2, two) in rates
+        }
+    return hours
+
+
+def main(arguments: list[str] | None = None) -> list[Result]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=FAMILIES, action="append", help="default all")
+    parser.add_argument("--shape", action="append", help=f"a shape of its own, for instance {', '.join(GPU_SHAPES)}")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--images", type=int, help="images a step, five captions each; default 4, on a GPU 64")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", help="variants whose name holds this text, besides the plain ones")
+    parser.add_argument("--headline", action="store_true", help="the plain steps and the default ones, no single lever")
+    parser.add_argument("--tiny", action="store_true", help="tiny shapes")
+    parser.add_argument("--json", type=Path, help="write the results there")
+    options = parser.parse_args(arguments)
+    device = torch.device(options.device)
+    size = "tiny" if options.tiny else "mid"
+    shapes = options.shape or [f"{size}-{family}" for family in options.family or FAMILIES]
+    if device.type == "cuda" and not options.tiny and not options.shape and not options.family:
+        shapes = list(GPU_SHAPES)
+    variants = tuple(
+        v
+        for v in VARIANTS
+        if (not v.half or device.type == "cpu")
+        and (not options.only or v.name == "plain" or options.only in v.name)
+        and (v.headline or not options.headline)
+    )
+    images = options.images or (64 if device.type == "cuda" and not options.tiny else 4)
+    results: list[Result] = []
+    for shape in shapes:
+        results += measure(shape, device, images, options.rounds, variants)
+        gc.collect()
+    record: dict[str, Any] = {
+        "machine": platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "peak_tflops": _peak(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "images": images,
+        "rounds": options.rounds,
+        "results": [asdict(r) for r in results],
+        "hours_of_the_papers_data": gpu_hours(results),
+    }
+    print(table(results))
+    for shape, hours in record["hours_of_the_papers_data"].items():
+        if hours:
+            print(f"{shape}: 1.4 + 12.4 million captions: " + ", ".join(f"{k} {v:.3g} h" for k, v in hours.items()))
+    if options.json:
+        options.json.write_text(json.dumps(record, indent=2) + "\n")
+    return results
+
+
+if __name__ == "__main__":
+    main()

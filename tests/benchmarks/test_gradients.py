@@ -1,0 +1,93 @@
+"""Every lever leaves the gradients of the plain step: for each family, in each stage."""
+
+import pytest
+import torch
+from shapes import SHAPES, build_model
+from steps import VARIANTS, Bench, Variant
+from torch.nn import functional
+
+EXACT = [v for v in VARIANTS if not v.half and v.name != "plain"]
+FAMILIES = ("opt", "llama", "t5")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def bench(request: pytest.FixtureRequest) -> Bench:
+    return Bench(f"tiny-{request.param}", torch.device("cpu"), images=3)
+
+
+def plain_of(variant: Variant) -> Variant:
+    return next(v for v in VARIANTS if v.stage == variant.stage and v.name == "plain")
+
+
+def difference(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
+    """The largest relative error of a parameter's gradient. One that is zero in exact arithmetic (that of a key's bias,
+    behind a softmax) is measured against the others."""
+    assert found.keys() == wanted.keys()
+    scale = max(float(g.norm()) for g in wanted.values())
+    return max(float((found[n] - g).norm()) / max(float(g.norm()), 1e-3 * scale) for n, g in wanted.items())
+
+
+@pytest.mark.parametrize("variant", EXACT, ids=lambda v: f"{v.stage} {v.name}")
+def test_a_lever_leaves_the_plain_gradients(bench: Bench, variant: Variant) -> None:
+    wanted = bench.gradients(plain_of(variant))
+    found = bench.gradients(variant)
+    assert difference(found, wanted) < 1e-4
+    assert bench.step(variant)() == pytest.approx(bench.step(plain_of(variant))(), rel=1e-5)
+    trained = {name.split(".")[0] for name in found}
+    assert trained == ({"projector"} if variant.stage == 1 else {"projector", "vpg"})
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.half], ids=lambda v: f"{v.stage} {v.name}")
+def test_bf16_leaves_nearly_the_plain_gradients(bench: Bench, variant: Variant) -> None:
+    wanted = bench.gradients(plain_of(variant))["projector.weight"].flatten()
+    found = bench.gradients(variant)["projector.weight"].flatten()
+    assert float(torch.cosine_similarity(found, wanted, dim=0)) > 0.99
+
+
+def double_loss(logits: torch.Tensor, labels: torch.Tensor, **others: object) -> torch.Tensor:
+    """transformers' loss of causal LMs, which itself would round the logits to fp32."""
+    return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_double_precision_the_projectors_gradient_is_the_plain_one(family: str) -> None:
+    """Where the kinks of ReLUs would make fp32 miss (OPT). The VPG's output is rounded to fp32 by contract, in all
+    variants alike; LLaMA's rotations are computed in fp32 by transformers, for each layout of rows anew."""
+    tolerance = 1e-6 if family == "llama" else 1e-8
+    bench = Bench(f"tiny-{family}", torch.device("cpu"), images=3, halves=False)
+    model = bench.models[False]
+    model.double()
+    model.llm.model.double()
+    model.llm.model.loss_function = double_loss
+    bench.work.pixels.data = bench.work.pixels.double()
+    features = model.vpg.features(bench.work.pixels)
+    bench.frozen[False] = features, model.vpg.prompts(features)
+    for variant in EXACT:
+        wanted = bench.gradients(plain_of(variant))
+        assert wanted["projector.weight"].dtype == torch.float64
+        found = bench.gradients(variant)
+        names = ("projector.weight", "projector.bias")
+        assert difference({n: found[n] for n in names}, {n: wanted[n] for n in names}) < tolerance, variant.name
+
+
+def test_the_comparison_sees_a_wrong_caption(bench: Bench) -> None:
+    """The control: one token of one caption changes the gradient by more than the tolerance."""
+    import dataclasses
+
+    plain = VARIANTS[0]
+    wanted = bench.gradients(plain)
+    before = bench.work.texts[0][0]
+    bench.work.texts[0][0] = dataclasses.replace(before, target=(*before.target[:-2], 5, before.target[-1]))
+    try:
+        assert difference(bench.gradients(plain), wanted) > 1e-3
+    finally:
+        bench.work.texts[0][0] = before
+
+
+def test_captions_have_the_length_of_real_ones() -> None:
+    from shapes import make_work
+
+    model = build_model("tiny-opt", torch.float32, torch.device("cpu"))
+    lengths = [len(t.target) for image in make_work(model, 200).texts for t in image]
+    assert 12.5 < sum(lengths) / len(lengths) < 13.5
+    assert {"opt-2.7b", "opt-6.7b", "llama-7b", "flan-t5-xl"} <= SHAPES.keys()
