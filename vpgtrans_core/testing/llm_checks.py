@@ -214,7 +214,7 @@ def generation_ends(subject: LLMSubject) -> None:
         handle.remove()
     expect(len(texts) == len(subject.texts), f"{len(texts)} texts for {len(subject.texts)} images")
     expect(calls <= 3, f"the LLM said the end ({end}) from the third token on, and was asked for {calls} tokens")
-    shown = llm.tokenizer.decode([end]).strip()
+    shown = _words(llm, (end,), keep=True)
     expect(not shown or all(shown not in text for text in texts), f"the end token is in the texts: {texts}")
 
 
@@ -292,9 +292,10 @@ def _same_alone_and_together(subject: LLMSubject, llm: LLM, what: str) -> None:
     expect(gap < NEAR, f"{what}: the loss is {float(whole):.6g}, that of the texts alone {float(alone):.6g}")
 
 
-def _words(llm: LLM, ids: tuple[int, ...]) -> str:
-    text = llm.tokenizer.decode(list(ids), skip_special_tokens=True)
-    return str(text).strip()
+def _words(llm: LLM, ids: tuple[int, ...], *, keep: bool = False) -> str:
+    text = llm.tokenizer.decode(list(ids), skip_special_tokens=not keep)
+    assert isinstance(text, str)
+    return text.strip()
 
 
 def _ends(llm: LLM) -> set[int]:

@@ -114,7 +114,8 @@ def save_pictures(folder: Path, count: int = 6) -> Path:
     from PIL import Image, ImageDraw
 
     (folder / "images").mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for number in range(count):
         colour, side = ("red", "blue", "green")[number % 3], ("left", "right")[number % 2]
         picture = Image.new("RGB", (40, 32), "white")
