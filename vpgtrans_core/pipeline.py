@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vpgtrans_core.train.stage import Progress, Stage
     from vpgtrans_core.vpg.adapter import VPG
 
-START_IMAGES = 128
+START_IMAGES = 256
 """Training images from whose soft prompts the projector starts; the first half of them judges its scale."""
 START_CAPTIONS = 200_000
 """Training captions whose words pair the two vocabularies: more bring no new words."""
@@ -161,8 +161,10 @@ class Run:
 
     def _load_vpg(self) -> VPG:
         from vpgtrans_core.assemble import load_vpg, vpg_source
+        from vpgtrans_core.cache.opening import wants_cache
 
-        return load_vpg(vpg_source(self.source, self.settings, self.registry), self.machine)
+        source = vpg_source(self.source, self.settings, self.registry)
+        return load_vpg(source, self.machine, lazily=wants_cache(self.settings))
 
     def _assemble(self, vpg: VPG, begun: bool) -> VLModel:
         """LLM, projector and VPG together; the projector's start is computed unless a checkpoint replaces it."""
@@ -201,6 +203,7 @@ class Run:
             source=lambda: source_words(self.source, self.registry),
             captions=lambda: itertools.islice(training_captions(self.data.train), START_CAPTIONS),
             outputs=probe.outputs,
+            said=probe.captions,
             loss=probe.loss,
         )
         with torch.no_grad():
@@ -332,6 +335,11 @@ class StartProbe:
         import torch
 
         return torch.cat([batch.visual for batch in self._computed()]).float()
+
+    def captions(self) -> list[list[str]]:
+        """The captions of the same images."""
+        views = [view for batch in self._computed() for view in batch.views]
+        return [[c.text for c in self.feed.data.sample(source, row).captions] for source, row, _ in views]
 
     def loss(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
         """The LLM's mean loss on those images with this projector."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from vpgtrans_core.assemble import SourceWords
 from vpgtrans_core.converter import fit_ridge, fit_sgd
 from vpgtrans_core.llm.adapter import LLM
-from vpgtrans_core.pairs import caption_tokens, word_pairs
+from vpgtrans_core.pairs import caption_tokens, word_pairs, words_said
 from vpgtrans_core.projector import Linear, merge, random_projector
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.start import choose_scale, words_start
@@ -36,6 +36,7 @@ def start_projector(
     source: Callable[[], SourceWords],
     captions: Callable[[], Iterable[str]],
     outputs: Callable[[], Tensor],
+    said: Callable[[], Sequence[Sequence[str]]],
     loss: Callable[[Tensor, Tensor], float],
 ) -> ProjectorStart:
     """Make the projector that training begins with.
@@ -45,6 +46,7 @@ def start_projector(
         source: gives the source's words and projector; called only where they are needed.
         captions: gives training captions, whose words count.
         outputs: gives the VPG's outputs ``[n, Q, D]`` of some training images.
+        said: gives the captions of each of those images.
         loss: from weight and bias to the LLM's loss on some training images.
     """
     if settings.start == "random":
@@ -54,8 +56,11 @@ def start_projector(
     texts = list(captions())
     if settings.start == "converter" and settings.converter == "sgd":
         return _paper(words, llm, texts, settings.seed)
-    pairs = word_pairs(words.tokenizer, llm.tokenizer, texts)
-    if settings.shuffle_pairs:
+    pairs, spoken = word_pairs(words.tokenizer, llm.tokenizer, texts), None
+    if settings.start == "words":
+        pairs = pairs.whole_words()
+        spoken = words_said(pairs, words.tokenizer, llm.tokenizer, said())
+    if settings.shuffle_pairs:  # after the captions were matched: nothing but the pairing is destroyed
         pairs = pairs.shuffled(settings.seed)
     record: dict[str, Any] = {"start": settings.start, "pairs": pairs.counts(), "shuffled": settings.shuffle_pairs}
     table = _target_table(llm)
@@ -63,7 +68,7 @@ def start_projector(
         converter = fit_ridge(pairs, words.words, table, seed=settings.seed)
         record |= {"held_out_cosine": converter.held_out, "ridge": converter.ridge}
         return ProjectorStart(merge(converter, *words.projector), record)
-    begun = words_start(outputs().cpu(), words.projector, pairs.whole_words(), words.words, table)
+    begun = words_start(outputs().cpu(), words.projector, pairs, words.words, table, spoken)
     projector, scale = choose_scale(begun.projector, loss)
     record |= {"agreement": begun.agreement, "words_per_prompt": begun.words, "scale": scale}
     return ProjectorStart(projector, record)
