@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from vpgtrans_core.feeding import TrainingData
 
 Shape = tuple[int, int]
+SAMPLED_IMAGES = 1000
+"""Images of a source whose captions are read to know how long captions are."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class DataPlan:
     held_out_images: int
     captions_per_image: float
     """Captions that an image brings to a step, on average."""
+    words_per_caption: float
 
 
 @dataclass(frozen=True)
@@ -244,7 +247,19 @@ def _data(data: TrainingData | None, settings: Settings) -> DataPlan | None:
         captions=counts["captions"],
         held_out_images=data.held_out_images,
         captions_per_image=data.train.captions_a_visit(settings.captions_per_image),
+        words_per_caption=_words_per_caption(data),
     )
+
+
+def _words_per_caption(data: TrainingData) -> float:
+    """Mean length of captions, by images from all over each source."""
+    words = captions = 0
+    for source, rows in enumerate(data.train.train):
+        for row in rows[:: max(1, len(rows) // SAMPLED_IMAGES)]:
+            for caption in data.train.sample(source, int(row)).captions:
+                words += len(f"{caption.prompt} {caption.text}".split())
+                captions += 1
+    return words / max(captions, 1)
 
 
 def _images_per_step(data: TrainingData | None, settings: Settings) -> int | None:

@@ -71,7 +71,7 @@ def config_of(values: dict[str, Any]) -> PreTrainedConfig:
         raise ModelError(f"the config of a {model_type} model cannot be read: {error}") from error
 
 
-def meta_llm(config: PreTrainedConfig, *, attention: str = "eager") -> Any:
+def meta_llm(config: PreTrainedConfig, *, attention: str | None = "eager") -> Any:
     """Build the whole LLM without memory for its weights.
 
     Raises:

@@ -1,0 +1,166 @@
+"""``vpgt plan``: what a transfer would take, before anything is downloaded or paid."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vpgtrans_core.cli.columns import columns
+from vpgtrans_core.cli.options import settings_from, with_settings
+from vpgtrans_core.cli.transfer import require_models
+
+if TYPE_CHECKING:
+    from vpgtrans_core.cost.estimate import Cost, Fit
+    from vpgtrans_core.planning import Plan
+
+PANEL = "This command"
+PARTS = {
+    "llm_weights": "LLM weights",
+    "vpg_weights": "VPG and projector",
+    "gradients": "gradients",
+    "optimizer": "optimiser",
+    "llm_activations": "LLM activations",
+    "vpg_activations": "VPG activations",
+    "working": "working memory",
+    "reserved": "reserved",
+}
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("plan")(plan)
+
+
+@with_settings
+def plan(
+    ctx: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.yaml", rich_help_panel=PANEL, help="Settings by name; flags win over them."),
+    ] = None,
+    gpu: Annotated[str, typer.Option(rich_help_panel=PANEL, help="h100, a100, h200, 4090, ...")] = "a100",
+    gpus: Annotated[int, typer.Option(rich_help_panel=PANEL, help="How many of them, a copy of the LLM on each.")] = 1,
+    mfu: Annotated[
+        float | None, typer.Option(rich_help_panel=PANEL, help="Share of the GPU's peak that is reached; default 0.35.")
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(rich_help_panel=PANEL, help="US dollars a GPU-hour; default a guess.")
+    ] = None,
+    caption_tokens: Annotated[
+        float | None, typer.Option(rich_help_panel=PANEL, help="Tokens of a caption; default from the data, else 13.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", rich_help_panel=PANEL, help="Print JSON.")] = False,
+    **flags: Any,
+) -> None:
+    """Say what a transfer takes: shapes, memory, FLOPs, hours, dollars, disk, downloads. Loads no weights."""
+    settings = settings_from(config, flags)
+    require_models(settings)
+    from vpgtrans_core.cost.chips import chip, chips
+    from vpgtrans_core.cost.estimate import Estimator, assumptions_for
+    from vpgtrans_core.planning import plan as make_plan
+
+    registry = ctx.obj.registry
+    device = chip(gpu, chips(registry.switches.folder))
+    found = make_plan(settings, registry=registry)
+    assumed = assumptions_for(found, device, gpus=gpus, mfu=mfu, price=price, caption_tokens=caption_tokens)
+    cost = Estimator(found, registry, device, assumed).cost()
+    if as_json:
+        print(json.dumps({"plan": found.as_dict(), "cost": cost.as_dict()}, indent=2, default=str))
+    else:
+        print(f"{found}\n\n" + "\n\n".join("\n".join(block) for block in cost_text(found, cost)))
+
+
+def cost_text(plan: Plan, cost: Cost) -> list[list[str]]:
+    """Blocks of lines: time and money, memory, disk, the paper's runs, what was assumed."""
+    return [_time(plan, cost), _memory(cost), _disk(cost), _paper(cost), _assumed(plan, cost)]
+
+
+def _time(plan: Plan, cost: Cost) -> list[str]:
+    gpus, price = cost.assumptions.gpus, cost.assumptions.price
+
+    def line(name: str, captions: float, each: float | None, flops: float | None, gpu_hours: float) -> tuple[str, ...]:
+        said = (f"{each / 1e12:.3g}" if each else "", f"{flops:.3g}" if flops else "")
+        money = f"{gpu_hours * price:,.2f}"
+        return name, f"{captions:,.0f}", *said, _hours(gpu_hours / gpus), _hours(gpu_hours), money
+
+    stages, scratch, theirs = cost.stages, cost.scratch, cost.scratch_paper_code
+    captions, flops = sum(s.captions for s in stages), sum(s.total_flops for s in stages)
+    rows = [line(f"stage {s.number}", s.captions, s.flops_per_caption, s.total_flops, s.gpu_hours) for s in stages]
+    rows += [
+        line("together", captions, None, flops, cost.gpu_hours),
+        line("from scratch", scratch.captions, scratch.flops_per_caption, scratch.total_flops, scratch.gpu_hours),
+        line("  in the paper's code", scratch.captions, None, None, theirs),
+    ]
+    header = ("TIME", "CAPTIONS", "TFLOP EACH", "FLOP", "HOURS", "GPU-HOURS", "USD")
+    lines = columns(header, rows, right=range(1, 7))
+    if plan.method != "scratch" and cost.gpu_hours:
+        times = scratch.gpu_hours / cost.gpu_hours
+        lines.append(f"training from scratch with the paper's amount of data costs {times:.3g} times as much")
+    return lines
+
+
+def _memory(cost: Cost) -> list[str]:
+    fits = cost.fits
+    rows = [
+        (name, *(f"{getattr(f.memory, part) / 1e9:.2f}" for f in fits))
+        for part, name in PARTS.items()
+        if any(getattr(f.memory, part) for f in fits)
+    ]
+    rows.append(("total", *(f"{f.memory.total / 1e9:.2f}" for f in fits)))
+    lines = columns((f"GB ON ONE {cost.chip.name.upper()}", *(f"STAGE {f.stage}" for f in fits)), rows, right=(1, 2))
+    return lines + [_fit(f, cost) for f in fits]
+
+
+def _fit(fit: Fit, cost: Cost) -> str:
+    if not fit.most_images:
+        return f"stage {fit.stage} does not fit on one {cost.chip.title}, not even in 4 bits with one image at a time"
+    said = f"stage {fit.stage}: {fit.images} images ({fit.positions:,} LLM positions) at once"
+    said += f", {fit.most_images} fit" if fit.images != fit.most_images else ", the most that fit or that a step has"
+    needs = [f"--quantization {fit.quantization}"] if fit.quantization != "none" else []
+    needs += ["--checkpoint-activations"] if fit.checkpointing else []
+    return f"{said}; needs {' and '.join(needs)}" if needs else f"{said}; no quantisation needed"
+
+
+def _disk(cost: Cost) -> list[str]:
+    from vpgtrans_core.output.plan_text import size
+
+    names = {
+        "cache_of_vpg_outputs": "cache of VPG outputs (stage 1, if kept)",
+        "cache_of_vit_features": "cache of ViT features (stage 2, if kept)",
+        "model_folder": "model folder",
+        "checkpoint": "one checkpoint",
+    }
+    return columns(("DISK", "SIZE"), [(names[name], size(value)) for name, value in cost.disk.items()], right=(1,))
+
+
+def _paper(cost: Cost) -> list[str]:
+    rows = [
+        (
+            c.name,
+            f"{c.pairs / 1e6:g} M",
+            f"{c.reported:g}",
+            f"{c.paper_code:.1f}",
+            f"{c.ours:.1f}",
+            f"{c.implied_mfu:.2f}",
+        )
+        for c in cost.paper
+    ]
+    header = ("THE PAPER, A100-HOURS", "PAIRS", "REPORTED", "ITS CODE", "VPGT", "IMPLIED MFU")
+    return columns(header, rows, right=range(1, 6)) if rows else []
+
+
+def _assumed(plan: Plan, cost: Cost) -> list[str]:
+    a = cost.assumptions
+    amounts = "the data's" if plan.data else "the paper's, where no steps are given"
+    return [
+        f"assumed: MFU {a.mfu:g} of {cost.chip.tflops:g} TFLOP/s ({cost.chip.title}), {a.gpus} of them, "
+        f"{a.price:.2f} USD an hour each;",
+        f"captions of {a.caption_tokens:g} tokens, {a.captions_per_image:.3g} an image; amounts of data: {amounts};",
+        "every image computed anew in each epoch; reading images keeps up; MFU and price were not measured here",
+    ]
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f}" if hours >= 1 else f"{hours * 60:.1f} min"

@@ -1,0 +1,83 @@
+"""The GPUs that a plan can be made for: a table that ships with vpgt, and the user's own over it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from vpgtrans_core.errors import ConfigError, did_you_mean
+from vpgtrans_core.settings import read_yaml
+
+FILE = "chips.yaml"
+"""The table's name, here and in the user's settings folder."""
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One GPU: peak TFLOP/s of dense half-precision matrix products, usable memory in 1e9 bytes, price an hour."""
+
+    name: str
+    title: str
+    tflops: float
+    memory_gb: float
+    usd_hour: float
+
+
+def chips(folder: Path | None = None) -> dict[str, Chip]:
+    """All known GPUs by name; a ``chips.yaml`` in `folder` adds to them or corrects fields of them.
+
+    Raises:
+        ConfigError: a table has unknown fields or values that are no numbers; all are listed.
+    """
+    table: dict[str, Chip] = {}
+    own = folder / FILE if folder else None
+    with resources.as_file(resources.files(__package__) / FILE) as shipped:
+        _add(table, shipped)
+    if own and own.is_file():
+        _add(table, own)
+    return table
+
+
+def chip(name: str, table: dict[str, Chip]) -> Chip:
+    """Return the GPU of this name.
+
+    Raises:
+        ConfigError: it is not in the table.
+    """
+    key = name.lower().removeprefix("rtx").strip(" -")
+    if key not in table:
+        hint = did_you_mean(key, table) or f"known are {', '.join(sorted(table))}"
+        raise ConfigError([f"gpu: {name!r} is not known"], f"{hint}; add others to {FILE} in vpgt's settings folder")
+    return table[key]
+
+
+def _add(table: dict[str, Chip], path: Path) -> None:
+    problems = []
+    for name, values in read_yaml(path).items():
+        key = str(name).lower()
+        known = table.get(key, Chip(key, key, 0, 0, 0))
+        if found := _problems(values):
+            problems += [f"{path}: {key}: {problem}" for problem in found]
+            continue
+        table[key] = replace(known, **values)
+        problems += [
+            f"{path}: {key}: {field} is missing" for field in ("tflops", "memory_gb") if not getattr(table[key], field)
+        ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _problems(values: Any) -> list[str]:
+    if not isinstance(values, dict):
+        return ["must hold title, tflops, memory_gb and usd_hour"]
+    found = []
+    for field, value in values.items():
+        if field == "title":
+            found += [] if isinstance(value, str) else ["title must be a text"]
+        elif field not in ("tflops", "memory_gb", "usd_hour"):
+            found.append(f"unknown field {field!r}")
+        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
+            found.append(f"{field} must be a number, not {value!r}")
+    return found
