@@ -70,7 +70,7 @@ def load_model(name: str, settings: Settings, registry: Registry) -> VLModel:
     vpg, llm = load_vpg(source, machine), load_llm(source.llm, machine, settings)
     if projector is None or projector[0].shape != (llm.embedding_size, vpg.output_size):
         raise ModelError(f"{name} has no projector that fits its language model")
-    model = VLModel(vpg, projector_module(*projector, machine.device), llm)
+    model = VLModel(vpg, projector_module(projector[0], projector[1], machine.device), llm)
     model.requires_grad_(False)
     return model.eval()
 

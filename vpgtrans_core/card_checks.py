@@ -18,7 +18,7 @@ _HALVES = ("float16", "bfloat16")
 def card_problems(card: Any) -> list[str]:
     """What is wrong with a card (a dataclass of `cards`), its inner cards included; empty when nothing is."""
     problems = []
-    for name, hint in _hints(type(card)).items():
+    for name, hint in _hints(type(card)).items():  # type: ignore[arg-type]
         value = getattr(card, name)
         if not _fits(value, hint):
             problems.append(f"{name} must be {_words(hint)}, not {value!r}")

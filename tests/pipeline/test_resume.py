@@ -69,7 +69,8 @@ def settings(world: Path, out: Path, **more):
     return {
         "source": str(world / "source"), "target": str(world / "llama"), "data": [str(world / "data/captions.json")],
         "out": str(out), "batch_size": 12, "workers": 0, "val_images": 4, "device": "cpu", "warmup_steps": 1,
-        "stage1_steps": 4, "stage2_steps": 4, "augment": True, "checkpoint_steps": 2, "save": "vpg", "early_stop": False, **more,
+        "stage1_steps": 4, "stage2_steps": 4, "augment": True, "checkpoint_steps": 2, "save": "vpg",
+        "early_stop": False, **more,
     }  # fmt: skip
 
 

@@ -127,7 +127,9 @@ SAVER = textwrap.dedent(
 
 def kill_inside(root: Path, kind: str, point: int) -> bool:
     """Run a saver and kill -9 it at its `point`-th system step inside the second save; False when it got through."""
-    process = subprocess.Popen([sys.executable, "-c", SAVER, str(root), kind, str(point)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SAVER, str(root), kind, str(point)], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     reached = process.stdout.readline().strip() == "here"
     if reached:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from vpgtrans_core.miniature.language import Document, Question, Words, caption, notes, questions
 from vpgtrans_core.miniature.llms import collate, encoder_inputs
-from vpgtrans_core.miniature.reading import EncoderDecoderReader, Reader, Row, asking, pad
+from vpgtrans_core.miniature.reading import EncoderDecoderReader, Reader, Row, pad
 from vpgtrans_core.miniature.score import read, truth
 from vpgtrans_core.miniature.world import Scene, sample
 
@@ -64,11 +64,11 @@ def generate(model: PreTrainedModel, reader: Reader, contexts: Sequence[Words]) 
         encoder = encoder_inputs(rows)
         said = [[_start(model) or 0] for _ in rows]
         _extend(model, said, encoder, reader.tokenizer.eos_token_id)
-        return [reader.tokenizer.decode(row[1:], skip_special_tokens=True) for row in said]
+        return [str(reader.tokenizer.decode(row[1:], skip_special_tokens=True)) for row in said]
     said = [list(row) for row in rows]
     _extend(model, said, None, reader.newline[-1])
     return [
-        reader.tokenizer.decode(row[len(before) :], skip_special_tokens=True)
+        str(reader.tokenizer.decode(row[len(before) :], skip_special_tokens=True))
         for row, before in zip(said, rows, strict=True)
     ]
 

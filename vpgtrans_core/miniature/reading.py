@@ -56,6 +56,10 @@ class Reader:
         """The ids of a word at the beginning of a text or inside it."""
         return self._encode(word) if first else self._after("a", f"a {word}")
 
+    def read(self, document: Document, rng: random.Random) -> Row | Pair:
+        """A document as a `Row`, or as a `Pair` for an encoder-decoder."""
+        raise NotImplementedError
+
     def words(self, row: Row, words: Words, weight: float) -> list[int]:
         """Append words to the row and return the position of each word's last token."""
         return [row.add(self.word_ids(w.text, i == 0), weight) for i, w in enumerate(words)]

@@ -91,7 +91,7 @@ def encode(vit: Blip2VisionModel, pixels: Tensor) -> Tensor:
 def train_vit(
     config: dict[str, Any], plan: dict[str, Any], log: Any = print
 ) -> tuple[Blip2VisionModel, dict[str, float]]:
-    """Train a ViT on the attributes of every patch; returns it frozen, and its read-outs' accuracies on new pictures."""
+    """Train a ViT on the attributes of every patch; return it frozen, and its read-outs' accuracies on new pictures."""
     torch.manual_seed(plan["seed"])
     vit = Blip2VisionModel(Blip2VisionConfig(**config))
     probe = Probe(config["hidden_size"])

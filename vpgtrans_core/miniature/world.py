@@ -204,7 +204,7 @@ _SHAPES: dict[str, Callable[[ImageDraw.ImageDraw, int], None]] = {
         (0, 0.66),
         (0, 0.34),
         (0.34, 0.34),
-    ),  # fmt: skip
+    ),
     "tree": _tree,
     "house": _polygon((0.5, 0), (1, 0.45), (0.86, 0.45), (0.86, 1), (0.14, 1), (0.14, 0.45), (0, 0.45)),
     "fish": _fish,

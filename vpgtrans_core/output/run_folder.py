@@ -152,7 +152,7 @@ class RunFolder:
 
 def environment() -> dict[str, Any]:
     """Versions of Python and the libraries that a result depends on."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in _LIBRARIES:
         try:
             versions[name] = metadata.version(name)
