@@ -17,6 +17,7 @@ CAPTIONS = {"coco": 2, "karpathy": 3, "llava": 1, "minigpt4": 1, "imagefolder": 
 """How many captions the example of each format holds."""
 
 
+@pytest.mark.slow
 def test_the_readmes_python_runs(desk, capsys):
     names: dict = {}
     for block in blocks("README.md", "python"):
