@@ -81,9 +81,12 @@ def silence() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def load_vpg(source: ResolvedSource, machine: Machine) -> VPG:
-    """Load a source's VPG in evaluation mode."""
-    return load(source.vpg_family.adapter).load(source.folder, dtype=machine.dtype, device=machine.device)
+def load_vpg(source: ResolvedSource, machine: Machine, *, lazily: bool = False) -> VPG:
+    """Load a source's VPG in evaluation mode; `lazily` leaves its frozen part on disk until pixels come."""
+    adapter = load(source.vpg_family.adapter)
+    read = adapter.load_lazily if lazily else adapter.load
+    vpg: VPG = read(source.folder, dtype=machine.dtype, device=machine.device)
+    return vpg
 
 
 def vpg_source(

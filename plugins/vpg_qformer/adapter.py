@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,15 @@ from torch import Tensor, nn
 
 from vpg_qformer.config import Sizes, preprocessing_of, read_config, sizes_of
 from vpg_qformer.part import save_part
-from vpg_qformer.reading import PROJECTOR, TRAINED, read_frozen, read_vpg
+from vpg_qformer.reading import PROJECTOR, TRAINED, VISION, read_frozen, read_vpg
 from vpgtrans_core.vpg.adapter import VPG, Preprocessing
-from vpgtrans_core.weights import Weights, check_shapes, load_strict
+from vpgtrans_core.weights import Weights, check_shapes, load_strict, sha256_tensors
 
 if TYPE_CHECKING:
     from vpgtrans_core.llm.adapter import LLM
+
+VIT = ("embeddings", "encoder")
+"""The frozen children of the vision model."""
 
 
 class QFormerVPG(VPG):
@@ -31,6 +35,7 @@ class QFormerVPG(VPG):
 
     Attributes:
         folder: where the weights were read from; None for random ones.
+        waiting: the precision in which the ViT will be read when pixels come (see `load_lazily`); None: it is there.
     """
 
     def __init__(self, sizes: Sizes, preprocessing: Preprocessing | None = None) -> None:
@@ -41,6 +46,8 @@ class QFormerVPG(VPG):
         self.output_size = sizes.qformer.hidden_size
         self.feature_shape = sizes.feature_shape
         self.folder: Path | None = None
+        self.waiting: torch.dtype | None = None
+        self._frozen_hash: str | None = None
         self.vision_model = sizes.vision_model()
         self.query_tokens = nn.Parameter(torch.empty(1, self.num_prompts, self.output_size))
         nn.init.normal_(self.query_tokens, std=sizes.qformer.initializer_range)
@@ -69,6 +76,42 @@ class QFormerVPG(VPG):
         )
         vpg.folder = Path(folder)
         return vpg
+
+    @classmethod
+    def load_lazily(
+        cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> QFormerVPG:
+        """Load without the ViT; its tensors' names and shapes are checked now, it is read when pixels come."""
+        sizes = sizes_of(read_config(folder))
+        with torch.device("meta"):
+            vpg = cls(sizes, preprocessing_of(folder, sizes))
+        tensors = read_vpg(folder, vpg, frozen=False)
+        for part in VIT:
+            setattr(vpg.vision_model, part, None)
+        load_strict(vpg, tensors, folder, dtype=lambda name: torch.float32, device=device)
+        vpg.folder, vpg.waiting = Path(folder), dtype
+        return vpg
+
+    def _read_vit(self) -> None:
+        """Put the ViT in its place, on the device of the rest."""
+        assert self.folder is not None and self.waiting is not None
+        dtype, self.waiting = self.waiting, None
+        with torch.device("meta"):
+            vit = self.sizes.vision_model()
+            vit.post_layernorm = None
+        tensors = {name.removeprefix(VISION): value for name, value in read_frozen(self.folder).items()}
+        load_strict(vit, tensors, self.folder, dtype=lambda name: dtype, device=self.query_tokens.device)
+        vit.requires_grad_(False).eval()
+        for part in VIT:
+            setattr(self.vision_model, part, getattr(vit, part))
+
+    def fingerprint(self, *, trained: bool) -> str:
+        """SHA-256 of the weights; those of the ViT as the source's files hold them, whether or not they are loaded."""
+        if self._frozen_hash is None:
+            self._frozen_hash = sha256_tensors(self.frozen_tensors())
+        if not trained:
+            return self._frozen_hash
+        return hashlib.sha256(f"{self._frozen_hash} {sha256_tensors(self.trained_tensors())}".encode()).hexdigest()
 
     @classmethod
     def load_projector(cls, folder: str | Path) -> tuple[Tensor, Tensor] | None:
@@ -103,6 +146,8 @@ class QFormerVPG(VPG):
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
         """Pixels ``[B, 3, H, W]`` to the ViT's last layer ``[B, N, C]``, before its last norm, in the ViT's dtype."""
+        if self.waiting is not None:
+            self._read_vit()
         embedded = self.vision_model.embeddings(pixels.to(self.vision_model.embeddings.class_embedding.dtype))
         return self.vision_model.encoder(inputs_embeds=embedded).last_hidden_state
 

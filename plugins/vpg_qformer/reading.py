@@ -22,14 +22,17 @@ TEXT_BRANCH = re.compile(r"qformer\.encoder\.layer\.\d+\.(intermediate|output)\.
 """The Q-Former's feed-forward layers for text, in checkpoints of BLIP-2's pre-training: no image passes through."""
 
 
-def read_vpg(folder: str | Path, vpg: nn.Module) -> dict[str, Tensor]:
-    """The VPG's tensors of a folder of either format, and nothing else, checked by shape before they are read."""
+def read_vpg(folder: str | Path, vpg: nn.Module, *, frozen: bool = True) -> dict[str, Tensor]:
+    """The VPG's tensors of a folder of either format, and nothing else, checked by shape before they are read.
+
+    Without `frozen` the ViT's are checked all the same, but not read."""
     weights = Weights(folder)
     found = {name: weights.shape(name) for name in weights if is_vpg(name)}
     referred = {} if any(is_frozen(name) for name in found) else _referred_vit(folder)
     found |= {name: tuple(value.shape) for name, value in referred.items()}
     check_shapes({name: tuple(value.shape) for name, value in vpg.state_dict().items()}, found, folder)
-    return {name: referred[name] if name in referred else weights.read(name) for name in found}
+    wanted = [name for name in found if frozen or not is_frozen(name)]
+    return {name: referred[name] if name in referred else weights.read(name) for name in wanted}
 
 
 def read_frozen(folder: str | Path) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ def test_steps_of_one_family(tmp_path: Path) -> None:
 
 def test_cold_start(tmp_path: Path) -> None:
     every = ("--help", "list-models", "cache build --help")
-    named = [word for command in every for word in ("--command", command)]
+    named = [f"--command={command}" for command in every]
     run("cold_start.py", "--runs", "1", "--json", str(tmp_path / "start.json"), *named)
     results = json.loads((tmp_path / "start.json").read_text())
     assert [r["command"] for r in results] == list(every) and not any(r["torch"] for r in results)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from vpg_qformer.adapter import QFormerVPG
 
 from vpgtrans_core.cache.key import CacheKey
@@ -20,21 +22,27 @@ from vpgtrans_core.data.data import open_data
 from vpgtrans_core.data.images import Augmentation
 from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.loader import ReadOptions
+from vpgtrans_core.errors import ModelError
 from vpgtrans_core.pipeline import transfer
 from vpgtrans_core.vpg.adapter import Preprocessing
 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images went through the ViT, one number a call."""
+    """How many images went through the ViT, one number a call; 0 where it was read from disk."""
     counts: list[int] = []
-    features = QFormerVPG.features
+    features, read = QFormerVPG.features, QFormerVPG._read_vit
 
     def counted(self: QFormerVPG, pixels: torch.Tensor) -> torch.Tensor:
         counts.append(len(pixels))
         return features(self, pixels)
 
+    def counted_reading(self: QFormerVPG) -> None:
+        counts.append(0)
+        read(self)
+
     monkeypatch.setattr(QFormerVPG, "features", counted)
+    monkeypatch.setattr(QFormerVPG, "_read_vit", counted_reading)
     return counts
 
 
@@ -169,6 +177,26 @@ def test_outputs_belong_to_all_weights_features_to_the_frozen_ones(cache_world: 
         next(p for _, p in vpg.trained()).add_(1)
     assert CacheKey.of(vpg, "features", torch.float32) == features
     assert CacheKey.of(vpg, "outputs", torch.float32) != outputs
+
+
+def test_a_vit_that_is_read_late_is_the_same(cache_world: Path, tmp_path: Path) -> None:
+    whole, late = (f(cache_world / "source") for f in (QFormerVPG.load, QFormerVPG.load_lazily))
+    assert not any("encoder.layers" in name and "vision" in name for name, _ in late.named_parameters())
+    assert all(late.fingerprint(trained=t) == whole.fingerprint(trained=t) for t in (True, False))
+    late.to("cpu")
+    pixels = torch.randn(2, 3, 28, 28)
+    assert torch.equal(late(pixels), whole(pixels))
+    assert late.state_dict().keys() == whole.state_dict().keys()
+    assert not any(p.requires_grad for p in late.parameters())
+
+
+def test_a_late_vit_is_checked_at_once(cache_world: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(cache_world / "source", tmp_path / "source")
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("vision_model.encoder.layers.1.mlp.fc1.weight")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.fc1\.weight"):
+        QFormerVPG.load_lazily(folder)
 
 
 @dataclass(frozen=True)

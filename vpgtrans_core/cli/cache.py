@@ -64,7 +64,7 @@ def build(
         raise ConfigError(["no data is given"], "give captioned images: --data PATH")
     machine = choose_machine(settings, half)
     with Reporter(quiet=as_json) as reporter:
-        made = build_cache(load_vpg(found, machine), settings, machine, kind, reporter)  # type: ignore[arg-type]
+        made = build_cache(load_vpg(found, machine, lazily=True), settings, machine, kind, reporter)  # type: ignore[arg-type]
     if as_json:
         print(json.dumps(made, indent=2))
         return

@@ -57,6 +57,14 @@ class VPG(nn.Module, ABC):
         """
 
     @classmethod
+    def load_lazily(
+        cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> VPG:
+        """As `load`, but a family may leave the frozen part on disk until `features` is first called: with everything
+        in the cache it never is. `fingerprint` must not differ. By default all is loaded."""
+        return cls.load(folder, dtype=dtype, device=device)
+
+    @classmethod
     @abstractmethod
     def load_projector(cls, folder: str | Path) -> tuple[Tensor, Tensor] | None:
         """Return the source's projector ``(weight [D_llm, D], bias [D_llm])`` in fp32, or None when there is none."""
