@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaConfig
-from vpg_clip_mlp import PART
 
+from vpg_clip_mlp import PART
 from vpgtrans_core.errors import ModelError, VpgtError
 from vpgtrans_core.vpg.adapter import VPG, Preprocessing
 from vpgtrans_core.weights import Weights, load_strict, read_json, save_tensors, write_json
