@@ -70,10 +70,10 @@ def test_muon_step_is_its_formula(rows: int, columns: int) -> None:
     optimizer.step()
     moved = before - layer.weight.detach().double()
     # The first direction is the gradient itself up to a factor, momentum or not.
-    expected = 0.2 * before.norm() / math.sqrt(min(rows, columns)) * newton_schulz(grad)
+    expected = 0.1 * before.norm() / math.sqrt(min(rows, columns)) * newton_schulz(grad)
     assert torch.nn.functional.cosine_similarity(moved.flatten(), expected.flatten(), dim=0) > 0.999
     assert float(moved.norm() / expected.norm()) == pytest.approx(1, abs=0.02)  # torch iterates in bf16
-    assert 0.14 < float(moved.norm() / before.norm()) < 0.24  # singular values end in 0.7-1.2, not at 1
+    assert 0.07 < float(moved.norm() / before.norm()) < 0.12  # singular values end in 0.7-1.2, not at 1
 
 
 def test_muon_is_scale_free() -> None:

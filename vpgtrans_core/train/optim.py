@@ -18,7 +18,7 @@ from vpgtrans_core.errors import ModelError
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
-MUON_STEP = 0.2
+MUON_STEP = 0.1
 """Length of a Muon step at the peak, as a share of the projector's own length at the start."""
 MUON_MOMENTUM = 0.5
 MUON_WARMUP_STEPS = 2
