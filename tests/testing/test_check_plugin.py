@@ -1,0 +1,83 @@
+"""``vpgt check-plugin``: written plugins pass it, broken ones are reported, and what a family cannot do is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.testing.test_each_check_can_fail import write
+from vpgtrans_core.cli.scaffold import write_plugin
+
+BLOOM = """
+from vpgtrans_core import hookimpl
+from vpgtrans_core.cards import LLMFamily
+
+VPGT_CONFORMANCE = {
+    "bloom": {
+        "unsupported": {
+            "packing_changes_nothing": "its positions are slopes over the row",
+            "embedding_table_is_what_the_first_block_sees": "a norm stands between",
+        }
+    }
+}
+
+@hookimpl
+def vpgt_llm_families():
+    return [LLMFamily("bloom", ("bloom",), "vpgtrans_core.llm.any_causal:AnyCausalLM")]
+"""
+
+
+def vpgt(*arguments, folder=None):
+    environment = os.environ | {"XDG_CONFIG_HOME": str(folder or "/nonexistent"), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "vpgtrans_core.cli.main", "check-plugin", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+
+
+@pytest.mark.parametrize(("kind", "line"), [("llm", "18 passed, 0 failed, 0 unsupported"),
+                                            ("vpg", "11 passed, 0 failed, 1 unsupported")])  # fmt: skip
+def test_a_written_plugin_passes(tmp_path, kind, line):
+    home = write_plugin(f"fresh-{kind}", kind, tmp_path, "gpt_neox" if kind == "llm" else None)
+    done = vpgt(str(home / f"fresh_{kind}"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip().endswith(line)
+
+
+def test_the_written_conformance_test_runs(tmp_path):
+    home = write_plugin("fresh-eyes", "vpg", tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(home)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and "11 passed, 1 skipped" in done.stdout, done.stdout
+
+
+def test_what_fails_is_said_with_where_to_look(tmp_path):
+    done = vpgt(write(tmp_path, 300, "vpg", "CountsWrong", {}))
+    assert done.returncode == 1
+    assert "failed: broken_vpg_300: description counts right" in done.stdout
+    assert "trained is 156, not 7" in done.stdout and "look at: the adapter's `describe`" in done.stdout
+    assert "10 passed, 1 failed, 1 unsupported" in done.stdout
+
+
+def test_json_of_a_plugin_that_cannot_be_imported(tmp_path):
+    path = tmp_path / "wont_import.py"
+    path.write_text("import nothing_of_this_name")
+    done = vpgt(str(path), "--json")
+    (result,) = json.loads(done.stdout)
+    assert done.returncode == 1 and result["outcome"] == "failed" and "nothing_of_this_name" in result["reason"]
+
+
+def test_a_name_that_nothing_has():
+    done = vpgt("no_such_plugin")
+    assert done.returncode == 2 and "there is no plugin 'no_such_plugin'" in done.stderr
+
+
+def test_bloom_declares_what_it_cannot_do(tmp_path):
+    path = tmp_path / "llm_bloom.py"
+    path.write_text(BLOOM)
+    done = vpgt(str(path))
+    assert "16 passed, 0 failed, 2 unsupported" in done.stdout, done.stdout
+    assert "a norm stands between" in done.stdout and done.returncode == 0
