@@ -21,21 +21,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SOURCE = "blip2-opt-2.7b"
 VPG = {
     "model_type": "blip-2",
     "num_query_tokens": 32,
-    "vision_config": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 6}
-    | {"image_size": 112, "patch_size": 14},
+    "vision_config": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 4, "num_attention_heads": 6}
+    | {"image_size": 84, "patch_size": 14},
     "qformer_config": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 4}
     | {"num_attention_heads": 6, "cross_attention_frequency": 2, "encoder_hidden_size": 384},
 }
 LLMS: dict[str, dict[str, Any]] = {
-    "opt": {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "ffn_dim": 2048, "vocab_size": 30000}
+    "opt": {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "ffn_dim": 2048, "vocab_size": 30000}
     | {"word_embed_proj_dim": 512},
-    "llama": {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 1376}
+    "llama": {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "intermediate_size": 1376}
     | {"vocab_size": 30000, "tie_word_embeddings": False},
-    "t5": {"d_model": 512, "num_layers": 4, "num_decoder_layers": 4, "num_heads": 8, "d_kv": 64, "d_ff": 1024}
+    "t5": {"d_model": 512, "num_layers": 3, "num_decoder_layers": 3, "num_heads": 8, "d_kv": 64, "d_ff": 1024}
     | {"vocab_size": 30000, "feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0},
 }
 CAPTIONS_PER_IMAGE = 3.0

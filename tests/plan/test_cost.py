@@ -1,7 +1,6 @@
 """What a plan says of time, memory and money."""
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vpgtrans_core.cli.main import main
 from vpgtrans_core.cost.chips import chip, chips
 from vpgtrans_core.cost.estimate import Assumptions, Cost, Estimator, assumptions_for
 from vpgtrans_core.cost.memory import largest
@@ -165,17 +165,27 @@ def test_estimates_need_no_more_than_configs(tmp_path: Path) -> None:
     assert cost.fits[0].most_images > 0 and cost.gpu_hours > 0
 
 
-def test_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "vpgtrans_core.cli.main", "plan", "--from", "opt-6.7b", "--to", "llama-7b"]
-    command += ["--offline", "--gpu", "4090", "--gpus", "2"]
-    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def test_command(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["plan", "--from", "opt-6.7b", "--to", "llama-7b", "--offline", "--gpu", "4090", "--gpus", "2"]
+    table, _ = vpgt(command, capsys)
     assert "59" in table and "32.4" in table and "MFU 0.35" in table and "GPU-HOURS" in table
-    values = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
+    values = json.loads(vpgt([*command, "--json"], capsys)[0])
     assert values["plan"]["projector"] == [4096, 768]
     assert values["cost"]["gpu_hours"] == pytest.approx(2 * sum(s["hours"] for s in values["cost"]["stages"]))
     assert values["cost"]["fits"][0]["memory"]["total"] < 25e9
-    wrong = subprocess.run([*command, "--gpu", "abacus"], capture_output=True, text=True, check=False)
-    assert wrong.returncode == 2 and "abacus" in wrong.stderr
+    assert "abacus" in vpgt([*command, "--gpu", "abacus"], capsys, code=2)[1]
+
+
+def vpgt(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> tuple[str, str]:
+    """Run the command line here; its exit code must be `code`."""
+    try:
+        main(arguments)
+        left = 0
+    except SystemExit as stop:
+        left = int(stop.code or 0)
+    said = capsys.readouterr()
+    assert left == code, said.err
+    return said.out, said.err
 
 
 def test_default_assumptions() -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.cards import load
@@ -167,8 +167,9 @@ class Estimator:
         self.assumptions = assumptions
         self.shape = plan.target.shape
         source = resolve_source(plan.settings.source, registry, plan.settings, weights=False)
-        self._llm_config = resolve_target(plan.settings.target, registry, plan.settings, weights=False).config
-        self._vpg = source.vpg_family.adapter, json.dumps(source.config, sort_keys=True, default=str)
+        target = resolve_target(plan.settings.target, registry, plan.settings, weights=False)
+        self._llm_config = _json(target.config)
+        self._vpg = source.vpg_family.adapter, _json(source.config)
         self.work = _vpg_work(*self._vpg)
         self.precision = 4 if plan.settings.dtype == "float32" else 2
         self.rows = self._rows()
@@ -223,8 +224,8 @@ class Estimator:
             shape=self.shape,
             vpg=self.plan.vpg,
             rows=self.rows,
-            llm_saved=self._llm_saved,
-            vpg_saved=self._vpg_saved,
+            llm_saved=_llm_saved(self._llm_config, self.rows, self.precision),
+            vpg_saved=_vpg_saved(*self._vpg),
             trained=stage.trained,
             trains_vpg=stage.number == 2,
             precision=self.precision,
@@ -271,24 +272,6 @@ class Estimator:
             max_tokens=self.plan.settings.max_tokens,
         )
 
-    @cached_property
-    def _llm_saved(self) -> float:
-        """Bytes that the LLM keeps of one image for the backward pass."""
-        import torch
-
-        from vpgtrans_core.cost.trace import llm_saved_bytes
-
-        dtype = {2: torch.bfloat16, 4: torch.float32}[self.precision]
-        return llm_saved_bytes(self._llm_config, self.rows, dtype)
-
-    @cached_property
-    def _vpg_saved(self) -> float:
-        """Bytes that the VPG's trained part keeps of one image for the backward pass."""
-        from vpgtrans_core.cost.trace import vpg_saved_bytes
-
-        adapter, config = self._vpg
-        return vpg_saved_bytes(load(adapter), json.loads(config))
-
     def _stage_cost(self, stage: int, captions: float, rows: RowSizes) -> StageCost:
         vpg = self.plan.vpg
         flops = image_flops(
@@ -331,7 +314,7 @@ def _comparison(run: paper.PaperRun, registry: Registry, assumptions: Assumption
     shape = llm_shape(card_config(known.card, known.family))
     source = registry.source(run.source or ("opt-2.7b" if not shape.encoder_decoder else "flan-t5-xl"))
     config = {"model_type": source.family.model_types[0], **source.card.config}
-    work = _vpg_work(source.family.adapter, json.dumps(config, sort_keys=True))
+    work = _vpg_work(source.family.adapter, _json(config))
     sizes = load(source.family.adapter).describe(config)
     prompts, width = sizes["num_prompts"], sizes["output_size"]
     pairs = {1: run.stage1_pairs, 2: run.pairs - run.stage1_pairs}
@@ -364,3 +347,26 @@ def _vpg_work(adapter: str, config: str) -> VPGWork:
     from vpgtrans_core.cost.trace import vpg_work
 
     return vpg_work(load(adapter), json.loads(config))
+
+
+@lru_cache(maxsize=16)
+def _vpg_saved(adapter: str, config: str) -> float:
+    """Bytes that the VPG's trained part keeps of one image for the backward pass."""
+    from vpgtrans_core.cost.trace import vpg_saved_bytes
+
+    return vpg_saved_bytes(load(adapter), json.loads(config))
+
+
+@lru_cache(maxsize=16)
+def _llm_saved(config: str, rows: RowSizes, precision: int) -> float:
+    """Bytes that the LLM keeps of one image for the backward pass."""
+    import torch
+
+    from vpgtrans_core.cost.trace import llm_saved_bytes
+
+    return llm_saved_bytes(json.loads(config), rows, {2: torch.bfloat16, 4: torch.float32}[precision])
+
+
+def _json(config: dict[str, Any]) -> str:
+    """A config as a key: two are one when they say the same."""
+    return json.dumps(config, sort_keys=True, default=str)
