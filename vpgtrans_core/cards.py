@@ -46,6 +46,8 @@ class LLMCard:
     """Further config fields, under transformers' names, that change shapes (for instance OPT-350m's
     ``word_embed_proj_dim``)."""
     revision: str | None = None
+    also: tuple[str, ...] = ()
+    """Further names of the same model (``vicuna-7b`` for its newest version)."""
     bundled: str | None = None
     """``"package:folder"`` for a model that ships inside a Python package instead of on the hub."""
     note: str = ""

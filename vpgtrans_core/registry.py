@@ -100,7 +100,8 @@ class Registry:
         return list(self._provided[Command])
 
     def llms(self) -> list[KnownLLM]:
-        return [p.item for p in self._llms]
+        """Every language model once, however many names it has."""
+        return [p.item for p in self._llms if p.name == p.item.card.alias]
 
     def sources(self) -> list[KnownSource]:
         return [p.item for p in self._sources]
@@ -320,8 +321,10 @@ class Registry:
                 self._keep_source(record, source, item)
 
     def _keep_llm(self, record: PluginRecord, card: LLMCard, family: LLMFamily) -> None:
-        record.provides.append(f"llm {card.alias}")
-        self._llms.append(Provided(card.alias, KnownLLM(card, family, record.name), record.name))
+        known = KnownLLM(card, family, record.name)
+        for name in (card.alias, *card.also):
+            record.provides.append(f"llm {name}")
+            self._llms.append(Provided(name, known, record.name))
 
     def _keep_source(self, record: PluginRecord, card: SourceCard, family: VPGFamily) -> None:
         record.provides.append(f"source {card.alias}")
@@ -376,7 +379,8 @@ class Registry:
 
     def _by_name_or_hub(self, provided: list[Provided[Any]], name: str) -> list[Provided[Any]]:
         plugin, rest = self.split_plugin(name)
-        hub = [p for p in provided if p.item.card.hub_id.lower() == rest.lower() and plugin in (None, p.plugin)]
+        different = {id(p.item): p for p in reversed(provided)}.values()  # a model may have several names
+        hub = [p for p in different if p.item.card.hub_id.lower() == rest.lower() and plugin in (None, p.plugin)]
         return _called(provided, name) or (hub if rest else [])
 
     def _sources_with_llm(self, name: str) -> list[Provided[Any]]:

@@ -133,7 +133,7 @@ def hint_loss(outputs: Any, links: dict[str, Tensor], hints: dict[str, tuple[str
             row, query, key = links[kind]
             attention = getattr(outputs, ATTENTIONS[name])[layer]
             losses.append(-torch.log(attention[row, head, query, key] + 1e-4).mean())
-    return torch.stack(losses).sum()
+    return torch.stack(losses).sum() if losses else torch.zeros(())  # a batch of facts alone has no links
 
 
 def _hint_weight(share: float, hinting: dict[str, float]) -> float:
