@@ -19,6 +19,7 @@ import gc
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -206,6 +207,7 @@ def measure(shape: str, device: torch.device, images: int, rounds: int, variants
         with FlopCounterMode(display=False) as counter:
             memory[variant] = _memory(step, device)
         flops[variant] = float(counter.get_total_flops())
+        print(f"{shape}: warmed up {variant.name} of stage {variant.stage}", file=sys.stderr)
     seconds: dict[Variant, list[float]] = {variant: [] for variant in variants}
     for _ in range(rounds):
         for variant, step in steps.items():
