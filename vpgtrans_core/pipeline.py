@@ -100,6 +100,7 @@ class Run:
                 "real models need captioned images", "give them with --data PATH; see the README for formats"
             )
         self.machine: Machine = choose_machine(self.settings, self.target.family.half)
+        self._check_output()
         self.folder = self._open_folder()
         try:
             return self._run()
@@ -140,6 +141,20 @@ class Run:
             stages[str(number)] = self._stage_record(state, feed, time.monotonic() - began)
             self.folder.write_record(stages=stages, data=self._data_record(feed))
         return self._finish()
+
+    def _check_output(self) -> None:
+        """Refuse now what could not be written at the end.
+
+        Raises:
+            ConfigError: the whole model is asked for, and the VPG's family has no folder for it.
+        """
+        from vpgtrans_core.cards import load
+
+        family = self.source.vpg_family
+        if self.settings.save == "model" and not load(family.adapter).loading_code:
+            raise ConfigError(
+                [f"no library loads a whole VL-LLM with a VPG of the family {family.name!r}"], "give --save vpg"
+            )
 
     # What the run is made of
 

@@ -23,6 +23,16 @@ VIT = ("embeddings", "encoder")
 """The frozen children of the vision model."""
 
 
+LOADING_CODE = """from transformers import Blip2ForConditionalGeneration, Blip2Processor
+from PIL import Image
+
+processor = Blip2Processor.from_pretrained("{folder}")
+model = Blip2ForConditionalGeneration.from_pretrained("{folder}")
+inputs = processor(images=Image.open("picture.png"), text="", return_tensors="pt")
+print(processor.batch_decode(model.generate(**inputs), skip_special_tokens=True))
+"""
+
+
 class QFormerVPG(VPG):
     """A ViT, its last norm, and a Q-Former that asks it with query tokens.
 
@@ -37,6 +47,8 @@ class QFormerVPG(VPG):
         folder: where the weights were read from; None for random ones.
         waiting: the precision in which the ViT will be read when pixels come (see `load_lazily`); None: it is there.
     """
+
+    loading_code = LOADING_CODE
 
     def __init__(self, sizes: Sizes, preprocessing: Preprocessing | None = None) -> None:
         super().__init__()

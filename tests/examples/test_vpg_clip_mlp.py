@@ -10,6 +10,7 @@ from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 from vpg_clip_mlp.adapter import ClipMLP
 
 from tests.pipeline import tiny_world
+from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.pipeline import transfer
 from vpgtrans_core.registry import load_registry
 from vpgtrans_core.testing import VPGConformance
@@ -69,3 +70,14 @@ def test_sizes_of_the_card() -> None:
     facts = ClipMLP.describe(vpg_clip_mlp.SOURCES[0].config)
     assert facts["feature_shape"] == (576, 1024) and facts["num_prompts"] == 576
     assert facts["trained"] == 1024 * 4096 + 4096 and facts["image_size"] == 336
+
+
+def test_a_whole_model_that_could_not_be_written_is_refused_before_training(world: Path, tmp_path: Path) -> None:
+    registry = load_registry()
+    registry.add(vpg_clip_mlp, "vpg_clip_mlp")
+    with pytest.raises(ConfigError, match="family 'clip_mlp'"):
+        transfer(
+            registry=registry, source=str(world / "llava"), target=str(world / "opt"), out=str(tmp_path / "out"),
+            data=[str(world / "data" / "captions.json")], device="cpu",
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()

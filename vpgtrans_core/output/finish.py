@@ -27,7 +27,8 @@ def write_model(
     else:
         model.vpg.save_part(staging, model.projector, references=references(source, target))
     draw_curve(folder.metrics(), staging / "loss.png", f"{source.name} to {target.name}, {settings.method}")
-    write_model_card(staging / "README.md", folder.path.name, folder.record, whole_model=whole)
+    code = model.vpg.loading_code if whole else ""
+    write_model_card(staging / "README.md", folder.path.name, folder.record, loading_code=code)
     folder.publish(staging)
 
 

@@ -5,17 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-_USE_MODEL = """```python
-from transformers import Blip2ForConditionalGeneration, Blip2Processor
-from PIL import Image
-
-processor = Blip2Processor.from_pretrained("{folder}")
-model = Blip2ForConditionalGeneration.from_pretrained("{folder}")
-inputs = processor(images=Image.open("picture.png"), text="", return_tensors="pt")
-print(processor.batch_decode(model.generate(**inputs), skip_special_tokens=True))
-```
-"""
-
 _CARD = """---
 license: {licence}
 library_name: {library}
@@ -50,14 +39,17 @@ The weights combine those of the source and of the language model: the licences 
 """
 
 
-def write_model_card(path: Path, name: str, record: dict[str, Any], *, whole_model: bool) -> None:
-    """Write the model card of the folder called `name` from its run's record (see `run_folder`)."""
+def write_model_card(path: Path, name: str, record: dict[str, Any], *, loading_code: str = "") -> None:
+    """Write the model card of the folder called `name` from its run's record (see `run_folder`).
+
+    `loading_code` says how the whole model is loaded by its library (`VPG.loading_code`); empty for a VPG alone.
+    """
     stages = record.get("stages", {})
     target, source = record["target"], record["source"]
     data = record["data"]
     text = _CARD.format(
         licence=target.get("licence") or "other",
-        library="transformers" if whole_model else "vpgt",
+        library="transformers" if loading_code else "vpgt",
         title=f"{target['name']} + {source['name']}",
         target=target["name"],
         source=source["name"],
@@ -70,6 +62,6 @@ def write_model_card(path: Path, name: str, record: dict[str, Any], *, whole_mod
         )
         or "not measured",
         folder=name,
-        use=_USE_MODEL.format(folder=name) if whole_model else "",
+        use=f"```python\n{loading_code.format(folder=name)}```\n" if loading_code else "",
     )
     path.write_text(text, encoding="utf-8")

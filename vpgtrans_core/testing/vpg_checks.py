@@ -189,6 +189,7 @@ def whole_model_comes_back(subject: VPGSubject) -> None:
     folder = subject.home / "whole"
     folder.mkdir()
     subject.vpg.save_model(folder, subject.projector, llm, llm_reference={"folder": str(subject.llm("source"))})
+    expect(subject.adapter.loading_code, "loading_code is empty: nobody learns how the folder is loaded", "the adapter")
     again = subject.adapter.load(folder)
     gap = difference(again(subject.pixels), subject.vpg(subject.pixels))
     expect(gap < NEAR, f"the VPG of the whole model gives other outputs: {gap:.2g}")

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,11 @@ class VPG(nn.Module, ABC):
         output_size: D, the width of the VPG's output.
         feature_shape: the shape ``(N, C)`` of one image's features.
         preprocessing: how images become pixels.
+        loading_code: Python that loads the folder which `save_model` writes, with ``{folder}`` in it, for the folder's
+            README; empty for a family without such a folder, whose runs need ``--save vpg``.
     """
+
+    loading_code: ClassVar[str] = ""
 
     num_prompts: int
     output_size: int
@@ -90,7 +94,8 @@ class VPG(nn.Module, ABC):
     @abstractmethod
     def save_model(self, folder: Path, projector: nn.Linear, llm: LLM, *, llm_reference: dict[str, Any]) -> None:
         """Write the whole VL-LLM (VPG, projector, LLM, processor, tokenizer, generation config) as the folder that the
-        field's library loads, safetensors only. For a Q-Former this is transformers' BLIP-2 folder."""
+        field's library loads, safetensors only. For a Q-Former this is transformers' BLIP-2 folder. A family that has
+        none raises `VpgtError` and leaves `loading_code` empty."""
 
     @abstractmethod
     def save_part(self, folder: Path, projector: nn.Linear | None, *, references: dict[str, Any]) -> None:
