@@ -172,7 +172,9 @@ class Run:
     def _open_data(self) -> Any:
         from vpgtrans_core.feeding import open_training_data
 
-        return open_training_data(self.settings)
+        data = open_training_data(self.settings)
+        data.caches.say = self.reporter.message
+        return data
 
     def _load_vpg(self) -> VPG:
         from vpgtrans_core.assemble import load_vpg, vpg_source

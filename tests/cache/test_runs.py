@@ -23,7 +23,7 @@ from vpgtrans_core.data.images import Augmentation
 from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.loader import ReadOptions
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.pipeline import transfer
+from vpgtrans_core.pipeline import Silent, transfer
 from vpgtrans_core.vpg.adapter import Preprocessing
 
 
@@ -127,7 +127,11 @@ def test_a_damaged_shard_is_computed_again(cache_world: Path, tmp_path: Path, se
 
 
 def test_more_than_the_budget_is_not_begun(cache_world: Path, tmp_path: Path) -> None:
-    run(cache_world, tmp_path / "out", tmp_path / "cache", stages=[1], cache_gb=1e-9)
+    said: list[str] = []
+    reporter = Silent()
+    reporter.message = said.append  # type: ignore[method-assign]
+    run(cache_world, tmp_path / "out", tmp_path / "cache", stages=[1], cache_gb=1e-9, reporter=reporter)
+    assert any("outputs of 24 images" in text and "more than --cache-gb" in text for text in said)
     assert not (tmp_path / "cache").exists()
 
 

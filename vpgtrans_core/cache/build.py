@@ -58,11 +58,11 @@ def build_cache(vpg: VPG, settings: Settings, machine: Machine, kind: Kind, prog
     data = open_training_data(settings)
     images = sum(len(listing) for part in _parts(data) for listing in part.listings)
     caches = Caches()
+    caches.say = progress.message
     cache = caches.open(vpg, kind, machine.dtype, settings, images=images)
     if cache is None:
         why = str(caches.plans[kind]) if kind in caches.plans else f"{cache_root(settings.cache)} cannot be written"
         raise ConfigError([why], "raise --cache-gb, choose another --cache, or take fewer images")
-    progress.message(str(caches.plans[kind]))
     computed = 0
     for part in _parts(data):
         rows = InOrder([np.arange(len(listing)) for listing in part.listings], BATCH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import torch
 
@@ -23,9 +24,15 @@ def wants_cache(settings: Settings) -> bool:
 
 
 class Caches:
-    """The caches that a run has opened; each is checked once."""
+    """The caches that a run has opened; each is checked once.
+
+    Attributes:
+        plans: what each kind would take, by kind.
+        say: is told of each plan before anything is written.
+    """
 
     def __init__(self) -> None:
+        self.say: Callable[[str], None] = log.info
         self.plans: dict[str, CachePlan] = {}
         self._open: dict[str, FeatureCache] = {}
 
@@ -42,8 +49,8 @@ class Caches:
             return self._open[key.folder]
         views = settings.views + 1 if settings.augment else 1  # held-out images and the start see the plain one
         self.plans[kind] = plan = plan_cache(root, key, images, views, settings.cache_gb)
+        self.say(str(plan))
         if plan.refusal:
-            log.info("%s", plan)
             return None
         try:
             self._open[key.folder] = FeatureCache.open(root, key)
