@@ -95,7 +95,7 @@ def _time(plan: Plan, cost: Cost) -> list[str]:
     ]
     header = ("TIME", "CAPTIONS", "TFLOP EACH", "FLOP", "HOURS", "GPU-HOURS", "USD")
     lines = columns(header, rows, right=range(1, 7))
-    if plan.method != "scratch" and cost.gpu_hours:
+    if plan.method != "scratch" and plan.target.origin != "bundled" and cost.gpu_hours:
         times = scratch.gpu_hours / cost.gpu_hours
         lines.append(f"training from scratch with the paper's amount of data costs {times:.3g} times as much")
     return lines

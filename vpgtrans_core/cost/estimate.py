@@ -169,7 +169,9 @@ class Estimator:
         source = resolve_source(plan.settings.source, registry, plan.settings, weights=False)
         target = resolve_target(plan.settings.target, registry, plan.settings, weights=False)
         self._llm_config = _json(target.config)
-        self._vpg = source.vpg_family.adapter, _json(source.config)
+        # Without its LLM, so that sources that differ only in that are counted once.
+        vpg_config = {key: value for key, value in source.config.items() if key != "text_config"}
+        self._vpg = source.vpg_family.adapter, _json(vpg_config)
         self.work = _vpg_work(*self._vpg)
         self.precision = 4 if plan.settings.dtype == "float32" else 2
         self.rows = self._rows()

@@ -75,7 +75,8 @@ def _data(plan: Plan) -> str:
 
 
 def _stage(stage: StageWork) -> str:
-    work = f"{stage.steps:,} steps" if stage.steps is not None else f"{stage.epochs:g} epochs"
+    epochs = f"{stage.epochs:g} epoch{'' if stage.epochs == 1 else 's'}"
+    work = epochs if stage.steps is None else f"{stage.steps:,} steps"
     if stage.images is not None and stage.captions is not None:
         work += f", {stage.images:,} images, {stage.captions:,} captions"
     of_all = f"{count(stage.trained)} of {count(stage.trained + stage.frozen)} parameters"
