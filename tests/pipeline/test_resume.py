@@ -159,9 +159,9 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(
 
 
 def test_settings_that_would_change_the_run_are_refused(world: Path, whole: Path) -> None:
-    with pytest.raises(ConfigError, match=r"seed.*\n.*stage2_lr") as caught:
+    with pytest.raises(ConfigError, match="stage2_lr: the run") as caught:
         resumed_settings(Settings(out=str(whole), resume=True, seed=3, stage2_lr=0.5, workers=1))
-    assert len(caught.value.problems) == 2
+    assert {p.split(":")[0] for p in caught.value.problems} == {"seed", "stage2_lr"}
     assert resumed_settings(Settings(out=str(whole), resume=True, workers=1)).workers == 1
 
 
