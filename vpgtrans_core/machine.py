@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.settings import Settings
 
-BYTES_PER_POSITION = 40
+BYTES_PER_POSITION = 64
 """Activation bytes that a frozen LLM keeps for the backward pass, per position, layer and unit of width (half
 precision; a generous count of transformers' blocks). Twice as many in fp32."""
 CPU_POSITIONS = 8192
