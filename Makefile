@@ -13,6 +13,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[dev]"
 	touch $@
 
+# One thread: the miniature's matrices are so small that a second one only gets in the way.
+demo: export OMP_NUM_THREADS = 1
 demo: $(VENV)/.installed
 	rm -rf $(DEMO)
 	$(BIN)/vpgt transfer --from opt-mini-s --to llama-mini --out $(DEMO)/llama-mini
