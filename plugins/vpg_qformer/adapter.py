@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vpg_qformer.config import Sizes, preprocessing_of, read_config, sizes_of
+from vpg_qformer.folded_norm import ask_with_folded_norm
 from vpg_qformer.part import save_part
 from vpg_qformer.reading import PROJECTOR, TRAINED, VISION, read_frozen, read_vpg
 from vpgtrans_core.vpg.adapter import VPG, Preprocessing
@@ -166,8 +167,10 @@ class QFormerVPG(VPG):
     def prompts(self, features: Tensor) -> Tensor:
         """Features ``[B, N, C]`` through the last norm and the Q-Former to ``[B, Q, D]`` in fp32."""
         norm = self.vision_model.post_layernorm
+        queries = self.query_tokens.expand(len(features), -1, -1)
+        if torch.is_grad_enabled() and norm.weight.requires_grad:
+            return ask_with_folded_norm(self.qformer, norm, queries, features).float()
         images = norm(features.to(norm.weight.dtype))
-        queries = self.query_tokens.expand(len(images), -1, -1)
         return self.qformer(query_embeds=queries, encoder_hidden_states=images).last_hidden_state.float()
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:

@@ -79,7 +79,7 @@ def row_sizes(
             length=found.decoder_ids.shape[1],
             encoder_positions=found.ids.numel() / len(texts),
             encoder_length=found.ids.shape[1],
-            logits=found.labels / len(texts),
+            logits=len(found.predictors) / len(texts),
         )
     from vpgtrans_core.llm.rows import decoder_rows
 
@@ -89,7 +89,7 @@ def row_sizes(
         labels=rows.labels / len(texts),
         positions=rows.positions / len(texts),
         length=rows.ids.shape[1],
-        logits=rows.labels / len(texts),
+        logits=len(rows.predictors) / len(texts),
     )
 
 

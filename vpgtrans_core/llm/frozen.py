@@ -153,7 +153,7 @@ class FrozenLLM(LLM):
         shell._modules[self.trunk_name()] = _PassThrough()
 
         def head(hidden: Tensor) -> Tensor:
-            return self.run_head(shell, hidden[None])[0]
+            return self.run_head(shell, hidden[None]).squeeze(0)
 
         return head
 

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 
-ROW_LENGTHS = (64, 96, 128, 192, 256, 384, 512)
-"""Row lengths that are tried, besides that of the longest sequence."""
-OPEN_ROWS = 128
+Size = tuple[int, ...]
+"""The length of a sequence, in each of the dimensions in which a row is padded."""
+
+LONGEST_ROW = 512
+"""Rows are not filled beyond this length."""
+SEQUENCES_A_ROW = (1, 2, 3, 4, 6, 8, 12)
+"""Sequences a row, on average, that are tried."""
+OPEN_ROWS = 64
 """Rows that are looked at for a place; more would make packing quadratic and hardly tighter."""
 
 
-def pack(sizes: Sequence[tuple[int, ...]], capacity: tuple[int, ...]) -> list[list[int]]:
-    """First-fit decreasing: indices of `sizes` in rows, none of which holds more than `capacity` in any dimension.
+def balance(sizes: Sequence[Size], rows: int) -> list[list[int]]:
+    """Indices of `sizes` in at most `rows` rows of nearly equal length in every dimension.
 
-    A sequence larger than the capacity gets a row of its own. Rows keep the order in which they were opened.
+    The largest sequence first, each into the row that it leaves shortest: of the `OPEN_ROWS` with most room, that whose
+    fullest dimension, measured by what a row holds on average, is least full.
     """
-    least = [min(size[d] for size in sizes) for d in range(len(capacity))] if sizes else []
-    rows: list[list[int]] = []
-    room: dict[int, tuple[int, ...]] = {}  # what is left in the rows that are still open
-    for index in sorted(range(len(sizes)), key=lambda i: sum(sizes[i]), reverse=True):
-        size = sizes[index]
-        row = next((r for r, left in room.items() if all(s <= have for s, have in zip(size, left, strict=True))), None)
-        if row is None:
-            row = len(rows)
-            rows.append([])
-            room[row] = capacity
-        rows[row].append(index)
-        room[row] = tuple(have - s for s, have in zip(size, room[row], strict=True))
-        if any(have < s for have, s in zip(room[row], least, strict=True)):
-            del room[row]
-        elif len(room) > OPEN_ROWS:
-            del room[next(iter(room))]
-    return rows
+    dimensions = range(len(sizes[0]) if sizes else 0)
+    share = [max(1, sum(size[d] for size in sizes)) / rows for d in dimensions]
+    heap: list[tuple[float, int]] = [(0.0, row) for row in range(min(rows, len(sizes)))]
+    used = [[0.0] * len(dimensions) for _ in heap]
+    found: list[list[int]] = [[] for _ in heap]
+    parts = [tuple(size[d] / share[d] for d in dimensions) for size in sizes]
+    for index in sorted(range(len(sizes)), key=lambda i: sum(parts[i]), reverse=True):
+        part = parts[index]
+        looked = [heapq.heappop(heap) for _ in range(min(len(heap), OPEN_ROWS if len(part) > 1 else 1))]
+        row = min((max(u + p for u, p in zip(used[r], part, strict=True)), r) for _, r in looked)[1]
+        used[row] = [u + p for u, p in zip(used[row], part, strict=True)]
+        found[row].append(index)
+        for load, other in looked:
+            heapq.heappush(heap, (max(used[row]) if other == row else load, other))
+    return [row for row in found if row]
 
 
 def pack_cheaply(lengths: Sequence[int], width: int) -> list[list[int]]:
@@ -42,12 +47,19 @@ def pack_cheaply(lengths: Sequence[int], width: int) -> list[list[int]]:
     """
     if not lengths:
         return []
-    longest = max(lengths)
     sizes = [(length,) for length in lengths]
 
     def cost(rows: list[list[int]]) -> float:
         length = max(sum(lengths[i] for i in row) for row in rows)
         return len(rows) * length * (1 + length / (6 * width))
 
-    capacities = [longest, *(length for length in ROW_LENGTHS if length > longest)]
-    return min((pack(sizes, (capacity,)) for capacity in capacities), key=cost)
+    tried = sequences_a_row(sum(lengths) / len(lengths), LONGEST_ROW)
+    return min((balance(sizes, -(-len(lengths) // each)) for each in tried), key=cost)
+
+
+def sequences_a_row(length: float, longest: int) -> list[int]:
+    """How many sequences of mean length `length` to try a row that shall hold at most `longest` positions.
+
+    Whole numbers: where sequences are about equally long, a number of rows between leaves some of them half full.
+    """
+    return [each for each in SEQUENCES_A_ROW if each == 1 or each * length <= longest]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vpgtrans_core.llm.adapter import Rows
+from vpgtrans_core.llm.loss import NO_LABEL
 from vpgtrans_core.llm.packing import pack_cheaply
 from vpgtrans_core.llm.text import Text
 
@@ -26,16 +27,15 @@ class Tree:
     """Texts that continue one image's soft prompts, as positions in depth-first order.
 
     `ids` holds a token for each position (0 under a soft prompt), `depths` the distance from the root, `ends` one past
-    the last descendant. Position ``predictors[n]`` predicts ``targets[n]``; the last token of a text is predicted but
-    never read, so it has no position.
+    the last descendant. `labels` holds what a position predicts: one token of each text that goes on from it. The last
+    token of a text is predicted but never read, so it has no position.
     """
 
     num_prompts: int
     ids: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
-    predictors: list[int] = field(default_factory=list)
-    targets: list[int] = field(default_factory=list)
+    labels: dict[int, list[int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,8 +54,7 @@ class Tree:
             for token in tokens[shared - num_prompts : -1]:
                 tree._enter(token, path)
             for place in range(len(text.context), len(tokens)):
-                tree.predictors.append(path[num_prompts + place - 1])
-                tree.targets.append(tokens[place])
+                tree.labels.setdefault(path[num_prompts + place - 1], []).append(tokens[place])
             previous = tokens[:-1]
         tree._leave(path)
         return tree
@@ -104,7 +103,8 @@ class DecoderRows(TensorRows):
         ids: ``[R, L]`` token ids; 0 under soft prompts and padding.
         prompt_slots, prompt_sources: ``[S]`` flat position ``r * L + l`` of each soft prompt, and which one stands
             there: ``image * Q + q``.
-        predictors, targets: ``[N]`` flat positions whose outputs predict labels, and the labels.
+        predictors: ``[P]`` flat positions whose outputs predict labels, each once.
+        targets: ``[P, K]`` their labels; `NO_LABEL` where a position has fewer than K.
         ends, depths: ``[R, L]`` the tree's mask and position ids; None for padded rows.
         attention: ``[R, L]`` the ordinary mask of padded rows; None for trees.
     """
@@ -152,7 +152,7 @@ def _assemble(trees: list[Tree], images: list[int], rows: list[list[int]], share
     slots: list[int] = []
     sources: list[int] = []
     predictors: list[int] = []
-    targets: list[int] = []
+    labels: list[list[int]] = []
     for r, row in enumerate(rows):
         for n in row:
             tree, start = trees[n], used[r]
@@ -163,8 +163,8 @@ def _assemble(trees: list[Tree], images: list[int], rows: list[list[int]], share
             flat = r * length + start
             slots += range(flat, flat + tree.num_prompts)
             sources += range(images[n] * tree.num_prompts, (images[n] + 1) * tree.num_prompts)
-            predictors += [flat + p for p in tree.predictors]
-            targets += tree.targets
+            predictors += [flat + p for p in tree.labels]
+            labels += tree.labels.values()
         ends[r][used[r] :] = range(used[r] + 1, length + 1)  # padding sees itself: a softmax over nothing is NaN
     layout: dict[str, Tensor]
     if share:
@@ -172,12 +172,19 @@ def _assemble(trees: list[Tree], images: list[int], rows: list[list[int]], share
     else:
         layout = {"attention": (torch.arange(length) < torch.tensor(used)[:, None]).long()}
     return DecoderRows(
-        labels=len(targets),
+        labels=sum(map(len, labels)),
         positions=len(rows) * length,
         ids=torch.tensor(ids),
         prompt_slots=torch.tensor(slots),
         prompt_sources=torch.tensor(sources),
-        predictors=torch.tensor(predictors),
-        targets=torch.tensor(targets),
+        predictors=torch.tensor(predictors, dtype=torch.long),
+        targets=_table(labels),
         **layout,
     )
+
+
+def _table(labels: list[list[int]]) -> Tensor:
+    """Labels of P positions as ``[P, K]``, filled up with `NO_LABEL`."""
+    most = max(map(len, labels), default=1)
+    rows = [[*row, *[NO_LABEL] * (most - len(row))] for row in labels]
+    return torch.tensor(rows, dtype=torch.long).view(len(labels), most)

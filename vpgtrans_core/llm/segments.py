@@ -14,9 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vpgtrans_core.llm.packing import pack
+from vpgtrans_core.llm.packing import balance, sequences_a_row
 from vpgtrans_core.llm.rows import TensorRows
 from vpgtrans_core.llm.text import Text
+
+LONGEST_ROW = 192
+"""Encoder rows are not filled beyond this length: a relative bias makes the model hold the scores of every head."""
 
 
 @dataclass
@@ -31,7 +34,8 @@ class EncoderDecoderRows(TensorRows):
         decoder_segments: ``[T, M]`` the encoder segment that a decoder position reads.
         decoder_texts: ``[T, M]`` the number of a position's text in its row; -1 in padding.
         encoder_rows: ``[T]`` the encoder row that a decoder row reads.
-        predictors, targets: ``[N]`` flat decoder positions and the labels that their outputs predict.
+        predictors: ``[P]`` flat decoder positions whose outputs predict labels.
+        targets: ``[P, 1]`` their labels.
         packed: whether a row may hold several segments.
     """
 
@@ -124,25 +128,24 @@ def _pack(segments: list[Segment], num_prompts: int, width: int) -> list[list[Se
     """Rows of segments whose encoder and decoder parts are both of even length, at the least cost."""
     if not segments:
         return []
-    longest = num_prompts + max(len(s.context) for s in segments)
-    share = sum(s.spoken for s in segments) / sum(num_prompts + len(s.context) for s in segments)
-
     longest_text = max(len(t) for s in segments for t in s.targets)
 
-    def rows_of(read: int) -> list[list[Segment]]:
-        spoken = max(round(1.1 * share * read), longest_text)
-        parts = [part for segment in segments for part in segment.split(spoken)]
-        sizes = [(num_prompts + len(s.context), s.spoken) for s in parts]
-        return [[parts[n] for n in row] for row in pack(sizes, (read, spoken))]
+    most = max(round(2 * sum(s.spoken for s in segments) / len(segments)), longest_text)
+    parts = [part for segment in segments for part in segment.split(most)]
+    sizes = [(num_prompts + len(s.context), s.spoken) for s in parts]
+
+    def rows_of(each: int) -> list[list[Segment]]:
+        return [[parts[n] for n in row] for row in balance(sizes, -(-len(parts) // each))]
 
     def cost(rows: list[list[Segment]]) -> float:
         read = max(sum(num_prompts + len(s.context) for s in row) for row in rows)
         spoken = max(sum(s.spoken for s in row) for row in rows)
-        # the decoder's blocks have a cross-attention besides; relative biases make the scores of a row dear
-        return len(rows) * (read * (1 + read / (3 * width)) + 1.5 * spoken * (1 + (read + spoken) / (3 * width)))
+        # A position costs as much in the decoder as in the encoder, whose keys and values the decoder's blocks compute
+        # besides. Relative biases make the scores of a row dear.
+        return len(rows) * (read * (1 + read / (3 * width)) + spoken * (1 + (read + spoken) / (3 * width)))
 
-    # a relative bias makes the model hold the scores of every head and block: rows stay short
-    return min(map(rows_of, [longest, *range(longest + 16, 161, 16)]), key=cost)
+    tried = sequences_a_row(sum(read for read, _ in sizes) / len(sizes), LONGEST_ROW)
+    return min(map(rows_of, tried), key=cost)
 
 
 def _encoder_tensors(rows: list[list[Segment]], num_prompts: int) -> dict[str, Any]:
@@ -192,5 +195,5 @@ def _decoder_tensors(rows: list[list[tuple[int, tuple[int, ...]]]], start: int) 
         "decoder_segments": torch.tensor(segments),
         "decoder_texts": torch.tensor(numbers),
         "predictors": torch.tensor(predictors),
-        "targets": torch.tensor(targets),
+        "targets": torch.tensor(targets, dtype=torch.long)[:, None],
     }
