@@ -16,7 +16,7 @@ from vpg_qformer.config import MODEL_TYPES
 from vpg_qformer.lavis import Imported, export_lavis, read_lavis, save_imported
 from vpg_qformer.reading import REFERENCES
 from vpgtrans_core.assemble import load_llm, projector_module
-from vpgtrans_core.errors import ConfigError, ModelError
+from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.machine import choose_machine
 from vpgtrans_core.output.finish import identity
@@ -29,6 +29,8 @@ from vpgtrans_core.weights import Weights, read_json, sha256_file, write_json
 
 Format = Literal["hf", "vpg", "lavis"]
 RECORD = "import.json"
+FULL = ("No space left", "Disk quota", "File too large", "iostream error")
+"""What the system, safetensors and torch say when a file cannot grow."""
 
 
 def import_checkpoint(
@@ -135,8 +137,9 @@ def _export_lavis(source: ResolvedSource, folder: Path, out: Path, with_vit: boo
         out = out / "checkpoint_0.pth"
     if out.exists() and not overwrite:
         raise ConfigError([f"out: {out} exists"], "give another --out, or --overwrite")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    export_lavis(folder, out, kind=kind, with_vit=with_vit)
+    with _room(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        export_lavis(folder, out, kind=kind, with_vit=with_vit)
 
 
 def _load_llm(llm: ResolvedLLM, settings: Settings) -> LLM:
@@ -198,9 +201,37 @@ def _whole(out: Path, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         raise ConfigError([f"out: cannot write {out}: {error}"], "give an --out that can be written") from error
     try:
-        yield staging
+        with _room(out):
+            yield staging
         if out.exists():
             shutil.rmtree(out)
         staging.rename(out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _room(out: Path) -> Iterator[None]:
+    """Say in our words that a disk is full; torch and safetensors raise errors of their own for it.
+
+    Raises:
+        ConfigError: there was no room to write.
+    """
+    try:
+        yield
+    except VpgtError:
+        raise
+    except Exception as error:
+        said = next((found for text in _said(error) for found in FULL if found in text), None)
+        if said is None:
+            raise
+        raise ConfigError(
+            [f"out: there is no room to write {out} ({said})"], "make room, or give an --out elsewhere"
+        ) from error
+
+
+def _said(error: BaseException | None) -> Iterator[str]:
+    """What an error says, and the one that it came from: torch's own ends another after a failed write."""
+    while error is not None:
+        yield str(error)
+        error = error.__cause__ or error.__context__

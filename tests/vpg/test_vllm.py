@@ -1,8 +1,8 @@
 """What vLLM's `blip2` asks of a folder, as read in its sources (not run: see docs/checkpoints.md).
 
 It builds the language model by `text_config.architectures`, loads every tensor by its name into the modules of that
-name and stops at one that it does not know, looks ``<image>`` up in the tokenizer, and takes the pictures' places in the
-prompt from what transformers' processor returns.
+name and stops at one that it does not know, looks ``<image>`` up in the tokenizer, and takes the pictures' places in
+the prompt from what transformers' processor returns.
 """
 
 from __future__ import annotations
