@@ -164,3 +164,25 @@ def test_as_a_process_of_its_own(finished: Path, hub: Hub) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     assert hub.files["me/sees", "main"]["model.safetensors"] == (finished / "model.safetensors").read_bytes()
+
+
+def test_a_vpg_alone_goes_and_finds_its_llm_again(hub: Hub, capsys, tmp_path: Path) -> None:
+    """Its references are by alias here, by id elsewhere; what comes back speaks as what was sent."""
+    from vpgtrans_core import Settings, caption, transfer
+    from vpgtrans_core.miniature.data import items
+
+    sent = tmp_path / "sent"
+    transfer(
+        source="opt-mini-s", target="opt-mini-s", out=str(sent), limit=24, val_images=4, device="cpu", workers=0,
+        stage1_steps=0, stage2_steps=0, start="converter", save="vpg",
+    )  # fmt: skip
+    vpgt(capsys, "push", sent, "me/vpg")
+    arrived = hub.files["me/vpg", "main"]
+    assert not [name for name, content in arrived.items() if str(tmp_path).encode() in content]
+    back = tmp_path / "back"
+    back.mkdir()
+    for name, content in arrived.items():
+        (back / name).write_bytes(content)
+    picture = items("val", 1)[0].image
+    said = [caption(str(folder), [picture], settings=Settings(device="cpu"))[0].text for folder in (sent, back)]
+    assert said[0] and said[0] == said[1]
