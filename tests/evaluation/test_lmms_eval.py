@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.pipeline import tiny_world
 from vpgtrans_core.captioning import caption
 from vpgtrans_core.errors import ConfigError, DataError, ModelError
 from vpgtrans_core.llm.adapter import GenerateOptions
@@ -145,6 +146,15 @@ def test_the_tasks_own_words_and_arguments(evaluate, pictures) -> None:
     documents = [{"answer": expected[0].text}]
     _, samples = evaluate("own_words", "generate_until", '"a photo of"', more, documents, prompts="task")
     assert samples[0]["filtered_resps"] == [expected[0].text]
+
+
+def test_a_folder_of_transformers_blip2(evaluate, pictures, tmp_path) -> None:
+    llm = tiny_world.save_llm(tmp_path / "opt", "opt")
+    folder = tiny_world.save_source(tmp_path / "blip2", llm)
+    expected = [said.text for said in caption(str(folder), pictures[1], settings=Settings(device="cpu"))]
+    documents = [{"answer": text} for text in expected]
+    scores, _ = evaluate("random", "generate_until", '"A caption."', GENERATION + EXACT, documents, pretrained=folder)
+    assert scores["exact,none"] == 1.0
 
 
 def test_a_multiple_choice_task(evaluate, pictures) -> None:

@@ -131,6 +131,7 @@ def test_the_plain_card_of_a_whole_model() -> None:
         ("/data/coco.json:train2017", "coco.json:train2017"),
         ("coco.json:/data/images", "coco.json:images"),
         ("~/runs/one", "one"),
+        ("/", "/"),
         ("C:\\Users\\me\\model", "model"),
         ("cannot read /home/me/a.json: gone", "cannot read a.json: gone"),
         ("facebook/opt-125m", "facebook/opt-125m"),

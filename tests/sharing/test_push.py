@@ -159,7 +159,8 @@ def test_names_that_are_none(name: str, finished: Path, hub: Hub, capsys) -> Non
 
 def test_as_a_process_of_its_own(finished: Path, hub: Hub) -> None:
     """HF_ENDPOINT and HF_TOKEN are the hub's client's own, and enough."""
-    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
+    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
     command = [sys.executable, "-m", "vpgtrans_core.cli.main", "push", str(finished), "me/sees"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr

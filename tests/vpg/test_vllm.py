@@ -13,10 +13,12 @@ import re
 import pytest
 import torch
 from PIL import Image
-from tiny import VOCABULARY, VPG_CONFIG, load_llm, save_llm
-from transformers import AutoConfig, AutoProcessor
+from tiny import VOCABULARY, VPG_CONFIG, load_llm, save_llm, tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
 from vpg_qformer.adapter import QFormerVPG
 
+from vpgtrans_core.cards import load
+from vpgtrans_core.llm.fallback import fallback_family
 from vpgtrans_core.weights import Weights, save_tensors
 
 FAMILIES = {
@@ -98,6 +100,23 @@ def test_a_decoders_folder_is_what_vllm_asks_for(name: str, tmp_path) -> None:
 
 def test_an_encoder_decoders_is_not(tmp_path) -> None:
     assert "a class for the language model" in complaints(write(tmp_path, "t5", tied=False))
+
+
+ANY = {"hidden_size": 40, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 61}
+
+
+@pytest.mark.parametrize(("kind", "fits"), [("qwen2", True), ("mistral", True), ("gpt_neox", False)])
+def test_llms_that_no_plugin_knows(kind: str, fits: bool, tmp_path) -> None:
+    """GPT-NeoX's trunk has another name, and vLLM's `blip2` calls it `model`."""
+    more = {} if kind == "gpt_neox" else {"num_key_value_heads": 2}
+    config = AutoConfig.for_model(kind, **ANY, **more, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "llm")
+    tokenizer("llama").save_pretrained(tmp_path / "llm")
+    family = fallback_family(kind)
+    llm = load(family.adapter).load(tmp_path / "llm", family=family)
+    QFormerVPG.from_config(VPG_CONFIG).save_model(tmp_path / "out", torch.nn.Linear(32, 40), llm, llm_reference={})
+    assert ("a trunk called model" not in complaints(tmp_path / "out")) == fits
+    assert not fits or complaints(tmp_path / "out") == []
 
 
 def test_the_llms_class_is_named_where_its_own_folder_names_none(tmp_path) -> None:

@@ -52,7 +52,7 @@ class Places:
 
     def _last(self, place: str) -> str:
         kind = PureWindowsPath if "\\" in place or place[1:2] == ":" else PurePosixPath
-        last = kind(place).name
-        if len(kind(place).parts) > 1:
-            self.met[place] = last
-        return last
+        if len(kind(place).parts) < 2:
+            return place  # the root, which says nothing
+        self.met[place] = kind(place).name
+        return self.met[place]
