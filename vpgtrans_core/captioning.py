@@ -76,19 +76,24 @@ def load_model(name: str, settings: Settings, registry: Registry) -> VLModel:
 
 
 def say(
-    model: VLModel, images: Sequence[str | Path | Image], *, prompt: str = "", options: GenerateOptions | None = None
+    model: VLModel,
+    images: Sequence[str | Path | Image],
+    *,
+    prompt: str = "",
+    options: GenerateOptions | None = None,
+    batch: int = BATCH,
 ) -> Iterator[Said]:
-    """Generate for images in batches, in order."""
+    """Generate for images in order, `batch` at once."""
     import torch
 
     from vpgtrans_core.data.images import pixels
 
     chosen = options or default_options(prompt)
-    for start in range(0, len(images), BATCH):
-        part = images[start : start + BATCH]
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
         named = [_open(image, start + number) for number, image in enumerate(part)]
-        batch = torch.stack([pixels(image, model.vpg.preprocessing) for _, image in named]).to(model.device)
-        texts = model.generate(batch, "pixels", prompt, chosen)
+        stacked = torch.stack([pixels(image, model.vpg.preprocessing) for _, image in named]).to(model.device)
+        texts = model.generate(stacked, "pixels", prompt, chosen)
         yield from (Said(name, text) for (name, _), text in zip(named, texts, strict=True))
 
 

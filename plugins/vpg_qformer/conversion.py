@@ -14,11 +14,14 @@ import torch
 from vpg_qformer.adapter import QFormerVPG
 from vpg_qformer.config import MODEL_TYPES
 from vpg_qformer.lavis import Imported, export_lavis, read_lavis, save_imported
+from vpg_qformer.reading import REFERENCES
 from vpgtrans_core.assemble import load_llm, projector_module
-from vpgtrans_core.errors import ConfigError, ModelError
+from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.machine import choose_machine
 from vpgtrans_core.output.finish import identity
+from vpgtrans_core.output.model_card import plain_model_card, write_model_card
+from vpgtrans_core.output.run_folder import RECORD as RUN
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.resolve import ResolvedLLM, ResolvedSource, resolve_source, resolve_target
 from vpgtrans_core.settings import Settings
@@ -26,6 +29,8 @@ from vpgtrans_core.weights import Weights, read_json, sha256_file, write_json
 
 Format = Literal["hf", "vpg", "lavis"]
 RECORD = "import.json"
+FULL = ("No space left", "Disk quota", "File too large", "iostream error")
+"""What the system, safetensors and torch say when a file cannot grow."""
 
 
 def import_checkpoint(
@@ -61,6 +66,7 @@ def import_checkpoint(
             "left_aside": found.dropped,
         }
         write_json(folder / RECORD, record)
+        _write_card(folder, Path(out).name, {"llm": record["llm"]})
     return found
 
 
@@ -84,13 +90,45 @@ def export_model(
     vpg, weights = QFormerVPG.load(source.folder), QFormerVPG.load_projector(source.folder)
     projector = projector_module(*weights, torch.device("cpu")) if weights else None
     with _whole(Path(out), overwrite) as folder:
+        references = _references(source, source.folder)
         if to == "vpg":
-            vpg.save_part(folder, projector, references=_references(source, source.folder))
+            vpg.save_part(folder, projector, references=references)
         elif source.llm is None or projector is None:
             raise ModelError(f"{model} is a VPG without an LLM, so there is no VL-LLM to write", "use --to vpg")
         else:
+            _check_llm(source)
             llm = _load_llm(source.llm, settings)
             vpg.save_model(folder, projector, llm, llm_reference=source.llm.reference())
+        _write_card(folder, Path(out).name, references, run=source.folder / RUN)
+
+
+def _check_llm(source: ResolvedSource) -> None:
+    """Whether the LLM that a VPG's folder refers to is still the one it was trained with.
+
+    Raises:
+        ModelError: its weight files have other hashes than the folder says.
+    """
+    recorded = (source.references.get("llm") or {}).get("sha256")
+    assert source.llm is not None
+    if recorded and (found := identity(source.llm)["sha256"]) != recorded:
+        wrong = sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
+        raise ModelError(
+            f"{source.llm.name} is not the language model that {source.name} was trained with: "
+            f"other SHA-256 of {', '.join(wrong[:4])}",
+            f"put the right one in its place, or correct 'llm' in {source.folder}/{REFERENCES}",
+        )
+
+
+def _write_card(folder: Path, name: str, references: dict[str, Any], run: Path | None = None) -> None:
+    """The model card: what the run of the exported model measured where there is its record, else what is known."""
+    config = read_json(folder / "config.json")
+    card = folder / "README.md"
+    record = read_json(run) if run is not None and run.is_file() else {}
+    if record.get("status") == "done":
+        code = QFormerVPG.loading_code if config.get("architectures") else ""
+        write_model_card(card, name, record, loading_code=code)
+    else:
+        card.write_text(plain_model_card(name, config, references), encoding="utf-8")
 
 
 def _export_lavis(source: ResolvedSource, folder: Path, out: Path, with_vit: bool, overwrite: bool) -> None:
@@ -99,8 +137,9 @@ def _export_lavis(source: ResolvedSource, folder: Path, out: Path, with_vit: boo
         out = out / "checkpoint_0.pth"
     if out.exists() and not overwrite:
         raise ConfigError([f"out: {out} exists"], "give another --out, or --overwrite")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    export_lavis(folder, out, kind=kind, with_vit=with_vit)
+    with _room(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        export_lavis(folder, out, kind=kind, with_vit=with_vit)
 
 
 def _load_llm(llm: ResolvedLLM, settings: Settings) -> LLM:
@@ -162,9 +201,37 @@ def _whole(out: Path, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         raise ConfigError([f"out: cannot write {out}: {error}"], "give an --out that can be written") from error
     try:
-        yield staging
+        with _room(out):
+            yield staging
         if out.exists():
             shutil.rmtree(out)
         staging.rename(out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _room(out: Path) -> Iterator[None]:
+    """Say in our words that a disk is full; torch and safetensors raise errors of their own for it.
+
+    Raises:
+        ConfigError: there was no room to write.
+    """
+    try:
+        yield
+    except VpgtError:
+        raise
+    except Exception as error:
+        said = next((found for text in _said(error) for found in FULL if found in text), None)
+        if said is None:
+            raise
+        raise ConfigError(
+            [f"out: there is no room to write {out} ({said})"], "make room, or give an --out elsewhere"
+        ) from error
+
+
+def _said(error: BaseException | None) -> Iterator[str]:
+    """What an error says, and the one that it came from: torch's own ends another after a failed write."""
+    while error is not None:
+        yield str(error)
+        error = error.__cause__ or error.__context__

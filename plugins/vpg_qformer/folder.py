@@ -40,7 +40,7 @@ def save_blip2(folder: Path, vpg: QFormerVPG, projector: nn.Linear, llm: LLM, ll
     model = _unquantised(llm, llm_reference)
     _check_width(model, projector)
     token = with_image_token(llm.tokenizer, model.config.vocab_size, _used_ids(model, settings))
-    config = _config(model, vpg, token, settings)
+    config = _config(model, vpg, token, settings, llm_reference)
     config.save_pretrained(folder)
     save_model_tensors(folder, _tensors(vpg, projector, model, rows=config.text_config.vocab_size))
     _generation_config(settings, token).save_pretrained(folder)
@@ -76,8 +76,12 @@ def _used_ids(model: PreTrainedModel, settings: dict[str, Any]) -> set[int]:
     return {i for value in values if value is not None for i in (value if isinstance(value, list) else [value])}
 
 
-def _config(model: PreTrainedModel, vpg: QFormerVPG, token: ImageToken, settings: dict[str, Any]) -> Blip2Config:
+def _config(
+    model: PreTrainedModel, vpg: QFormerVPG, token: ImageToken, settings: dict[str, Any], reference: dict[str, Any]
+) -> Blip2Config:
     text = copy.deepcopy(model.config)
+    text.architectures = [type(model).__name__]  # vLLM builds the LLM by this name
+    text._name_or_path = reference.get("id") or ""  # not the folder that it was loaded from: that is nobody else's
     for name, value in settings.items():
         setattr(text, name, value)
     text.vocab_size = max(text.vocab_size, token.id + 1)

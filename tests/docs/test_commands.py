@@ -112,5 +112,5 @@ def test_extras_that_are_named_exist():
     import tomllib
 
     extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
-    named = re.findall(r'"\.\[(\w+)\]"', "".join(read(name) for name in DOCUMENTS))
+    named = re.findall(r'"\.\[([\w-]+)\]"', "".join(read(name) for name in DOCUMENTS))
     assert named and set(named) <= extras

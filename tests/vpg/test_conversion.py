@@ -151,3 +151,106 @@ def test_what_exists_is_not_replaced_unasked(tmp_path, capsys):
     assert (out / "config.json").exists()
     error = vpgt(capsys, *import_arguments(tmp_path, tmp_path / "llm" / "config.json" / "x"), code=2)
     assert "cannot write" in error
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """An imported OPT model, to be exported, and the folder of its LLM."""
+    folder = tmp_path_factory.mktemp("imported")
+    save_llm(folder / "llm", "opt")
+    write_lavis(folder, QFormerVPG.from_config(VPG_CONFIG), nn.Linear(32, 40), "opt")
+    with pytest.raises(SystemExit):
+        main([str(a) for a in import_arguments(folder, folder / "in")])
+    assert (folder / "in" / "config.json").exists()
+    return folder
+
+
+LAST_WRITTEN = {
+    "hf": "vpg_qformer.folder._generation_config",
+    "vpg": "vpg_qformer.part.save_image_processor",
+    "lavis": "vpg_qformer.lavis.fsync",
+}
+
+
+@pytest.fixture(params=LAST_WRITTEN)
+def again(request, imported, tmp_path, capsys):
+    """The command that writes an export once more, and what the first time wrote."""
+    out = tmp_path / ("out.pth" if request.param == "lavis" else "out")
+    command = ("export", imported / "in", "--to", request.param, "--out", out)
+    vpgt(capsys, *command)
+    return request.param, (*command, "--overwrite"), contents(tmp_path)
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_export_that_fails_at_the_end_leaves_what_was_there(again, tmp_path, capsys, monkeypatch):
+    """The disk is full after the weights are written: the earlier export is still there, and nothing else."""
+    to, command, before = again
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(LAST_WRITTEN[to], full)
+    error = vpgt(capsys, *command, code=2)
+    assert "no room to write" in error and "make room" in error
+    assert before and contents(tmp_path) == before
+
+
+def test_an_export_that_fails_within_the_weights_leaves_what_was_there(again, tmp_path, capsys):
+    """For real: files may not grow beyond what the weights need."""
+    import resource
+
+    _, command, before = again
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max(map(len, before.values())) // 2, limits[1]))
+    try:
+        error = vpgt(capsys, *command, code=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "no room to write" in error
+    assert contents(tmp_path) == before
+
+
+def test_a_vpg_alone_says_which_llm_it_is_for(imported, tmp_path, capsys):
+    """By name, revision and the hash of its weight files; another LLM in its place is refused when they are joined."""
+    from vpgtrans_core.weights import sha256_file
+
+    vpgt(capsys, "export", imported / "in", "--to", "vpg", "--out", tmp_path / "part")
+    reference = json.loads((tmp_path / "part" / "references.json").read_text())["llm"]
+    assert reference["sha256"] == {"model.safetensors": sha256_file(imported / "llm" / "model.safetensors")}
+    assert {"id", "revision", "name"} <= reference.keys()
+    small = sum(p.stat().st_size for p in (tmp_path / "part").iterdir())
+    assert small < sum(p.stat().st_size for p in (imported / "in").iterdir())
+
+    save_llm(tmp_path / "other", "opt", num_hidden_layers=1)
+    reference["folder"] = str(tmp_path / "other")
+    (tmp_path / "part" / "references.json").write_text(json.dumps({"llm": reference}))
+    error = vpgt(capsys, "export", tmp_path / "part", "--to", "hf", "--out", tmp_path / "hf", code=2)
+    assert "is not the language model that" in error and "SHA-256 of model.safetensors" in error
+    assert not (tmp_path / "hf").exists()
+
+
+def test_a_saved_vpg_says_it_too(imported, tmp_path):
+    data = tiny_world.save_images(tmp_path / "data", count=12, captions=2)
+    tiny_world.save_llm(tmp_path / "llama", "llama")
+    result = vpgtrans_core.transfer(
+        source=str(imported / "in"), target=str(tmp_path / "llama"), data=(str(data),), out=str(tmp_path / "out"),
+        save="vpg", start="random", batch_size=8, workers=0, val_images=2, device="cpu", stage1_steps=1,
+        stage2_steps=1, augment=False,
+    )  # fmt: skip
+    references = json.loads((result.folder / "references.json").read_text())
+    assert references["llm"]["sha256"] == result.record["target"]["sha256"] != {}
+
+
+def test_every_export_has_a_card(imported, tmp_path, capsys):
+    from huggingface_hub import ModelCard
+
+    for to, library in (("hf", "transformers"), ("vpg", "vpgt")):
+        vpgt(capsys, "export", imported / "in", "--to", to, "--out", tmp_path / to)
+        card = ModelCard.load(tmp_path / to / "README.md")
+        assert card.data.library_name == library and card.data.license == "other"
+        assert str(tmp_path) not in card.content and str(imported) not in card.content
+    assert ModelCard.load(imported / "in" / "README.md").data.pipeline_tag == "image-text-to-text"
+    assert str(imported) not in (tmp_path / "hf" / "config.json").read_text()

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.output.curve import draw_curve
-from vpgtrans_core.output.model_card import write_model_card
+from vpgtrans_core.output.model_card import CURVE, write_model_card
 from vpgtrans_core.resolve import ResolvedLLM, ResolvedSource
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.weights import sha256_file
@@ -25,21 +25,23 @@ def write_model(
     if whole:
         model.vpg.save_model(staging, model.projector, model.llm, llm_reference=target.reference())
     else:
-        model.vpg.save_part(staging, model.projector, references=references(source, target))
-    draw_curve(folder.metrics(), staging / "loss.png", f"{source.name} to {target.name}, {settings.method}")
+        hashes = folder.record["target"]["sha256"]
+        model.vpg.save_part(staging, model.projector, references=references(source, target, hashes))
+    draw_curve(folder.metrics(), staging / CURVE, f"{source.name} to {target.name}, {settings.method}")
     code = model.vpg.loading_code if whole else ""
     write_model_card(staging / "README.md", folder.path.name, folder.record, loading_code=code)
     folder.publish(staging)
 
 
-def references(source: ResolvedSource, target: ResolvedLLM) -> dict[str, Any]:
-    """What a folder without the frozen parts refers to: the LLM, and the source's folder or id for the ViT."""
+def references(source: ResolvedSource, target: ResolvedLLM, hashes: dict[str, str]) -> dict[str, Any]:
+    """What a folder without the frozen parts refers to: the LLM with the SHA-256 of its weight files (`hashes`), and
+    the source's folder or id for the ViT."""
     vit = {
         "folder": str(source.folder.resolve()) if source.folder else None,
         "id": source.hub_id,
         "revision": source.revision,
     }
-    return {"llm": target.reference(), "vit": vit, "pretrained": source.pretrained}
+    return {"llm": target.reference() | {"sha256": hashes}, "vit": vit, "pretrained": source.pretrained}
 
 
 def identity(model: ResolvedSource | ResolvedLLM) -> dict[str, Any]:

@@ -2,66 +2,127 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
-_CARD = """---
-license: {licence}
-library_name: {library}
-pipeline_tag: image-text-to-text
-tags: [vpgtrans, vpgt, visual-prompt-generator]
----
-# {title}
-
-{target} that sees: the visual prompt generator of {source}, transferred with VPGTrans
-([arXiv 2305.01278](https://arxiv.org/abs/2305.01278)) by vpgt {version}. The language model is unchanged.
-
-| | |
-|---|---|
-| source | {source} |
-| language model | {target} |
-| method | {method} |
-| data | {data} |
-| stages | {stages} |
-| held-out loss | {losses} |
-
-![loss curve](loss.png)
-
-## Use
-```
-vpgt caption {folder} picture.png
-```
-{use}
-## How it was made
+HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0")
+"""Licences that the hub knows by these very names; any other is ``other`` there, with a name of its own."""
+TAGS = ["vpgtrans", "vpgt", "visual-prompt-generator"]
+PAPER = "[arXiv 2305.01278](https://arxiv.org/abs/2305.01278)"
+CURVE = "loss.png"
+_RECORD = """## How it was made
 `run.json` holds every setting, seed, version, data hash and time of the run, `metrics.jsonl` every step.
-
-The weights combine those of the source and of the language model: the licences of both apply.
 """
+_PLACE = re.compile(r"(~|/|[A-Za-z]:[\\/]).*[\\/]")
 
 
 def write_model_card(path: Path, name: str, record: dict[str, Any], *, loading_code: str = "") -> None:
     """Write the model card of the folder called `name` from its run's record (see `run_folder`).
 
-    `loading_code` says how the whole model is loaded by its library (`VPG.loading_code`); empty for a VPG alone.
+    `loading_code` says how the whole model is loaded by its library (`VPG.loading_code`); empty for a VPG alone. The
+    loss curve and the record are named where they are: beside the run's own model, not beside an export of it.
     """
-    stages = record.get("stages", {})
-    target, source = record["target"], record["source"]
-    data = record["data"]
-    text = _CARD.format(
-        licence=target.get("licence") or "other",
-        library="transformers" if loading_code else "vpgt",
-        title=f"{target['name']} + {source['name']}",
-        target=target["name"],
-        source=source["name"],
-        version=record["vpgt"],
-        method=record["settings"]["method"],
-        data=f"{data.get('images', 0)} images, {data.get('captions', 0)} captions",
-        stages="; ".join(f"stage {n}: {s['steps']} steps" for n, s in stages.items()) or "none",
-        losses="; ".join(
-            f"{s['held_out_loss']:.4f} after stage {n}" for n, s in stages.items() if s.get("held_out_loss") is not None
-        )
-        or "not measured",
-        folder=name,
-        use=f"```python\n{loading_code.format(folder=name)}```\n" if loading_code else "",
+    own = (path.parent / CURVE).exists()
+    parts = [
+        _front_matter(record, "transformers" if loading_code else "vpgt"),
+        _summary(record),
+        f"![loss curve]({CURVE})\n" if own else "",
+        _use(name, loading_code),
+        _RECORD if own else "",
+        _licences(record),
+    ]
+    path.write_text("\n".join(part for part in parts if part), encoding="utf-8")
+
+
+def plain_model_card(name: str, config: dict[str, Any], references: dict[str, Any]) -> str:
+    """The model card of a folder that no run has described: an import, or an export of a model from elsewhere.
+
+    Args:
+        name: the model's name.
+        config: its ``config.json``.
+        references: what it says of the LLM (``"llm"``) and the ViT (``"vit"``) it was made of, if anything.
+    """
+    whole = bool(config.get("architectures"))
+    known = {key: value for key in ("llm", "vit") if isinstance(value := references.get(key), dict)}
+    text = config.get("text_config") or {}
+    llm = _short(known.get("llm", {}).get("name") or text.get("_name_or_path") or text.get("model_type") or "")
+    front = _metadata(
+        licences=[None],
+        base_models=[reference.get("id") for reference in known.values()],
+        library="transformers" if whole else "vpgt",
     )
-    path.write_text(text, encoding="utf-8")
+    what = f"A visual prompt generator and its projector for the language model {llm}" if llm else "A VL-LLM's VPG"
+    if whole:
+        what = f"The language model {llm or 'inside'} with a visual prompt generator: it sees"
+    body = f"# {name.rpartition('/')[2]}\n\n{what}. Written by vpgt, for transfers with VPGTrans ({PAPER}).\n"
+    licence = (
+        "## Licence\nThe weights combine those of the VPG and of the language model: the licences of both apply.\n"
+    )
+    return "\n".join([front, body, _use(name, ""), licence])
+
+
+def _front_matter(record: dict[str, Any], library: str) -> str:
+    models = [record["target"], record["source"]]
+    return _metadata([m.get("licence") for m in models], [m.get("hub_id") for m in models], library)
+
+
+def _metadata(licences: list[str | None], base_models: list[str | None], library: str) -> str:
+    """The block in front of a card by which the hub sorts models.
+
+    The licence is one that the hub knows only where all parts have the same one.
+    """
+    from huggingface_hub import ModelCardData
+
+    names = {(licence or "").lower() for licence in licences}
+    known = len(names) == 1 and names <= set(HUB_LICENCES)
+    found = [model for model in dict.fromkeys(base_models) if model]
+    data = ModelCardData(
+        license=names.pop() if known else "other",
+        license_name=None if known else "see-model-card",
+        base_model=found or None,
+        library_name=library,
+        pipeline_tag="image-text-to-text",
+        tags=list(TAGS),
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _summary(record: dict[str, Any]) -> str:
+    target, source = _short(record["target"]["name"]), _short(record["source"]["name"])
+    data, stages = record["data"], record.get("stages", {})
+    losses = [
+        f"{s['held_out_loss']:.4f} after stage {n}" for n, s in stages.items() if s.get("held_out_loss") is not None
+    ]
+    return f"""# {target} + {source}
+
+{target} that sees: the visual prompt generator of {source}, transferred with VPGTrans
+({PAPER}) by vpgt {record["vpgt"]}. The language model is unchanged.
+
+| | |
+|---|---|
+| source | {source} |
+| language model | {target} |
+| method | {record["settings"]["method"]} |
+| data | {data.get("images", 0)} images, {data.get("captions", 0)} captions |
+| stages | {"; ".join(f"stage {n}: {s['steps']} steps" for n, s in stages.items()) or "none"} |
+| held-out loss | {"; ".join(losses) or "not measured"} |
+"""
+
+
+def _use(name: str, loading_code: str) -> str:
+    python = f"```python\n{loading_code.format(folder=name)}```\n" if loading_code else ""
+    return f"## Use\n```\nvpgt caption {name} picture.png\n```\n{python}"
+
+
+def _licences(record: dict[str, Any]) -> str:
+    parts = [f"{_short(m['name'])}: {m.get('licence') or 'not known'}" for m in (record["source"], record["target"])]
+    return f"""## Licence
+The weights combine those of the source and of the language model: the licences of both apply.
+{"; ".join(parts)}.
+"""
+
+
+def _short(name: str) -> str:
+    """A model's name for others: of a folder on this machine its last part."""
+    return Path(name).name if _PLACE.match(name) else name

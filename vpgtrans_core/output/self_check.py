@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from vpgtrans_core.model import VLModel
 
 IMAGES = 8
+FREE = GenerateOptions(num_beams=1, min_new_tokens=0)
+"""No least length: a model that ends at once must be seen to do so."""
 
 
 def self_check(model: VLModel, feed: Feed) -> dict[str, Any]:
@@ -21,9 +23,7 @@ def self_check(model: VLModel, feed: Feed) -> dict[str, Any]:
     """
     examples = []
     for batch, keys, captions in feed.examples(IMAGES):
-        said = model.generate(
-            batch.visual.to(model.device), batch.kind, options=GenerateOptions(num_beams=1, min_new_tokens=1)
-        )
+        said = model.generate(batch.visual.to(model.device), batch.kind, options=FREE)
         examples += [
             {"image": key, "said": text, "caption": caption}
             for key, text, caption in zip(keys, said, captions, strict=True)
@@ -43,6 +43,11 @@ def judge(said: list[str]) -> str | None:
         return (
             f"the new model says nothing of {empty} of {len(said)} images: it has not learned to see yet, train longer"
         )
-    if len(said) > 2 and len(set(said)) == 1:
-        return f"the new model says the same of all {len(said)} images ({said[0]!r}): it has not learned to see yet"
+    spoken = [text.strip() for text in said if text.strip()]
+    if len(spoken) > 2 and len(set(spoken)) == 1:
+        silent = f", and nothing of {empty}" if empty else ""
+        return (
+            f"the new model says the same of {len(spoken)} images ({spoken[0]!r}){silent}: "
+            "it has not learned to see yet, train longer"
+        )
     return None

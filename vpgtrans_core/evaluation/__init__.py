@@ -1,0 +1,1 @@
+"""Models of vpgt in the evaluation programs that people use; nothing else imports from here."""

@@ -1,0 +1,1 @@
+"""A finished model on its way to others: what of its folder goes, and how it gets to the hub."""
