@@ -17,7 +17,7 @@ READERS = ("crossattention.attention.key", "crossattention.attention.value")
 
 
 def ask_with_folded_norm(qformer: nn.Module, norm: nn.LayerNorm, queries: Tensor, features: Tensor) -> Tensor:
-    """What `qformer` answers to `queries` ``[B, Q, D]`` of ``norm(features)``, features ``[B, N, C]``: ``[B, Q, D]``."""
+    """Let `queries` ``[B, Q, D]`` ask ``norm(features)``, features ``[B, N, C]``; returns ``[B, Q, D]``."""
     plain = functional.layer_norm(features.to(norm.weight.dtype), norm.normalized_shape, eps=norm.eps)
     inputs = {"query_embeds": queries, "encoder_hidden_states": plain}
     return functional_call(qformer, _folded(qformer, norm), args=(), kwargs=inputs).last_hidden_state

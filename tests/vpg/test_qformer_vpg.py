@@ -83,6 +83,34 @@ def test_what_trains_and_what_does_not(folder):
     assert all(p.grad is None for n, p in vpg.named_parameters() if n not in names)
 
 
+def test_the_last_norm_trains_as_if_it_stood_before_the_qformer():
+    """In training its scale and shift are multiplied into the Q-Former's weights; all gradients stay the norm's."""
+    vpg = QFormerVPG.from_config(VPG_CONFIG).double()
+    shake(vpg)
+    vpg.vision_model.post_layernorm.eps = 1e-2  # not some default's
+    features = torch.randn(3, 5, 24, dtype=torch.float64)
+    for _, parameter in vpg.trained():
+        parameter.requires_grad_(True)
+    weight = torch.randn(32, dtype=torch.float64)
+
+    def gradients(output):
+        vpg.zero_grad()
+        (output.double() @ weight).sum().backward()
+        return {name: p.grad.clone() for name, p in vpg.trained() if p.grad is not None}
+
+    read: list[bool] = []
+    reader = vpg.qformer.encoder.layer[0].crossattention.attention.key
+    reader.register_forward_hook(lambda _, inputs, output: read.append(inputs[0].requires_grad))
+    found = gradients(vpg.prompts(features))
+    queries = vpg.query_tokens.expand(3, -1, -1)
+    plain = vpg.qformer(query_embeds=queries, encoder_hidden_states=vpg.vision_model.post_layernorm(features))
+    expected = gradients(plain.last_hidden_state)
+    assert read == [False, True]  # this is what it saves
+    assert found.keys() == expected.keys() and "vision_model.post_layernorm.bias" in found
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-5, atol=1e-6 * float(gradient.abs().max())), name
+
+
 def test_describe_counts_without_weights(model):
     facts = QFormerVPG.describe(VPG_CONFIG)
     vpg_names = ("vision_model.", "query_tokens", "qformer.")

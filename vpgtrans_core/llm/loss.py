@@ -69,9 +69,9 @@ class _LabelLoss(torch.autograd.Function):
 def _cross_entropy(logits: Tensor, targets: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Loss of logits ``[N, V]`` with labels ``[N, K]``, its slope, and how many labels each row has.
 
-    The slope ``[N, V]`` is that of a row's *mean* loss, ``softmax - one-hot``: multiplied with the count ``[N, 1]`` after
-    the head, it costs no further pass over the logits. Nor does the loss: a row's log-sum-exp follows from its largest
-    logit and that one's probability.
+    The slope ``[N, V]`` is that of a row's *mean* loss, ``softmax - one-hot``: multiplied with the count ``[N, 1]``
+    after the head, it costs no further pass over the logits. Nor does the loss: a row's log-sum-exp follows from its
+    largest logit and that one's probability.
     """
     labelled = (targets != NO_LABEL).to(dtype)
     counts = labelled.sum(1, keepdim=True)
