@@ -203,10 +203,11 @@ def measure(shape: str, device: torch.device, images: int, rounds: int, variants
     bench = Bench(shape, device, images, halves=any(v.half for v in variants))
     steps = {variant: bench.step(variant) for variant in variants}
     flops, memory = {}, {}
-    for variant, step in steps.items():  # the first call also warms up
+    for variant, step in steps.items():
         with FlopCounterMode(display=False) as counter:
-            memory[variant] = _memory(step, device)
+            step()  # warms up, and leaves gradients: every way to compute a step needs the same ones
         flops[variant] = float(counter.get_total_flops())
+        memory[variant] = _memory(step, device)
         print(f"{shape}: warmed up {variant.name} of stage {variant.stage}", file=sys.stderr)
     seconds: dict[Variant, list[float]] = {variant: [] for variant in variants}
     for _ in range(rounds):
@@ -245,7 +246,8 @@ def _seconds(step: Callable[[], float], device: torch.device) -> float:
 
 
 def _memory(step: Callable[[], float], device: torch.device) -> float | None:
-    """Gigabytes that a step needs beyond what is there before; None where the system does not tell."""
+    """Gigabytes that a step needs beyond models and gradients, which are there before; None where the system does not
+    tell."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -107,8 +107,9 @@ def test_the_last_norm_trains_as_if_it_stood_before_the_qformer():
     expected = gradients(plain.last_hidden_state)
     assert read == [False, True]  # this is what it saves
     assert found.keys() == expected.keys() and "vision_model.post_layernorm.bias" in found
-    for name, gradient in expected.items():
-        assert torch.allclose(found[name], gradient, rtol=1e-5, atol=1e-6 * float(gradient.abs().max())), name
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    for name, gradient in expected.items():  # a key's bias moves no softmax: its gradient is rounding alone
+        assert torch.allclose(found[name], gradient, rtol=1e-5, atol=1e-7 * largest), name
 
 
 def test_describe_counts_without_weights(model):
