@@ -90,10 +90,12 @@ def _check_archive(path: Path) -> set[int]:
             _check_names(archive.read(pickles[0]), path)
     except FileNotFoundError as error:
         raise ModelError(f"{path} does not exist") from error
+    except IsADirectoryError as error:
+        raise ModelError(f"{path} is a folder, not a checkpoint", "name the .pth in it") from error
     except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise ModelError(
             f"{path} is truncated, no checkpoint, or of the format before torch 1.6: {error}",
-            "copy it again; an old file can be saved anew where you trust it: " + CONVERT.format(name=path.name),
+            "copy it again; or, for an old file, " + CONVERT.format(name=path.name),
         ) from error
     return {member.file_size for member in members}
 
