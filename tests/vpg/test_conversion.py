@@ -139,7 +139,8 @@ def test_errors_leave_nothing_behind(tmp_path, capsys):
 
 def test_a_pth_in_the_place_of_a_model(tmp_path, capsys):
     write_lavis(tmp_path, QFormerVPG.from_config(VPG_CONFIG), nn.Linear(32, 40), "opt")
-    error = vpgt(capsys, "import", tmp_path / "stage1.pth", "--vpg", tmp_path / "c.pth", "--out", tmp_path / "o", code=2)
+    arguments = ("import", tmp_path / "stage1.pth", "--vpg", tmp_path / "c.pth", "--out", tmp_path / "out")
+    error = vpgt(capsys, *arguments, code=2)
     assert "is a file, not a model" in error and f"--projector {tmp_path / 'stage1.pth'}" in error
 
 
