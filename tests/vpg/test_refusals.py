@@ -24,6 +24,8 @@ from tiny import VPG_CONFIG, blip2, save_llm, tokenizer
 from torch import nn
 from vpg_qformer.adapter import QFormerVPG
 
+from vpgtrans_core.cli.main import main
+
 SECONDS, KILOBYTES = 5.0, 500_000
 
 
@@ -287,3 +289,45 @@ def test_a_whole_process_of_a_bad_pth_stays_small_and_quick(sound, tmp_path):
     print(f"\n{usage.ru_utime + usage.ru_stime:.2f} CPU seconds, {time.monotonic() - began:.2f} on the clock")
     assert process.returncode == 2 and "claims shape" in said
     assert usage.ru_utime + usage.ru_stime < SECONDS
+
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+open({marker!r}, "a").write("ran ")
+
+class MyConfig(LlamaConfig):
+    model_type = "mine"
+
+class MyModel(LlamaForCausalLM):
+    config_class = MyConfig
+"""
+
+
+def test_code_of_an_llm_runs_when_it_is_trusted_and_not_before(sound, tmp_path, capsys):
+    """From the transfer to captions with what it made."""
+    folder = tmp_path / "files"
+    shutil.copytree(sound, folder)
+    config = json.loads((folder / "target" / "config.json").read_text())
+    auto_map = {"AutoConfig": "mine.MyConfig", "AutoModelForCausalLM": "mine.MyModel"}
+    config |= {"model_type": "mine", "architectures": ["MyModel"], "auto_map": auto_map}
+    (folder / "target" / "config.json").write_text(json.dumps(config))
+    (folder / "target" / "mine.py").write_text(CODE.format(marker=str(folder / "ran")))
+
+    def vpgt(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        said = capsys.readouterr()
+        return ended.value.code or 0, said.out + said.err
+
+    code, said = vpgt(*transferring(folder, "--save", "vpg"))
+    assert code == 2 and "give --trust-remote-code" in said
+    code, said = vpgt(*transferring(folder, "--trust-remote-code"))
+    assert code == 2 and "code in its own folder" in said and "--save vpg" in said
+    assert not (folder / "ran").exists()
+    code, said = vpgt(*transferring(folder, "--save", "vpg", "--trust-remote-code"))
+    assert code == 0 and (folder / "ran").read_text()
+    (folder / "ran").unlink()
+    code, said = vpgt("caption", str(folder / "out"), str(folder / "1.png"))
+    assert code == 2 and "give --trust-remote-code" in said and not (folder / "ran").exists()
+    code, said = vpgt("caption", str(folder / "out"), str(folder / "1.png"), "--trust-remote-code")
+    assert code == 0
