@@ -53,6 +53,8 @@ class Case:
     vpg: dict[str, Any] = field(default_factory=lambda: VPG)
     captions_per_image: float = 3.0
     images: int = 64
+    share: bool = True
+    """Whether the LLM lets captions share a picture's prefix; a plan for one that does not says `--no-share-prefix`."""
     held_out: bool = True
 
     @property
@@ -110,6 +112,7 @@ CASES: dict[str, Case] = {
         {"model_type": "bloom", "hidden_size": 512, "n_layer": 5, "n_head": 8, "vocab_size": 25000},
         captions_per_image=2.0,
         images=32,
+        share=False,
     ),
 }
 
@@ -198,7 +201,9 @@ def plan_of(case: Case, stage: int, text: Any) -> dict[str, Any]:
     shape = llm_shape(case.llm)
     sizes = QFormerVPG.describe(case.vpg)
     vpg = VPGPlan(name="check", family="qformer", **sizes)
-    rows = row_sizes(text, vpg.num_prompts, shape.embedding_size, encoder_decoder=shape.encoder_decoder, share=True)
+    rows = row_sizes(
+        text, vpg.num_prompts, shape.embedding_size, encoder_decoder=shape.encoder_decoder, share=case.share
+    )
     flops = image_flops(
         shape,
         vpg_work(QFormerVPG, case.vpg),
