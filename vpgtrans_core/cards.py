@@ -13,6 +13,10 @@ API_VERSION = 1
 """The version of the hook specs and of these cards. A plugin may state the one it needs as ``VPGT_API = 1``."""
 
 
+FACTS = ("hidden_size", "vocab_size", "end_token")
+"""What a card says that a run depends on and that transformers' config classes may state as well."""
+
+
 def load(target: str) -> Any:
     """Import ``"package.module:Object"`` and return the object.
 
@@ -46,6 +50,10 @@ class LLMCard:
     """Further config fields, under transformers' names, that change shapes (for instance OPT-350m's
     ``word_embed_proj_dim``)."""
     revision: str | None = None
+    end_token: int | None = None
+    """Id of the token that ends a text (``eos_token_id``)."""
+    checked: tuple[str, ...] = ()
+    """Which of `FACTS` transformers' own config class states too; the others are as published."""
     also: tuple[str, ...] = ()
     """Further names of the same model (``vicuna-7b`` for its newest version)."""
     bundled: str | None = None

@@ -32,6 +32,7 @@ ALLOWED = re.compile(
 )
 """What a pickle may name: ``module name``. All of it is also in torch's own list of safe globals."""
 
+UNKNOWN = "no checkpoint that training wrote looks so: get the file from its owner again, and compare its SHA-256"
 CONVERT = (
     "where you trust the file, convert it: python -c \"import torch; c = torch.load('{name}', weights_only=False, "
     "map_location='cpu'); torch.save({{'model': dict(c.get('model', c))}}, 'clean.pth')\""
@@ -83,17 +84,19 @@ def _check_archive(path: Path) -> set[int]:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-                raise UnsafeInput(f"{path} is a compressed archive, which torch.save never writes")
+                raise UnsafeInput(f"{path} is a compressed archive, which torch.save never writes", UNKNOWN)
             pickles = [member for member in members if member.filename.endswith("data.pkl")]
             if len(pickles) != 1 or pickles[0].file_size > PICKLE_LIMIT:
-                raise UnsafeInput(f"{path} is no checkpoint of torch.save")
+                raise UnsafeInput(f"{path} is no checkpoint of torch.save", UNKNOWN)
             _check_names(archive.read(pickles[0]), path)
     except FileNotFoundError as error:
-        raise ModelError(f"{path} does not exist") from error
+        raise ModelError(f"{path} does not exist", "give a checkpoint's path") from error
+    except IsADirectoryError as error:
+        raise ModelError(f"{path} is a folder, not a checkpoint", "name the .pth in it") from error
     except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise ModelError(
             f"{path} is truncated, no checkpoint, or of the format before torch 1.6: {error}",
-            "copy it again; an old file can be saved anew where you trust it: " + CONVERT.format(name=path.name),
+            "copy it again; or, for an old file, " + CONVERT.format(name=path.name),
         ) from error
     return {member.file_size for member in members}
 
@@ -111,7 +114,7 @@ def _check_names(pickle: bytes, path: Path) -> None:
             elif "UNICODE" in opcode.name:
                 strings = [*strings[-1:], str(argument)]
     except Exception as error:  # pickletools raises many kinds for a damaged stream
-        raise UnsafeInput(f"{path} holds a damaged pickle: {_first_line(error)}") from error
+        raise UnsafeInput(f"{path} holds a damaged pickle: {_first_line(error)}", UNKNOWN) from error
     if refused := sorted(name.replace(" ", ".") for name in wanted if not ALLOWED.fullmatch(name)):
         raise UnsafeInput(
             f"{path} asks for {', '.join(refused[:5])}: only tensors and plain values are loaded, "
@@ -123,13 +126,17 @@ def _check_names(pickle: bytes, path: Path) -> None:
 def _check_tensor(tensor: Tensor, name: str, path: Path, sizes: set[int]) -> None:
     """Refuse a tensor that covers more than its storage or repeats parts of it, before anything is copied."""
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-        raise UnsafeInput(f"{path}: tensor {name} is sparse, quantised or without data; plain tensors are loaded")
+        raise UnsafeInput(
+            f"{path}: tensor {name} is sparse, quantised or without data; plain tensors are loaded",
+            "save the checkpoint anew with dense tensors",
+        )
     stored = tensor.untyped_storage().nbytes()
     repeated = any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
     if repeated or tensor.numel() * tensor.element_size() > stored or (stored and stored not in sizes):
         raise UnsafeInput(
             f"{path}: tensor {name} claims shape {list(tensor.shape)} with strides {list(tensor.stride())}, "
-            f"more than the {stored} bytes behind it"
+            f"more than the {stored} bytes behind it",
+            UNKNOWN,
         )
 
 

@@ -14,7 +14,7 @@ from vpgtrans_core import __version__
 from vpgtrans_core.cards import RunEvent
 from vpgtrans_core.errors import ConfigError, DataError, VpgtError
 from vpgtrans_core.registry import Registry, default_registry
-from vpgtrans_core.resolve import ResolvedLLM, ResolvedSource, resolve_source, resolve_target
+from vpgtrans_core.resolve import ResolvedLLM, ResolvedSource, needs_code, resolve_source, resolve_target
 from vpgtrans_core.settings import Settings, build, recipe
 
 if TYPE_CHECKING:
@@ -146,7 +146,8 @@ class Run:
         """Refuse now what could not be written at the end.
 
         Raises:
-            ConfigError: the whole model is asked for, and the VPG's family has no folder for it.
+            ConfigError: the whole model is asked for, and the VPG's family has no folder for it, or the LLM needs code
+                of its own.
         """
         from vpgtrans_core.cards import load
 
@@ -154,6 +155,11 @@ class Run:
         if self.settings.save == "model" and not load(family.adapter).loading_code:
             raise ConfigError(
                 [f"no library loads a whole VL-LLM with a VPG of the family {family.name!r}"], "give --save vpg"
+            )
+        if self.settings.save == "model" and needs_code(self.target.config):
+            raise ConfigError(
+                [f"{self.target.name} runs by code in its own folder, which a VL-LLM's folder has no place for"],
+                "give --save vpg, which refers to that folder",
             )
 
     # What the run is made of

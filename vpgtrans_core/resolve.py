@@ -420,6 +420,8 @@ def _llm_family(
 
 def _refuse_headless(config: dict[str, Any]) -> None:
     """Refuse a model that says of itself that it is something else than a language model with its head."""
+    if needs_code(config) and any("ForCausalLM" in str(name) for name in config["auto_map"]):
+        return
     architectures = config.get("architectures")
     if isinstance(architectures, list) and architectures and not any(str(a).endswith(_HEADS) for a in architectures):
         raise ModelError(f"it is a {architectures[0]} (model_type {config.get('model_type')!r})")
@@ -429,9 +431,14 @@ def _fallback(model_type: str, config: dict[str, Any]) -> LLMFamily:
     """The family of a model that no plugin knows: transformers' own, or code that the user trusts."""
     from vpgtrans_core.llm.fallback import fallback_family
 
-    if "auto_map" in config and not _is_native(model_type):
+    if needs_code(config):
         return LLMFamily(name=model_type, model_types=(model_type,), adapter="vpgtrans_core.llm.any_causal:AnyCausalLM")
     return fallback_family(model_type)
+
+
+def needs_code(config: dict[str, Any]) -> bool:
+    """Whether a model can only be run by code that comes with it."""
+    return "auto_map" in config and not _is_native(str(config.get("model_type")))
 
 
 def _is_native(model_type: str) -> bool:

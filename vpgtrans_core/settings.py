@@ -119,7 +119,7 @@ class Settings:
         "Precision of the frozen parts; auto: the family's half on a GPU, float32 on a CPU.",
         "machine",
     )
-    quantization: Quantization = _setting("none", "Frozen LLM in 8bit or 4bit (bitsandbytes, CUDA only).", "machine")
+    quantization: Quantization = _setting("none", "Frozen LLM in 8bit or 4bit (bitsandbytes).", "machine")
     share_prefix: bool = _setting(
         True, "Captions of an image share its visual prefix where the LLM allows it.", "machine"
     )

@@ -340,7 +340,10 @@ def _indexed_files(index: Path) -> list[Path]:
     files = sorted({str(name) for name in names.values()})
     # Names only: the file itself may be a link, as in the hub's cache.
     if bad := [name for name in files if Path(name).name != name or name in (".", "..")]:
-        raise UnsafeInput(f"{index} points out of its folder: {', '.join(bad[:SHOWN])}")
+        raise UnsafeInput(
+            f"{index} points out of its folder: {', '.join(bad[:SHOWN])}",
+            "an index names files beside itself: get the model from its owner again",
+        )
     if missing := [name for name in files if not (index.parent / name).is_file()]:
         raise ModelError(f"{index} names files that are not there: {', '.join(missing[:SHOWN])}", "download them again")
     return [index.parent / name for name in files]

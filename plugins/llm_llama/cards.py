@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vpgtrans_core.cards import LLMCard
+from vpgtrans_core.cards import FACTS, LLMCard
 
 LLAMA_1 = "LLaMA licence (research only)"
 LLAMA_2 = "Llama 2 Community License"
@@ -19,6 +19,7 @@ def _card(
     **more: Any,
 ) -> LLMCard:
     parameters, hidden, layers, heads, intermediate = shape
+    stated = {"hidden_size": hidden == 4096, "vocab_size": vocab_size == 32000, "end_token": vocab_size < 128256}
     return LLMCard(
         alias=alias,
         hub_id=hub_id,
@@ -29,6 +30,8 @@ def _card(
         intermediate_size=intermediate,
         vocab_size=vocab_size,
         licence=licence,
+        end_token=2 if stated["end_token"] else 128001,
+        checked=tuple(fact for fact in FACTS if stated[fact]),
         config=UNTIED | more.pop("config", {}),
         **more,
     )
@@ -96,6 +99,8 @@ CARDS = (
         intermediate_size=256,
         vocab_size=776,
         licence="Apache-2.0",
+        end_token=2,
+        checked=("end_token",),
         config=UNTIED | {"max_position_embeddings": 128},
         bundled="vpgtrans_core.miniature:zoo/llama-mini",
         note="the miniature world's",

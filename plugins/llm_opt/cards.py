@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vpgtrans_core.cards import LLMCard
+from vpgtrans_core.cards import FACTS, LLMCard
 
 LICENCE = "OPT-175B licence (research only)"
 ROWS = 50272
@@ -30,6 +30,8 @@ def _card(
         intermediate_size=4 * hidden,
         vocab_size=ROWS,
         licence=LICENCE,
+        end_token=2,
+        checked=FACTS if hidden == 768 else FACTS[1:],
         config={"word_embed_proj_dim": hidden, **(config or {})},
         note=note,
     )
@@ -46,6 +48,8 @@ def _mini(alias: str, parameters: int, hidden: int, layers: int) -> LLMCard:
         intermediate_size=4 * hidden,
         vocab_size=752,
         licence="Apache-2.0",
+        end_token=2,
+        checked=("end_token",),
         config={"word_embed_proj_dim": hidden, "max_position_embeddings": 128},
         bundled=f"vpgtrans_core.miniature:zoo/{alias}",
         note="the miniature world's",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vpgtrans_core.cards import LLMCard
+from vpgtrans_core.cards import FACTS, LLMCard
 
 ROWS = 32128
 """Rows of the embedding table; the tokenizer knows 32,100 tokens."""
@@ -19,6 +19,8 @@ def _card(size: str, parameters: int, hidden: int, layers: int, heads: int, inte
         intermediate_size=intermediate,
         vocab_size=ROWS,
         licence="Apache-2.0",
+        end_token=1,
+        checked=FACTS if hidden == 512 else FACTS[1:],
         config={"d_kv": 64, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
         note=f"{layers} blocks in the encoder and {layers} in the decoder",
     )
@@ -40,6 +42,8 @@ CARDS = (
         intermediate_size=192,
         vocab_size=216,
         licence="Apache-2.0",
+        end_token=1,
+        checked=("end_token",),
         config={
             "d_kv": 20,
             "feed_forward_proj": "gated-gelu",

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from vpg_qformer.config import Sizes, preprocessing_of, read_config, sizes_of
 from vpg_qformer.folded_norm import ask_with_folded_norm
-from vpg_qformer.part import save_part
 from vpg_qformer.reading import PROJECTOR, TRAINED, VISION, read_frozen, read_vpg
 from vpgtrans_core.vpg.adapter import VPG, Preprocessing
-from vpgtrans_core.weights import Weights, check_shapes, load_strict, sha256_tensors
+from vpgtrans_core.weights import Weights, check_finite, check_shapes, load_strict, sha256_tensors
 
 if TYPE_CHECKING:
     from vpgtrans_core.llm.adapter import LLM
@@ -133,6 +132,7 @@ class QFormerVPG(VPG):
         if not any(name in weights for name in names):
             return None
         weight, bias = (weights.read(name).float() for name in names)
+        check_finite({names[0]: weight, names[1]: bias}, folder)
         width = sizes_of(read_config(folder)).qformer.hidden_size
         check_shapes(
             {names[0]: (bias.numel(), width), names[1]: (bias.numel(),)},
@@ -188,6 +188,8 @@ class QFormerVPG(VPG):
         save_blip2(Path(folder), self, projector, llm, llm_reference)
 
     def save_part(self, folder: Path, projector: nn.Linear | None, *, references: dict[str, Any]) -> None:
+        from vpg_qformer.part import save_part
+
         save_part(Path(folder), self, projector, references)
 
     def frozen_tensors(self) -> dict[str, Tensor]:

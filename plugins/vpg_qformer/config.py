@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Blip2QFormerConfig, Blip2QFormerModel, Blip2VisionConfig, Blip2VisionModel
 
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.vpg.adapter import Preprocessing
 from vpgtrans_core.weights import read_json
+
+if TYPE_CHECKING:  # transformers takes seconds to import, in which a bad file can have been refused already
+    from transformers import Blip2QFormerConfig, Blip2QFormerModel, Blip2VisionConfig, Blip2VisionModel
 
 BLIP2 = "blip-2"
 PART = "vpgt-vpg"
@@ -48,12 +50,16 @@ class Sizes:
         The paper's code gives the last norm another eps than the ViT's (1e-5 and 1e-6). transformers' format has no
         field for it, so it travels as ``post_layernorm_eps``, which transformers keeps and ignores.
         """
+        from transformers import Blip2VisionModel
+
         model = Blip2VisionModel(self.vision)
         model.post_layernorm.eps = getattr(self.vision, "post_layernorm_eps", self.vision.layer_norm_eps)
         return model
 
     def qformer_model(self) -> Blip2QFormerModel:
         """A Q-Former with random weights on the current device."""
+        from transformers import Blip2QFormerModel
+
         return Blip2QFormerModel(self.qformer)
 
 
@@ -75,6 +81,8 @@ def sizes_of(config: dict[str, Any]) -> Sizes:
             f"this version reads {FAMILY!r} up to format {FORMAT}",
             "update vpgt, or save the VPG again with this version",
         )
+    from transformers import Blip2QFormerConfig, Blip2VisionConfig
+
     try:
         vision = Blip2VisionConfig.from_dict(dict(config.get("vision_config") or {}))
         qformer = Blip2QFormerConfig.from_dict(dict(config.get("qformer_config") or {}))

@@ -51,6 +51,8 @@ def import_checkpoint(
     `llm` and `vpg` are aliases, hub ids or folders. Beside the model the folder gets ``import.json``: the files with
     their SHA-256, the LLM, and what was left aside.
     """
+    if vpg and Path(vpg).is_file():
+        raise ModelError(f"--vpg {vpg} is a file, not a model", f"import {vpg} first, with --projector {checkpoint}")
     resolved = resolve_target(llm, registry, settings) if llm else None
     with _whole(Path(out), overwrite) as folder:
         source = resolve_source(vpg, registry, settings).folder if vpg else None

@@ -181,6 +181,8 @@ def _tensors(
 ) -> tuple[dict[str, Tensor], Counter[str]]:
     """The tensors of all files under LAVIS's names; the checkpoint's go before the ViT's file."""
     tensors = _read(checkpoint)
+    if "cls_token" in tensors:
+        raise ModelError(f"{checkpoint} is a ViT alone", "give it with --vit, and first the .pth with the Q-Former")
     dropped: Counter[str] = Counter()
     if vit is not None and not any(name.startswith(VIT) for name in tensors):
         raw = _read(vit)

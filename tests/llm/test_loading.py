@@ -103,11 +103,3 @@ def test_remote_code_does_not_run(folder):
     with pytest.raises(ModelError):
         load(folder)
     assert not (folder / "ran").exists()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="quantisation may work here")
-@pytest.mark.parametrize("kind", ["8bit", "4bit"])
-def test_quantisation_without_cuda_says_so(folder, kind):
-    with pytest.raises(ModelError, match="CUDA") as caught:
-        load(folder, quantization=kind)
-    assert "--quantization" in caught.value.hint

@@ -18,7 +18,7 @@ from llm_t5.cards import CARDS as T5S
 from tiny_tokenizers import byte_level
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from vpgtrans_core.cards import load
+from vpgtrans_core.cards import FACTS, load
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.llm.embeddings import open_embeddings
 from vpgtrans_core.resolve import card_config
@@ -53,6 +53,14 @@ def test_a_cards_sizes_make_a_model_of_its_parameters(card):
     )
 
 
+@pytest.mark.parametrize("card", ALL, ids=lambda c: c.alias)
+def test_the_facts_called_checked_are_those_that_transformers_states(card):
+    """A config class's defaults are those of one published model; what the family shares holds for all of it."""
+    stated = AutoConfig.for_model(FAMILY_OF[card.alias].model_types[0])
+    found = {"hidden_size": stated.hidden_size, "vocab_size": stated.vocab_size, "end_token": stated.eos_token_id}
+    assert set(card.checked) == {fact for fact in FACTS if getattr(card, fact) == found[fact]}
+
+
 @pytest.mark.parametrize("card", [c for c in ALL if c.bundled], ids=lambda c: c.alias)
 def test_a_bundled_model_is_what_its_card_says(card):
     package, _, folder = card.bundled.partition(":")
@@ -63,7 +71,7 @@ def test_a_bundled_model_is_what_its_card_says(card):
     llm = load(described.adapter).load(path, family=described)
     assert (llm.vocab_size, llm.embedding_size) == (card.vocab_size, card.hidden_size)
     assert sum(p.numel() for p in llm.model.parameters()) == card.parameters
-    assert llm.shares_prefix
+    assert llm.shares_prefix and llm.tokenizer.eos_token_id == card.end_token
     ends = llm.generation_settings()["eos_token_id"]
     line_break = llm.tokenizer("a\n", add_special_tokens=False).input_ids[-1]
     assert ends == llm.tokenizer.eos_token_id if described.encoder_decoder else ends[0] == line_break

@@ -34,9 +34,10 @@ def opt() -> Cost:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("llm", "stage"), [("llama", 2), ("t5", 1)])
+@pytest.mark.parametrize(("llm", "stage"), [("llama", 2), ("t5", 1), ("qwen2", 2)])
 def test_formulas_agree_with_what_a_step_really_takes(llm: str, stage: int) -> None:
-    """FLOPs within 5 % of torch's counter, memory within 15 % of the process's peak; every case: plan_check.py."""
+    """FLOPs within 5 % of torch's counter, memory within 15 % of the process's peak; the last is of sizes that nothing
+    was fitted to. Every case: plan_check.py."""
     sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
     try:
         from plan_check import run_case

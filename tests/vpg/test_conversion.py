@@ -137,6 +137,13 @@ def test_errors_leave_nothing_behind(tmp_path, capsys):
     assert not [p.name for p in tmp_path.iterdir() if "out" in p.name]
 
 
+def test_a_pth_in_the_place_of_a_model(tmp_path, capsys):
+    write_lavis(tmp_path, QFormerVPG.from_config(VPG_CONFIG), nn.Linear(32, 40), "opt")
+    arguments = ("import", tmp_path / "stage1.pth", "--vpg", tmp_path / "c.pth", "--out", tmp_path / "out")
+    error = vpgt(capsys, *arguments, code=2)
+    assert "is a file, not a model" in error and f"--projector {tmp_path / 'stage1.pth'}" in error
+
+
 def test_what_exists_is_not_replaced_unasked(tmp_path, capsys):
     save_llm(tmp_path / "llm", "opt")
     write_lavis(tmp_path, QFormerVPG.from_config(VPG_CONFIG), nn.Linear(32, 40), "opt")

@@ -122,6 +122,8 @@ def test_old_format_and_missing_file(tmp_path):
         read_pickle(tmp_path / "old.pth")
     with pytest.raises(ModelError, match="does not exist"):
         read_pickle(tmp_path / "none.pth")
+    with pytest.raises(ModelError, match="is a folder"):
+        read_pickle(tmp_path)
 
 
 def test_bombs_and_damage_in_the_pickle(tmp_path):

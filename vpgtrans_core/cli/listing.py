@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vpgtrans_core.cards import LLMCard
 from vpgtrans_core.cli.columns import columns, short_count
 from vpgtrans_core.errors import did_you_mean
 from vpgtrans_core.plugin_loading import PluginRecord
@@ -93,21 +94,31 @@ def _fields(known: KnownLLM | KnownSource) -> dict[str, Any]:
 def _llm_lines(llms: list[KnownLLM]) -> list[str]:
     if not llms:
         return []
-    header = ("LLM (--to)", "FAMILY", "PARAMETERS", "WIDTH", "LAYERS", "WORDS", "FROM", "LICENCE")
+    header = ("LLM (--to)", "FAMILY", "PARAMETERS", "WIDTH", "LAYERS", "WORDS", "END", "FROM", "LICENCE")
     rows = [
         (
             k.card.alias,
             k.family.name,
             short_count(k.card.parameters),
-            str(k.card.embedding_size),
+            _fact(k.card, "hidden_size"),
             str(k.card.layers),
-            str(k.card.vocab_size),
+            _fact(k.card, "vocab_size"),
+            _fact(k.card, "end_token"),
             _place(k),
             k.card.licence,
         )
         for k in llms
     ]
-    return columns(header, rows, right=(2, 3, 4, 5))
+    return [
+        *columns(header, rows, right=(2, 3, 4, 5, 6)),
+        "~ as published; transformers' config class does not state it",
+    ]
+
+
+def _fact(card: LLMCard, name: str) -> str:
+    """A fact of a card, marked where only its publication vouches for it."""
+    value = getattr(card, name)
+    return "" if value is None else f"{value}{'' if name in card.checked or card.bundled else '~'}"
 
 
 def _source_lines(sources: list[KnownSource]) -> list[str]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vpgtrans_core.errors import ModelError
+from vpgtrans_core.llm.adapter import GenerateOptions
 from vpgtrans_core.llm.decoder import DecoderOnlyLLM
 from vpgtrans_core.llm.rows import DecoderRows, decoder_rows
 from vpgtrans_core.llm.text import Text
@@ -25,7 +26,8 @@ class AnyCausalLM(DecoderOnlyLLM):
 
     Nothing is assumed of its positions and masks: when it is loaded, a few tokens are computed as a tree and as padded
     rows, and the tree is used only if both agree. A model that computes something else from word embeddings than from
-    token ids is refused, because soft prompts would not reach it as words do.
+    token ids is refused, because soft prompts would not reach it as words do, and so is one that cannot compute or
+    generate from soft prompts at all.
     """
 
     def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
@@ -46,9 +48,10 @@ class AnyCausalLM(DecoderOnlyLLM):
 
     def may_share(self) -> bool:
         texts = self._probe_texts()
-        padded = self._probe(decoder_rows([texts], 3, self.embedding_size, share=False)).unflatten(0, (2, -1))
+        padded = self._check_soft_prompts(decoder_rows([texts], 3, self.embedding_size, share=False)).unflatten(0, (2, -1))
         expected = torch.cat([padded[0], padded[1, 2:]])  # the tree has what both texts begin with once
         self._check_word_embeddings(texts[0])
+        self._check_generation()
         try:
             found = self._probe(decoder_rows([texts], 3, self.embedding_size, share=True))
         except Exception:  # a model that cannot take the tree's mask or positions says so in its own way
@@ -61,12 +64,36 @@ class AnyCausalLM(DecoderOnlyLLM):
         ids = [n * step for n in range(1, 11)]
         return [Text((ids[0],), tuple(ids[1:6])), Text((ids[0],), (ids[1], *ids[6:10]))]
 
+    def _soft_prompts(self) -> Tensor:
+        """Three soft prompts that are no words, but between some: ``[1, 3, D]``."""
+        ids = torch.tensor([[7, 5, 9], [8, 6, 11]], device=self.model.device) % self.vocab_size
+        return self.embed(ids).mean(0, keepdim=True)
+
     @torch.no_grad()
     def _probe(self, rows: DecoderRows) -> Tensor:
-        """Hidden states where labels are predicted, with words in the place of soft prompts."""
+        """Hidden states where labels are predicted, after some soft prompts."""
         rows = rows.to(self.model.device)
-        words = self.embed(torch.tensor([[7, 5, 9]], device=self.model.device) % self.vocab_size)
-        return self.trunk(rows.inputs(self.embed(rows.ids), words), rows).flatten(0, 1)[rows.predictors]
+        return self.trunk(rows.inputs(self.embed(rows.ids), self._soft_prompts()), rows).flatten(0, 1)[rows.predictors]
+
+    def _check_soft_prompts(self, rows: DecoderRows) -> Tensor:
+        try:
+            return self._probe(rows)
+        except Exception as error:  # whatever stops a model here stops it in training
+            raise self._refusal("cannot compute from soft prompts", error) from error
+
+    def _check_generation(self) -> None:
+        options = GenerateOptions(num_beams=2, max_new_tokens=2, min_new_tokens=1)
+        try:
+            self.generate(self._soft_prompts(), options=options)
+        except Exception as error:  # better now than after the training
+            raise self._refusal("cannot generate from soft prompts", error) from error
+
+    def _refusal(self, what: str, error: Exception) -> ModelError:
+        said = (str(error).splitlines() or [""])[0][:300]
+        return ModelError(
+            f"{type(self.model).__name__} {what}: {type(error).__name__}: {said}",
+            "a plugin for its family may find a way (docs/plugins.md)",
+        )
 
     @torch.no_grad()
     def _check_word_embeddings(self, text: Text) -> None:
@@ -74,11 +101,8 @@ class AnyCausalLM(DecoderOnlyLLM):
         try:
             whole = self.model(input_ids=rows.ids, attention_mask=rows.attention, use_cache=False).logits[0]
             ours = self.head(self.trunk(self.embed(rows.ids), rows)[0])
-        except Exception as error:  # whatever stops a model here stops it in training
-            raise ModelError(
-                f"{type(self.model).__name__} cannot compute from word embeddings: {type(error).__name__}: {error}",
-                "soft prompts cannot enter this model; a plugin for its family may find a way (docs/plugins.md)",
-            ) from error
+        except Exception as error:
+            raise self._refusal("cannot compute from word embeddings", error) from error
         if not self._near(ours, whole):
             raise ModelError(
                 f"{type(self.model).__name__} computes something else from word embeddings than from token ids",

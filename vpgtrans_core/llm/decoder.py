@@ -67,10 +67,15 @@ class DecoderOnlyLLM(FrozenLLM):
         return CausalText(self.tokenizer, start_tokens(self.tokenizer), end_token(self.tokenizer))
 
     def trunk_name(self) -> str:
+        children: dict[str, Any] = dict(self.model._modules)
         name = self.model.base_model_prefix
-        if name not in self.model._modules:
+        if name not in children:  # Llama 4 has there what it is called inside its multimodal wrapper
+            table = self.model.get_input_embeddings()
+            name = next((n for n, child in children.items() if any(m is table for m in child.modules())), "")
+        if not name:
             raise ModelError(
-                f"{type(self.model).__name__} does not say where its decoder is (no child named {name!r})",
+                f"{type(self.model).__name__} does not say where its decoder is (no child named "
+                f"{self.model.base_model_prefix!r})",
                 "a plugin for this family can: override `trunk_name` and `trunk`, see docs/plugins.md",
             )
         return name
@@ -84,7 +89,7 @@ class DecoderOnlyLLM(FrozenLLM):
             arguments: dict[str, Any] = {"attention_mask": rows.attention}
         else:
             arguments = {"attention_mask": self.attention(rows.mask()), "position_ids": rows.depths}
-        return self.model.base_model(inputs_embeds=inputs, use_cache=False, **arguments)[0]
+        return getattr(self.model, self.trunk_name())(inputs_embeds=inputs, use_cache=False, **arguments)[0]
 
     def layout(self, texts: Sequence[Sequence[Text]], num_prompts: int) -> DecoderRows:
         deepest = max((num_prompts + len(t.context) + len(t.target) for image in texts for t in image), default=0)

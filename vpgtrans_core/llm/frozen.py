@@ -46,7 +46,7 @@ class FrozenLLM(LLM):
         self.freeze()
         self.text = self.text_encoder()
         self.head = self._make_head()
-        self.shares_prefix = share and self.may_share()
+        self.shares_prefix = self.may_share() and share
 
     @classmethod
     def load(
@@ -150,7 +150,8 @@ class FrozenLLM(LLM):
         shell = copy.copy(self.model)
         shell.__dict__.pop("forward", None)  # a hook's wrapper is bound to the whole model
         shell.__dict__["_modules"] = dict(self.model._modules)
-        shell._modules[self.trunk_name()] = _PassThrough()
+        name = self.trunk_name()
+        shell._modules[name] = _PassThrough(getattr(self.model, name))
 
         def head(hidden: Tensor) -> Tensor:
             return self.run_head(shell, hidden[None]).squeeze(0)
@@ -192,7 +193,15 @@ class _Hidden(tuple):
 
 
 class _PassThrough(nn.Module):
-    """Stands for a trunk and returns the states that it is given."""
+    """Stands for a trunk and returns the states that it is given; other things that the head asks it are the trunk's
+    (Falcon-H1's factor before the head)."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["trunk"] = trunk  # not as a child: whoever walks over the shell shall not meet it
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["trunk"], name)
 
     @property
     def decoder(self) -> _PassThrough:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +53,9 @@ def load_model(
         )
         options["device_map"] = {"": device}
     if Path(folder).is_dir():
-        Weights(folder)  # the gate looks at names, headers and pickles before anything is built from them
+        weights = Weights(folder)  # the gate looks at names, headers and pickles before anything is built from them
+        for name in weights if quantization else ():  # what is quantised cannot be checked any more
+            check_finite({name: weights.read(name)}, folder)
     try:
         model, report = auto_class.from_pretrained(str(folder), output_loading_info=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
@@ -60,7 +64,9 @@ def load_model(
             "it must hold a config.json, weights and a tokenizer as transformers' save_pretrained writes them",
         ) from error
     _check_report(folder, report)
-    if not quantization:
+    if quantization:
+        _keep_differentiable(model)
+    else:
         check_finite(dict(model.named_parameters()), folder)
         model = model.to(device)
     return model.eval()
@@ -110,27 +116,53 @@ def _shapes(mismatch: Any) -> str:
 
 
 def _quantization(kind: str, dtype: torch.dtype, keep_precise: list[str] | None) -> Any:
-    """transformers' configuration for bitsandbytes, after checking that it can work here."""
-    import importlib.util
+    """transformers' configuration for bitsandbytes, which has kernels for CUDA and for CPUs.
 
+    Raises:
+        ModelError: the package is not installed, or does not work here.
+    """
     from transformers import BitsAndBytesConfig
 
-    if not torch.cuda.is_available():
-        raise ModelError(
-            f"{kind} quantisation needs a CUDA device and this machine shows none",
-            "leave --quantization out: the LLM is then loaded in its half precision or in float32",
-        )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError(
-            f"{kind} quantisation needs the bitsandbytes package", "install it: pip install 'vpgt[quantization]'"
-        )
+    if kind not in ("8bit", "4bit"):
+        raise ModelError(f"unknown quantisation {kind!r}", "use 8bit or 4bit")
+    _check_bitsandbytes(kind)
     if kind == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=keep_precise)
-    if kind == "4bit":
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=keep_precise,
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=keep_precise,
+    )
+
+
+def _check_bitsandbytes(kind: str) -> None:
+    import importlib
+    import importlib.util
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"{kind} quantisation needs the bitsandbytes package",
+            "install it: pip install 'vpgt[quantization]'; or leave --quantization out",
         )
-    raise ModelError(f"unknown quantisation {kind!r}", "use 8bit or 4bit")
+    # It says at every product of matrices that it casts to half precision, which is what was asked for.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    try:
+        importlib.import_module("bitsandbytes")
+    except Exception as error:  # a build for another torch or system fails in its own ways
+        raise ModelError(
+            f"{kind} quantisation cannot work here: bitsandbytes does not load: {_first_lines(error)}",
+            "leave --quantization out: the LLM is then loaded in its half precision or in float32",
+        ) from error
+
+
+def _keep_differentiable(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from packing 4-bit weights for inference.
+
+    On some CPUs it does so at the first forward pass without gradients, for a kernel that has no backward pass: from
+    then on nothing would flow to the soft prompts.
+    """
+    modules: Iterable[Any] = model.modules()
+    for module in modules:
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
