@@ -55,7 +55,7 @@ def test_the_story_runs(tmp_path):
             path.parent.mkdir(exist_ok=True)
             path.write_text(block["text"])
     said = [run(tmp_path, line) for b in BLOCKS if b["mark"] == "run" for line in b["text"].splitlines()]
-    assert "18 passed, 0 failed, 0 unsupported" in said[0]
+    assert "19 passed, 0 failed, 0 unsupported" in said[0]
     assert (tmp_path / "my-neox" / "my_neox" / "__init__.py").is_file()
     assert "my-llama-1b" in run(tmp_path, "vpgt list-models")
     assert "pythia-410m" in run(tmp_path, "vpgt --plugin ./my_llm.py list-models")
