@@ -29,7 +29,7 @@ from vpgtrans_core.cards import (
     VPGFamily,
 )
 from vpgtrans_core.errors import ModelError, PluginError, VpgtError, did_you_mean
-from vpgtrans_core.plugin_loading import PluginRecord, find_plugins, load_plugin
+from vpgtrans_core.plugin_loading import PluginRecord, TooSlow, find_plugins, load_plugin, watched
 from vpgtrans_core.plugin_switches import Switches, read_switches
 from vpgtrans_core.user_cards import read_user_cards, user_card_files
 
@@ -191,7 +191,9 @@ class Registry:
             if record.status == "active" and self._implements(record.name, "vpgt_run_event"):
                 try:
                     self._call(record.name, "vpgt_run_event", event=event)
-                except Exception as error:
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # a plugin may even call sys.exit
                     self._report_observer(record, event, error)
 
     def snapshot(self) -> list[dict[str, str]]:
@@ -293,10 +295,14 @@ class Registry:
             if not self._implements(record.name, hook):
                 continue
             try:
-                results = self._call(record.name, hook)
+                with watched(record, self.switches.plugin_timeout, "asked"):
+                    results = self._call(record.name, hook)
                 problems = [p for items in results for p in _answer_problems(items, kind)]
             except KeyboardInterrupt:
                 raise
+            except TooSlow as slow:
+                record.fail("broken", "hooks", f"{hook} gave no answer {slow}")
+                return
             except BaseException as error:
                 record.fail("broken", "hooks", f"{hook} raised {type(error).__name__}: {error}", error)
                 return
@@ -416,7 +422,7 @@ class Registry:
             f"write {ways}, or disable one with VPGT_DISABLE_PLUGINS",
         )
 
-    def _report_observer(self, record: PluginRecord, event: RunEvent, error: Exception) -> None:
+    def _report_observer(self, record: PluginRecord, event: RunEvent, error: BaseException) -> None:
         said = f"raised {type(error).__name__}: {error} at {event.kind!r}; the run goes on"
         if not any(w.startswith("raised ") for w in record.warnings):
             record.warnings.append(said)
