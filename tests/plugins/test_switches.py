@@ -23,6 +23,26 @@ vocab_size = 300
 licence = "mine"
 """
 
+SOURCES = """
+source:
+- {family: qformer, alias: my-vl, hub_id: me/vl, llm: opt-2.7b, licence: mine, config: {num_query_tokens: 16}}
+"""
+WRONG = {
+    "toml": CARDS.replace('"opt"', '"optt"')
+    .replace("layers = 2", "layrs = 2")
+    .replace("heads = 4", "heads = 0")
+    .replace("parameters = 1000", 'parameters = "many"')
+    + '[[source]]\nfamily = "qfomer"\nalias = "my vl"\nhub_id = "a/b"\nlicence = "mine"\n[[llms]]\nx = 1\n',
+    "yaml": """
+llm:
+- {family: optt, alias: a, hub_id: me/x, parameters: many, hidden_size: 8, layrs: 1, heads: 0,
+   intermediate_size: 8, vocab_size: 8, licence: mine}
+source:
+- {family: qfomer, alias: my vl, hub_id: a/b, licence: mine}
+llms: []
+""",
+}
+
 
 @pytest.fixture
 def config(tmp_path):
@@ -120,22 +140,47 @@ def test_models_as_data_alone(here, config):
     listed = vpgt("list-models", "--json", "--family", "opt", **here)
     mine = [m for m in json.loads(listed.stdout)["llms"] if m["alias"] == "my-opt"]
     assert mine[0]["family"] == "opt"
-    assert records(**here)["cards (user's config)"]["provides"] == ["llm my-opt"]
+    assert records(**here)["cards.toml (user's config)"]["provides"] == ["llm my-opt"]
 
 
-def test_wrong_cards_are_named_all_at_once(here, config):
-    text = CARDS.replace('"opt"', '"optt"').replace("layers = 2", "layrs = 2").replace("heads = 4", "heads = 0")
-    (config / "cards.toml").write_text(text)
-    record = records(**here)["cards (user's config)"]
+@pytest.mark.parametrize("suffix", ["toml", "yaml"])
+def test_wrong_cards_are_named_all_at_once(here, config, suffix):
+    (config / f"cards.{suffix}").write_text(WRONG[suffix])
+    record = records(**here)[f"cards.{suffix} (user's config)"]
     assert record["status"] == "broken"
     for said in (
         "unknown LLM family 'optt'",
         "did you mean 'opt'",
-        "unknown field 'layrs'",
+        "unknown field 'layrs'; did you mean 'layers'?",
         "field 'layers' is missing",
+        "heads must be above 0, not 0",
+        "parameters must be int, not 'many'",
+        "unknown table 'llms'; did you mean 'llm'?",
+        "source 1 (my vl): unknown VPG family 'qfomer'",
+        "alias must be a name without spaces",
     ):
         assert said in record["cause"]
     assert vpgt("list-models", **here).returncode == 0
+
+
+def test_both_card_files_are_read_and_told_apart(here, config):
+    (config / "cards.toml").write_text(CARDS)
+    (config / "cards.yaml").write_text(SOURCES)
+    found = records(**here)
+    assert found["cards.toml (user's config)"]["provides"] == ["llm my-opt"]
+    assert found["cards.yaml (user's config)"]["provides"] == ["source my-vl"]
+    off = records(**here, VPGT_DISABLE_PLUGINS="cards.yaml")
+    assert off["cards.yaml (user's config)"]["status"] == "disabled"
+    assert off["cards.toml (user's config)"]["status"] == "active"
+
+
+def test_another_source_on_an_llm_changes_nothing_for_ours(here, config):
+    """``--from opt-2.7b`` is vpgt's own VL-LLM still, and plans compare with the paper's runs still."""
+    (config / "cards.yaml").write_text(SOURCES)
+    for source in ("opt-2.7b", "my-vl"):
+        done = vpgt("plan", "--from", source, "--to", "opt-6.7b", "--offline", **here)
+        assert done.returncode == 0, done.stderr
+        assert ("blip2-opt-2.7b" in done.stdout) == (source == "opt-2.7b")
 
 
 def test_same_name_twice_in_yaml_cards_is_ambiguous(here, config):
@@ -144,5 +189,5 @@ def test_same_name_twice_in_yaml_cards_is_ambiguous(here, config):
         " intermediate_size: 8, vocab_size: 8, licence: mine}\n"
     )
     found = records(**here)
-    assert any("LLM alias 'opt-2.7b' is ambiguous" in w for w in found["cards (user's config)"]["warnings"])
+    assert any("LLM alias 'opt-2.7b' is ambiguous" in w for w in found["cards.yaml (user's config)"]["warnings"])
     assert any("write 'llm_opt:opt-2.7b'" in w for w in found["llm_opt (vpgt)"]["warnings"])
