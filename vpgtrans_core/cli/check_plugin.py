@@ -76,13 +76,24 @@ def result_lines(results: list[Result]) -> list[str]:
     """The table, and under it what failed or is unsupported, with where to look."""
     rows = [(r.family, r.check.replace("_", " "), r.outcome, f"{r.seconds:.1f}") for r in results]
     lines = columns(("FAMILY", "CHECK", "RESULT", "SECONDS"), rows, right=(3,))
-    for r in results:
-        if r.outcome != "passed":
-            lines += ["", f"{r.outcome}: {r.family}: {r.check.replace('_', ' ')}", f"  {r.reason}"]
-        if r.outcome == "failed":
-            lines.append(f"  look at: {r.where}")
+    for reason, alike in _by_reason(results).items():
+        first = alike[0]
+        lines += ["", f"{first.outcome}: {first.family}: {first.check.replace('_', ' ')}", f"  {reason}"]
+        if first.outcome == "failed":
+            lines.append(f"  look at: {first.where}")
+        if others := ", ".join(r.check.replace("_", " ") for r in alike[1:]):
+            lines.append(f"  for the same reason: {others}")
     counts = {o: sum(r.outcome == o for r in results) for o in ("passed", "failed", "unsupported")}
     return [*lines, "", ", ".join(f"{n} {outcome}" for outcome, n in counts.items())]
+
+
+def _by_reason(results: list[Result]) -> dict[str, list[Result]]:
+    """What did not pass: checks that say the same stand together."""
+    found: dict[str, list[Result]] = {}
+    for r in results:
+        if r.outcome != "passed":
+            found.setdefault(r.reason, []).append(r)
+    return found
 
 
 def _no_family(opened: Any) -> Result:

@@ -14,7 +14,7 @@ from vpgtrans_core.llm.adapter import LLM, GenerateOptions, trainable_names
 from vpgtrans_core.llm.embeddings import EmbeddingReader, empty_model, open_embeddings
 from vpgtrans_core.llm.text import Text
 from vpgtrans_core.resolve import card_config
-from vpgtrans_core.testing.checks import Check, check, expect
+from vpgtrans_core.testing.checks import Check, CheckFailed, check, expect
 from vpgtrans_core.testing.llm_subject import PROMPTS, TEXTS, LLMSubject
 from vpgtrans_core.testing.opening import expect_active, expect_no_heavy_import
 from vpgtrans_core.testing.plain import difference, plain_loss, plain_loss_of_ids
@@ -260,7 +260,12 @@ def _model_of(card: LLMCard, subject: LLMSubject) -> Any:
     """A model of a card's config on the meta device."""
     from transformers import AutoConfig
 
-    return empty_model(AutoConfig.for_model(**card_config(card, subject.family)))
+    try:
+        config = AutoConfig.for_model(**card_config(card, subject.family))
+    except Exception as error:  # transformers checks its configs with many kinds of error
+        said = f"{card.alias}: its fields make no config: {' '.join(str(error).split())}"
+        raise CheckFailed(said, "the card's `config`: further fields under transformers' names") from error
+    return empty_model(config)
 
 
 def _reader(subject: LLMSubject) -> Any:

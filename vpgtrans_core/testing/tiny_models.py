@@ -59,7 +59,7 @@ def tiny_config(model_type: str, tokenizer: PreTrainedTokenizerFast, changes: di
     """The config of a model type with every size that it names made small; `changes` win.
 
     Raises:
-        CheckFailed: transformers does not know the model type.
+        CheckFailed: transformers does not know the model type, or refuses the config.
     """
     from transformers import AutoConfig
 
@@ -71,7 +71,12 @@ def tiny_config(model_type: str, tokenizer: PreTrainedTokenizerFast, changes: di
     tokens = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     tokens |= {"pad_token_id": tokenizer.pad_token_id, "decoder_start_token_id": tokenizer.pad_token_id}
     sizes |= {name: value for name, value in tokens.items() if name in known or name == "decoder_start_token_id"}
-    return AutoConfig.for_model(model_type, **(sizes | {"vocab_size": len(tokenizer) + SPARE_ROWS} | changes))
+    sizes |= {"vocab_size": len(tokenizer) + SPARE_ROWS}
+    try:
+        return AutoConfig.for_model(model_type, **(sizes | changes))
+    except Exception as error:  # transformers checks its configs with many kinds of error
+        said = f"no tiny {model_type} can be made, its config lacks something: {' '.join(str(error).split())}"
+        raise CheckFailed(said, "VPGT_CONFORMANCE['FAMILY']['config']: fields that the tiny config needs") from error
 
 
 def random_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
