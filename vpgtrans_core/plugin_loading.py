@@ -67,6 +67,12 @@ class PluginRecord:
         """``"plugin 'my_llm' (my-llm 0.1)"``"""
         return f"plugin {self.name!r} ({' '.join(filter(None, (self.distribution, self.version)))})"
 
+    @property
+    def verdict(self) -> str:
+        """``"broken at import: ModuleNotFoundError: ..."``"""
+        phase = f" at {self.phase}" if self.phase else ""
+        return f"{self.status}{phase}: {self.cause}"
+
 
 @dataclass
 class Found:

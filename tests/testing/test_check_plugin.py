@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 from tests.testing.test_each_check_can_fail import write
+from vpgtrans_core.cli.scaffold import write_plugin
 
 BLOOM = """
 from vpgtrans_core import hookimpl
@@ -51,8 +52,27 @@ def test_json_of_a_plugin_that_cannot_be_imported(tmp_path):
 
 
 def test_a_name_that_nothing_has():
-    done = vpgt("no_such_plugin")
-    assert done.returncode == 2 and "there is no plugin 'no_such_plugin'" in done.stderr
+    done = vpgt("llm_optt")
+    assert done.returncode == 2 and "there is no plugin 'llm_optt'" in done.stderr
+    assert "did you mean 'llm_opt'" in done.stderr
+
+
+def test_a_plugin_that_is_disabled(monkeypatch):
+    monkeypatch.setenv("VPGT_DISABLE_PLUGINS", "llm_opt")
+    done = vpgt("llm_opt")
+    assert done.returncode == 1 and "the plugin is disabled: disabled by the user (llm_opt)" in done.stdout
+
+
+def test_a_projects_folder_and_one_reason_said_once(tmp_path):
+    """A new plugin whose model type nobody knows fails meaningfully; it need not be installed."""
+    done = vpgt(str(write_plugin("no-such-type", "llm", tmp_path)))
+    assert done.returncode == 1 and "3 passed, 16 failed, 0 unsupported" in done.stdout
+    assert done.stdout.count("transformers knows no model type 'no_such_type'") == 1
+    assert "for the same reason: embedding access has its shape, " in done.stdout
+    (tmp_path / "no-such-type" / "second").mkdir()
+    (tmp_path / "no-such-type" / "second" / "__init__.py").touch()
+    done = vpgt(str(tmp_path / "no-such-type"))
+    assert done.returncode == 2 and "which package of" in done.stderr
 
 
 def test_bloom_declares_what_it_cannot_do(tmp_path):

@@ -26,7 +26,10 @@ def add_to(app: typer.Typer) -> None:
 
 def check_plugin(
     plugin: Annotated[
-        str, typer.Argument(metavar="NAME_OR_PATH", help="An installed plugin, a module, its folder or a .py file.")
+        str,
+        typer.Argument(
+            metavar="NAME_OR_PATH", help="An installed plugin, a module, a package, a project or a .py file."
+        ),
     ],
     as_json: Json = False,
 ) -> None:
@@ -102,5 +105,4 @@ def _no_family(opened: Any) -> Result:
     record = opened.record
     if record.status == "active":
         return Result(record.name, "description_resolves", "failed", "it provides no LLM or VPG family", record.target)
-    said = f"the plugin is {record.status} at {record.phase}: {record.cause}"
-    return Result(record.name, "description_resolves", "failed", said, record.target)
+    return Result(record.name, "description_resolves", "failed", f"the plugin is {record.verdict}", record.target)
