@@ -174,6 +174,7 @@ def test_both_card_files_are_read_and_told_apart(here, config):
     assert off["cards.toml (user's config)"]["status"] == "active"
 
 
+@pytest.mark.slow
 def test_another_source_on_an_llm_changes_nothing_for_ours(here, config):
     """``--from opt-2.7b`` is vpgt's own VL-LLM still, and plans compare with the paper's runs still."""
     (config / "cards.yaml").write_text(SOURCES)

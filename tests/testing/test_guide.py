@@ -55,6 +55,7 @@ def test_optional_checks_are_named():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_story_runs(tmp_path):
     """The files are written; what is marked runs, in its order; and what is said of it is so."""
     for block in BLOCKS:
