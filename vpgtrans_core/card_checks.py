@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from functools import cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from vpgtrans_core.errors import did_you_mean
 
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*")
 _NAME = re.compile(r"[^\s:/\\]+")
@@ -20,25 +23,34 @@ def card_problems(card: Any) -> list[str]:
     problems = []
     for name, hint in _hints(type(card)).items():  # type: ignore[arg-type]
         value = getattr(card, name)
-        if not _fits(value, hint):
-            problems.append(f"{name} must be {_words(hint)}, not {value!r}")
+        if problem := _value_problem(name, value, hint):
+            problems.append(problem)
         elif isinstance(value, tuple) and value and hasattr(value[0], "__dataclass_fields__"):
             problems += [f"{name}: {p}" for inner in value for p in card_problems(inner)]
-        elif problem := _meaning_problem(name, value):
-            problems.append(f"{name} {problem}, not {value!r}")
     return [f"{_title(card)}: {p}" for p in problems]
 
 
 def make_card(cls: type, values: dict[str, Any]) -> tuple[Any, list[str]]:
     """Make a card of plain values from a file; return it (None when it cannot be made) and all problems."""
-    known = {f.name for f in fields(cls)}
+    hints = _hints(cls)  # type: ignore[arg-type]
     required = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
-    problems = [f"unknown field {k!r}" for k in values if k not in known]
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}  # files know no tuples
+    problems = [f"unknown field {k!r}{_guess(str(k), hints)}" for k in values if k not in hints]
     problems += [f"field {k!r} is missing" for k in sorted(required - set(values))]
-    if problems:
-        return None, problems
-    card = cls(**values)
-    return card, card_problems(card)
+    problems += [p for k, v in values.items() if k in hints and (p := _value_problem(k, v, hints[k]))]
+    return (None if problems else cls(**values)), problems
+
+
+def _guess(name: str, known: Iterable[str]) -> str:
+    guess = did_you_mean(name, known)
+    return f"; {guess}" if guess else ""
+
+
+def _value_problem(name: str, value: Any, hint: Any) -> str:
+    if not _fits(value, hint):
+        return f"{name} must be {_words(hint)}, not {value!r}"
+    problem = _meaning_problem(name, value)
+    return f"{name} {problem}, not {value!r}" if problem else ""
 
 
 @cache

@@ -39,7 +39,7 @@ def vpgt_embedding_access() -> Sequence[EmbeddingAccess]:
     """Return how the word embeddings of some model types are read without loading the model.
 
     Needed only where the table in the checkpoint is not what the LLM's first block sees (OPT-350m's `project_in`,
-    Gemma's scale); plain tables are found by the core.
+    Granite's factor); plain tables, and scales that the embedding module applies itself, are found by the core.
 
     Example::
 

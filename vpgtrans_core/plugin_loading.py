@@ -38,7 +38,8 @@ class PluginRecord:
         cause: why it is not active.
         warnings: what is wrong with a plugin that works all the same.
         provides: what it adds, as ``"llm family opt"``, ``"llm opt-125m"``, ``"source ..."``...
-        seconds: how long loading it took.
+        seconds: how long loading and asking it took.
+        timed_out: whether that was longer than it may take.
         trace: the traceback of `cause`, if there is one.
     """
 
@@ -53,6 +54,7 @@ class PluginRecord:
     provides: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    timed_out: bool = False
     trace: str = ""
 
     def fail(self, status: Status, phase: str, cause: str, error: BaseException | None = None) -> None:
@@ -64,6 +66,12 @@ class PluginRecord:
     def title(self) -> str:
         """``"plugin 'my_llm' (my-llm 0.1)"``"""
         return f"plugin {self.name!r} ({' '.join(filter(None, (self.distribution, self.version)))})"
+
+    @property
+    def verdict(self) -> str:
+        """``"broken at import: ModuleNotFoundError: ..."``"""
+        phase = f" at {self.phase}" if self.phase else ""
+        return f"{self.status}{phase}: {self.cause}"
 
 
 @dataclass
@@ -118,36 +126,50 @@ def _single_file(path: Path) -> Found:
 
 
 def load_plugin(found: Found, limit: float) -> Any | None:
-    """Import a plugin and check its API version. Returns None after noting in its record what went wrong.
-
-    Whatever it prints while it is imported is kept off stdout, where ``--json`` must stay readable.
-    """
+    """Import a plugin and check its API version. Returns None after noting in its record what went wrong."""
     record = found.record
-    heavy_before = {m for m in _HEAVY if m in sys.modules}
-    printed, began = io.StringIO(), time.perf_counter()
     try:
-        with contextlib.redirect_stdout(printed), _time_limit(limit):
+        with watched(record, limit, "loaded"):
             plugin = _import(found)
         version = getattr(plugin, "VPGT_API", API_VERSION)
     except KeyboardInterrupt:
         raise
-    except TooSlow:
-        record.fail("broken", "import", f"not loaded after {limit:g} s (VPGT_PLUGIN_TIMEOUT sets the limit)")
+    except TooSlow as slow:
+        record.fail("broken", "import", f"not loaded {slow}")
         return None
     except BaseException as error:  # a plugin may even call sys.exit
         record.fail("broken", "import", _say(error, record.target), error)
         return None
-    finally:
-        record.seconds = time.perf_counter() - began
-    if heavy := [m for m in _HEAVY if m in sys.modules and m not in heavy_before]:
-        record.warnings.append(f"imports {heavy[0]} when it is loaded, which slows every command: import it on use")
-    if text := printed.getvalue().strip():
-        record.warnings.append(f"prints while it is loaded: {text.splitlines()[0][:80]!r}")
     if version != API_VERSION:
         cause = f"made for version {version!r} of the plugin interface (VPGT_API); this vpgt has {API_VERSION}"
         record.fail("incompatible", "version", cause)
         return None
     return plugin
+
+
+@contextlib.contextmanager
+def watched(record: PluginRecord, limit: float, doing: str) -> Iterator[None]:
+    """Run code of a plugin; its record learns how long that took and what it did that it should not do.
+
+    Whatever the plugin prints is kept off stdout, where ``--json`` must stay readable.
+
+    Raises:
+        TooSlow: after `limit` seconds (0: never).
+    """
+    heavy_before = {m for m in _HEAVY if m in sys.modules}
+    printed, began = io.StringIO(), time.perf_counter()
+    try:
+        with contextlib.redirect_stdout(printed), _time_limit(limit):
+            yield
+    except TooSlow:
+        record.timed_out = True
+        raise TooSlow(f"after {limit:g} s (VPGT_PLUGIN_TIMEOUT sets the limit)") from None
+    finally:
+        record.seconds += time.perf_counter() - began
+    if heavy := [m for m in _HEAVY if m in sys.modules and m not in heavy_before]:
+        record.warnings.append(f"imports {heavy[0]} when it is {doing}, which slows every command: import it on use")
+    if text := printed.getvalue().strip():
+        record.warnings.append(f"prints while it is {doing}: {text.splitlines()[0][:80]!r}")
 
 
 def _import(found: Found) -> Any:

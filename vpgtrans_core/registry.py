@@ -29,7 +29,7 @@ from vpgtrans_core.cards import (
     VPGFamily,
 )
 from vpgtrans_core.errors import ModelError, PluginError, VpgtError, did_you_mean
-from vpgtrans_core.plugin_loading import PluginRecord, find_plugins, load_plugin
+from vpgtrans_core.plugin_loading import HOME, PluginRecord, TooSlow, find_plugins, load_plugin, watched
 from vpgtrans_core.plugin_switches import Switches, read_switches
 from vpgtrans_core.user_cards import read_user_cards, user_card_files
 
@@ -40,6 +40,8 @@ _DESCRIBING: dict[str, type] = {
     "vpgt_vpg_families": VPGFamily,
     "vpgt_commands": Command,
 }
+TRACE_WIDTH = 200
+"""Characters of an argument or answer that a trace of hooks shows."""
 _KIND = {LLMFamily: "llm family", EmbeddingAccess: "embedding access", VPGFamily: "vpg family", Command: "command"}
 
 
@@ -127,6 +129,17 @@ class Registry:
         known = [p.name for p in self._sources] + [p.item.card.llm for p in self._sources if p.item.card.llm]
         return self._one("source VL-LLM", name, hits, known)
 
+    def llm_of(self, source: KnownSource) -> KnownLLM:
+        """Return the language model that a source's card names: of several, that of the source's own distribution.
+
+        Raises:
+            ModelError: nobody knows it. PluginError: several plugins of other distributions do.
+        """
+        hits, name = _called(self._llms, source.card.llm or ""), source.card.llm or ""
+        home = self._record(source.plugin).distribution
+        own = [p for p in hits if self._record(p.plugin).distribution == home]
+        return self._one("language model", name, own or hits, (p.name for p in self._llms))
+
     def knows_llm(self, name: str) -> bool:
         return bool(self._by_name_or_hub(self._llms, name))
 
@@ -191,7 +204,9 @@ class Registry:
             if record.status == "active" and self._implements(record.name, "vpgt_run_event"):
                 try:
                     self._call(record.name, "vpgt_run_event", event=event)
-                except Exception as error:
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # a plugin may even call sys.exit
                     self._report_observer(record, event, error)
 
     def snapshot(self) -> list[dict[str, str]]:
@@ -281,9 +296,10 @@ class Registry:
         began = time.perf_counter()
         result = self._hooks.subset_hook_caller(hook, remove_plugins=others)(**arguments)
         if self.switches.trace_hooks:
-            said = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
             took = 1000 * (time.perf_counter() - began)
-            print(f"hook: {plugin}.{hook}({said}) -> {result!r} in {took:.1f} ms", file=sys.stderr)
+            said = ", ".join(f"{k}={_shortly(v)}" for k, v in arguments.items())
+            answer = f" -> {_shortly(result[0])}" if result else ""
+            print(f"hook: {plugin}.{hook}({said}){answer} in {took:.1f} ms", file=sys.stderr)
         return result
 
     def _ask(self, record: PluginRecord) -> None:
@@ -293,10 +309,14 @@ class Registry:
             if not self._implements(record.name, hook):
                 continue
             try:
-                results = self._call(record.name, hook)
+                with watched(record, self.switches.plugin_timeout, "asked"):
+                    results = self._call(record.name, hook)
                 problems = [p for items in results for p in _answer_problems(items, kind)]
             except KeyboardInterrupt:
                 raise
+            except TooSlow as slow:
+                record.fail("broken", "hooks", f"{hook} gave no answer {slow}")
+                return
             except BaseException as error:
                 record.fail("broken", "hooks", f"{hook} raised {type(error).__name__}: {error}", error)
                 return
@@ -333,7 +353,7 @@ class Registry:
     def _add_user_cards(self) -> None:
         """Models as data alone: the user's card files, for families that exist."""
         for path in user_card_files(self.switches.folder):
-            record = PluginRecord(path.stem, "user's config", "", str(path), origin="cards")
+            record = PluginRecord(path.name, "user's config", "", str(path), origin="cards")
             self.records.append(record)
             if why := self.switches.refusal(record.name, record.distribution):
                 record.fail("disabled", "", why)
@@ -384,13 +404,15 @@ class Registry:
         return _called(provided, name) or (hub if rest else [])
 
     def _sources_with_llm(self, name: str) -> list[Provided[Any]]:
-        """The first source of each plugin whose LLM has this alias."""
+        """The first source of each plugin whose LLM has this alias; vpgt's own alone where it has one, so that another
+        plugin's source on the same LLM changes nothing for those who write the LLM's name."""
         plugin, rest = self.split_plugin(name)
         first: dict[str, Provided[Any]] = {}
         for p in self._sources:
             if p.item.card.llm and p.item.card.llm.lower() == rest.lower() and plugin in (None, p.plugin):
                 first.setdefault(p.plugin, p)
-        return list(first.values())
+        own = [p for p in first.values() if self._record(p.plugin).distribution == HOME]
+        return own or list(first.values())
 
     def _one(self, what: str, name: str, hits: list[Provided[T]], known: Iterable[str]) -> T:
         if len(hits) == 1:
@@ -416,7 +438,7 @@ class Registry:
             f"write {ways}, or disable one with VPGT_DISABLE_PLUGINS",
         )
 
-    def _report_observer(self, record: PluginRecord, event: RunEvent, error: Exception) -> None:
+    def _report_observer(self, record: PluginRecord, event: RunEvent, error: BaseException) -> None:
         said = f"raised {type(error).__name__}: {error} at {event.kind!r}; the run goes on"
         if not any(w.startswith("raised ") for w in record.warnings):
             record.warnings.append(said)
@@ -451,6 +473,12 @@ def _called(provided: list[Provided[Any]], name: str) -> list[Provided[Any]]:
     """All that has this name, or this ``plugin:name``; names are compared without case."""
     wanted = name.lower()
     return [p for p in provided if wanted in (p.name.lower(), f"{p.plugin}:{p.name}".lower())]
+
+
+def _shortly(value: Any) -> str:
+    """An argument or answer of a hook as a trace shows it: many cards would hide the calls."""
+    said = repr(value)
+    return said if len(said) <= TRACE_WIDTH else f"{said[:TRACE_WIDTH]}..."
 
 
 def _answer_problems(items: Any, kind: type) -> list[str]:

@@ -391,7 +391,7 @@ def _card_config(known: KnownLLM | KnownSource, registry: Registry) -> dict[str,
         return card_config(known.card, known.family)
     config = {"model_type": known.family.model_types[0], **known.card.config}
     if known.card.llm:
-        llm = registry.llm_card(known.card.llm)
+        llm = registry.llm_of(known)
         config["text_config"] = card_config(llm.card, llm.family)
     return config
 
@@ -465,7 +465,8 @@ def _source_llm(
     if isinstance(text := place.config.get("text_config"), dict):
         return _inner_llm(name, text, place, known, registry)
     if known and known.card.llm:
-        return resolve_target(known.card.llm, registry, settings, weights=weights)
+        llm = registry.llm_of(known)
+        return resolve_target(f"{llm.plugin}:{llm.card.alias}", registry, settings, weights=weights)
     return None
 
 
@@ -474,7 +475,7 @@ def _inner_llm(
 ) -> ResolvedLLM:
     """The LLM inside a VL-LLM's folder."""
     alias = known.card.llm if known else None
-    card = registry.llm_card(alias) if alias and registry.knows_llm(alias) else None
+    card = registry.llm_of(known) if known and alias and registry.knows_llm(alias) else None
     family, owner = _llm_family(f"the language model of {name}", text, card, None, registry)
     return ResolvedLLM(
         name=alias or name,

@@ -25,7 +25,7 @@ from typing import Any
 
 from vpgtrans_core.card_checks import make_card
 from vpgtrans_core.cards import LLMCard, LLMFamily, SourceCard, VPGFamily
-from vpgtrans_core.errors import ConfigError, VpgtError
+from vpgtrans_core.errors import ConfigError, VpgtError, did_you_mean
 
 FILES = ("cards.toml", "cards.yaml", "cards.yml")
 _TABLES: dict[str, type] = {"llm": LLMCard, "source": SourceCard}
@@ -45,7 +45,7 @@ def read_user_cards(
         ConfigError: listing all that is wrong in the file; nothing of it is used then.
     """
     tables = _read(path)
-    problems = [f"{path.name}: unknown table {t!r}; there are llm and source" for t in tables if t not in _TABLES]
+    problems = [_unknown_table(path, str(t)) for t in tables if t not in _TABLES]
     found: dict[str, list[tuple[Any, Any]]] = {"llm": [], "source": []}
     finders: dict[str, Callable[[str], Any]] = {"llm": llm_family, "source": vpg_family}
     for table, cls in _TABLES.items():
@@ -60,6 +60,11 @@ def read_user_cards(
     if problems:
         raise ConfigError(problems)
     return found["llm"], found["source"]
+
+
+def _unknown_table(path: Path, name: str) -> str:
+    guess = did_you_mean(name, _TABLES) or f"there are {' and '.join(_TABLES)}"
+    return f"{path.name}: unknown table {name!r}; {guess}"
 
 
 def _one(row: dict[str, Any], cls: type, find: Callable[[str], Any]) -> tuple[Any, Any, list[str]]:

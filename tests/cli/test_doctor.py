@@ -12,7 +12,7 @@ from vpgtrans_core.plugin_loading import PluginRecord
 
 
 def doctor(tmp_path, *arguments, **variables):
-    environment = os.environ | {"XDG_CONFIG_HOME": str(tmp_path), "PYTHONPATH": str(tmp_path)} | variables
+    environment = os.environ | {"XDG_CONFIG_HOME": str(tmp_path)} | variables
     return subprocess.run(
         [sys.executable, "-m", "vpgtrans_core.cli.main", "doctor", *arguments],
         capture_output=True,
@@ -22,26 +22,14 @@ def doctor(tmp_path, *arguments, **variables):
     )
 
 
-def add(tmp_path, name, code):
-    (tmp_path / f"{name}.py").write_text(code)
-    info = tmp_path / f"{name}-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(f"[vpgt.plugins]\n{name} = {name}\n")
-
-
-def test_doctor_looks_at_everything_and_shows_bad_plugins(tmp_path):
-    add(tmp_path, "hanging", "import time; time.sleep(600)")
-    add(tmp_path, "crashing", "1 / 0")
-    done = doctor(tmp_path, "--json", VPGT_PLUGIN_TIMEOUT="1")
+def test_doctor_looks_at_everything(tmp_path):
+    """What it says of broken plugins is in tests/plugins/test_broken_plugins.py."""
+    done = doctor(tmp_path, "--json")
     findings = {f["topic"]: f for f in json.loads(done.stdout)}
     assert done.returncode == 0, done.stdout
     assert {"python", "torch", "transformers", "cores", "here", "plugin llm_opt", "adapters"} <= set(findings)
     assert findings["plugin llm_opt"]["verdict"] == "ok"
     assert "loads in" in findings["plugin llm_opt"]["text"]
-    assert "not loaded after 1 s" in findings["plugin hanging"]["text"]
-    assert "ZeroDivisionError" in findings["plugin crashing"]["text"]
-    assert findings["plugin crashing"]["verdict"] == "note"
     assert "hub" not in findings
 
 

@@ -1,9 +1,11 @@
-"""The scaffold: what it writes installs for real, registers, and works."""
+"""The scaffold: what it writes installs for real, registers, works, and passes the kit."""
 
 import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -11,21 +13,34 @@ from vpgtrans_core.cli.scaffold import write_plugin
 from vpgtrans_core.errors import ConfigError
 
 
-def installed(tmp_path, name, kind, **options):
-    """Write a plugin and install it, as pip does, into a folder of its own."""
-    pytest.importorskip("hatchling")
-    home = write_plugin(name, kind, tmp_path / "written", **options)
-    site = tmp_path / "site"
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, "--target", str(site), str(home)], check=True, capture_output=True, text=True)
-    return site
+@dataclass(frozen=True)
+class Installed:
+    """Two written plugins: the folder in which both were written, and the one in which pip installed both."""
+
+    written: Path
+    site: Path
+
+    def run(self, *arguments, folder=None):
+        ours = os.environ.get("PYTHONPATH")
+        path = os.pathsep.join([str(self.site), *([ours] if ours else [])])
+        environment = os.environ | {"PYTHONPATH": path, "XDG_CONFIG_HOME": str(self.site), "COLUMNS": "200"}
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder or self.written)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
 
-def run(site, *arguments):
-    environment = os.environ | {"PYTHONPATH": str(site), "XDG_CONFIG_HOME": str(site)}
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """``vpgt new-plugin`` of each kind, and ``pip install`` of what it wrote."""
+    written = tmp_path_factory.mktemp("written")
+    new = Installed(written, tmp_path_factory.mktemp("site"))
+    vpgt = ("-m", "vpgtrans_core.cli.main", "new-plugin")
+    new.run(*vpgt, "my-neox", "--kind", "llm", "--model-type", "gpt_neox")
+    new.run(*vpgt, "my-eyes", "--kind", "vpg")
+    pip = ("-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(new.site))
+    new.run(*pip, str(written / "my-neox"), str(written / "my-eyes"))
+    return new
 
 
 USE_LLM = """
@@ -70,17 +85,33 @@ print(source.plugin)
 """
 
 
-def test_new_llm_plugin_installs_registers_and_is_used(tmp_path):
-    site = installed(tmp_path, "my-neox", "llm", model_type="gpt_neox")
-    listed = json.loads(run(site, "-m", "vpgtrans_core.cli.main", "list-plugins", "--json"))
-    record = next(r for r in listed if r["name"] == "my_neox")
-    assert (record["distribution"], record["status"], record["warnings"]) == ("vpgt-my-neox", "active", [])
-    assert run(site, "-c", USE_LLM) == "my_neox MyNeox AutoModelForCausalLM\n"
+def test_both_register(installed):
+    listed = json.loads(installed.run("-m", "vpgtrans_core.cli.main", "list-plugins", "--json"))
+    found = {r["name"]: (r["distribution"], r["version"], r["status"], r["warnings"]) for r in listed}
+    assert found["my_neox"] == ("vpgt-my-neox", "0.1.0", "active", [])
+    assert found["my_eyes"] == ("vpgt-my-eyes", "0.1.0", "active", [])
 
 
-def test_new_vpg_plugin_installs_registers_and_works(tmp_path):
-    site = installed(tmp_path, "my-eyes", "vpg")
-    assert run(site, "-c", USE_VPG, str(tmp_path / "source")) == "my_eyes\n"
+def test_the_llm_plugin_is_used(installed):
+    assert installed.run("-c", USE_LLM) == "my_neox MyNeox AutoModelForCausalLM\n"
+
+
+def test_the_vpg_plugin_works(installed, tmp_path):
+    assert installed.run("-c", USE_VPG, str(tmp_path / "source")) == "my_eyes\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("my-neox", "19 passed, 0 failed, 0 unsupported"), ("my-eyes", "11 passed, 0 failed, 1 unsupported")],
+)
+def test_what_is_written_passes_the_kit(installed, name, line):
+    """By its own tests, and by the command."""
+    package = name.replace("-", "_")
+    own = installed.run("-m", "pytest", "-p", "no:cacheprovider", folder=installed.written / name)
+    assert line.split(",")[0] in own
+    checked = installed.run("-m", "vpgtrans_core.cli.main", "check-plugin", package)
+    assert checked.strip().endswith(line)
 
 
 @pytest.mark.parametrize("kind", ["llm", "vpg"])

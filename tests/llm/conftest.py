@@ -1,29 +1,13 @@
-"""Tiny random models and a plain computation to compare with."""
+"""Tiny random models, and the comparison of an adapter's loss with a plain one."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 
 from vpgtrans_core.cards import LLMFamily
-from vpgtrans_core.llm.text import Text
-
-PROMPTS = 4
-
-TEXTS = [
-    [
-        Text((), (2, 68, 120, 202)),
-        Text((), (2, 68, 121, 77, 140, 202)),
-        Text((), (2, 68, 121, 90, 202)),
-        Text((), (2, 68, 120, 202)),
-        Text((2, 50, 51, 52), (99, 202)),
-    ],
-    [Text((), (2, 91, 202))],
-    [Text((2, 50, 51), (99, 202)), Text((2, 50, 51), (98, 97, 202)), Text((), (130,))],
-]
-"""Three images: common beginnings, a caption twice, one alone, questions with context, a single token."""
+from vpgtrans_core.testing.llm_subject import PROMPTS, TEXTS
 
 
 def family(name: str = "test") -> LLMFamily:
@@ -59,24 +43,6 @@ def soft_prompts_for(model, images: int = len(TEXTS), prompts: int = PROMPTS, sc
     torch.manual_seed(1)
     size = model.config.hidden_size
     return (torch.randn(images, prompts, size, dtype=model.dtype) * scale).requires_grad_()
-
-
-def plain_decoder_loss(model, soft_prompts: torch.Tensor, texts) -> torch.Tensor:
-    """One padded row for each text, all logits, transformers' ordinary mask."""
-    rows = [(image, text) for image, group in enumerate(texts) for text in group]
-    prompts = soft_prompts.shape[1]
-    length = max(prompts + len(t.context) + len(t.target) for _, t in rows)
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for row, (_, text) in enumerate(rows):
-        start, end = prompts + len(text.context), prompts + len(text.context) + len(text.target)
-        ids[row, prompts:end] = torch.tensor(text.context + text.target)
-        labels[row, start:end] = torch.tensor(text.target)
-        mask[row, :end] = 1
-    words = model.get_input_embeddings()(ids)
-    inputs = torch.cat([soft_prompts[[image for image, _ in rows]], words[:, prompts:]], dim=1)
-    logits = model(inputs_embeds=inputs, attention_mask=mask, use_cache=False).logits
-    return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
 
 
 def loss_and_gradient(function, soft_prompts):

@@ -42,6 +42,10 @@ LLAMA4 = HEADS | {
 GEMMA4 = HEADS | {
     "num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"], "global_head_dim": 8,
 } | WINDOW  # fmt: skip
+GPT_NEO = {
+    "hidden_size": 32, "num_layers": 2, "num_heads": 4, "vocab_size": 344,
+    "attention_types": [[["global", "local"], 1]],
+}  # fmt: skip
 MAMBA_HEADS = {"mamba_n_heads": 4, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 8}
 
 TREE, ROWS = "tree", "rows"
@@ -83,6 +87,8 @@ EVERY = [
     Tried("GPT-NeoX (Pythia)", "gpt_neox", SIZES, TREE),
     Tried("GPT-NeoX, serial", "gpt_neox", SIZES | {"use_parallel_residual": False}, TREE),
     Tried("GPT-2", "gpt2", GPT2, TREE),
+    Tried("GPT-Neo, window longer than a packed row", "gpt_neo", GPT_NEO | {"window_size": 512}, TREE),
+    Tried("GPT-Neo", "gpt_neo", GPT_NEO | {"window_size": 256}, ROWS),
     Tried("GPT-J", "gptj", GPT2 | {"rotary_dim": 4}, TREE),
     Tried("CodeGen", "codegen", GPT2 | {"rotary_dim": 4}, TREE),
     Tried("StarCoder", "gpt_bigcode", GPT2, TREE),
@@ -136,9 +142,10 @@ TABLE = [tried for tried in EVERY if tried.kind in CONFIG_MAPPING_NAMES]
 
 def main() -> None:
     import transformers
-    from conftest import TEXTS, loss_and_gradient, plain_decoder_loss, soft_prompts_for
+    from conftest import TEXTS, loss_and_gradient, soft_prompts_for
 
     from vpgtrans_core.errors import ModelError
+    from vpgtrans_core.testing.plain import plain_loss
 
     transformers.logging.set_verbosity_error()
     print("| model | `model_type` | captions of a picture | loss | gradient |\n|---|---|---|---|---|")
@@ -152,7 +159,7 @@ def main() -> None:
         prompts = soft_prompts_for(model)
         rows = llm.layout(TEXTS, prompts.shape[1])
         found = loss_and_gradient(lambda p: llm.loss(p, rows), prompts)  # noqa: B023
-        expected = loss_and_gradient(lambda p: plain_decoder_loss(model, p, TEXTS), prompts)  # noqa: B023
+        expected = loss_and_gradient(lambda p: plain_loss(model, p, TEXTS), prompts)  # noqa: B023
         errors = [float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True)]
         how = "share its prefix" if llm.shares_prefix else "a row each"
         print(f"| {tried.name} | `{tried.kind}` | {how} | {errors[0]:.0e} | {errors[1]:.0e} |")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from blip2 import blip2_texts
-from conftest import PROMPTS, TEXTS, assert_same_loss, family, plain_decoder_loss, random_model, soft_prompts_for
+from conftest import PROMPTS, TEXTS, assert_same_loss, family, random_model, soft_prompts_for
 from model_classes import EVERY, GROUPED, HEADS, ROWS, TABLE, TREE
 from model_classes import load as fallback
 from tiny_tokenizers import byte_level, metaspace
@@ -18,6 +18,7 @@ from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import GenerateOptions
 from vpgtrans_core.llm.any_causal import AnyCausalLM
 from vpgtrans_core.llm.fallback import fallback_family
+from vpgtrans_core.testing.plain import plain_loss
 
 WORKING = [tried for tried in TABLE if tried.answer in (TREE, ROWS)]
 REFUSED = [tried for tried in TABLE if tried not in WORKING]
@@ -30,7 +31,7 @@ table = pytest.mark.parametrize("tried", WORKING, ids=lambda tried: tried.name)
 def test_loss_and_gradient_equal_plain_transformers(tried):
     llm, model = fallback(tried)
     assert llm.shares_prefix is (tried.answer == TREE)
-    assert_same_loss(llm, lambda p: plain_decoder_loss(model, p, TEXTS), soft_prompts_for(model), TEXTS, 2e-5)
+    assert_same_loss(llm, lambda p: plain_loss(model, p, TEXTS), soft_prompts_for(model), TEXTS, 2e-5)
 
 
 @table
@@ -107,7 +108,7 @@ def test_no_padding_token_and_no_start_token():
     llm, model = fallback(QWEN2, byte_level(None))
     assert llm.tokenizer.pad_token_id is None and llm.text.start == ()
     assert llm.generation_settings()["pad_token_id"] == llm.tokenizer.eos_token_id
-    assert_same_loss(llm, lambda p: plain_decoder_loss(model, p, TEXTS), soft_prompts_for(model), TEXTS, 1e-5)
+    assert_same_loss(llm, lambda p: plain_loss(model, p, TEXTS), soft_prompts_for(model), TEXTS, 1e-5)
 
 
 def test_attention_softcap_is_computed():
@@ -134,7 +135,7 @@ def test_a_multimodal_wrapper_gives_its_language_model():
     assert not any(p.is_meta for p in llm.model.state_dict().values())
     ids = torch.randint(4, 300, (2, 7))
     assert torch.allclose(llm.model(input_ids=ids).logits, wrapper(input_ids=ids).logits, atol=1e-5)
-    assert_same_loss(llm, lambda p: plain_decoder_loss(llm.model, p, TEXTS), soft_prompts_for(llm.model), TEXTS, 1e-5)
+    assert_same_loss(llm, lambda p: plain_loss(llm.model, p, TEXTS), soft_prompts_for(llm.model), TEXTS, 1e-5)
 
 
 def test_a_model_that_reads_its_tokens_elsewhere_is_refused():

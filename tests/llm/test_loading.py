@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import PROMPTS, TEXTS, family, llama_config, opt_config, random_model, soft_prompts_for
-from llm_opt.adapter import OPT
+from conftest import family, llama_config, random_model
 from safetensors.torch import load_file, save_file
-from tiny_tokenizers import byte_level, metaspace
+from tiny_tokenizers import metaspace
 
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.decoder import DecoderOnlyLLM
@@ -42,14 +41,6 @@ def test_a_folder_loads_as_it_was_saved(folder):
 def test_a_built_model_is_taken_as_it_is(folder):
     model = random_model(llama_config())
     assert load(folder, model=model).model is model
-
-
-def test_opt_350m_folds_after_loading(tmp_path):
-    random_model(opt_config(word_embed_proj_dim=16, do_layer_norm_before=False)).save_pretrained(tmp_path)
-    byte_level().save_pretrained(tmp_path)
-    llm = OPT.load(tmp_path, family=family("opt"))
-    assert llm.embedding_size == 32 == llm.model.config.word_embed_proj_dim
-    llm.loss(soft_prompts_for(llm.model), llm.layout(TEXTS, PROMPTS)).backward()
 
 
 @pytest.mark.parametrize(

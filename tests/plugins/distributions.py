@@ -1,4 +1,4 @@
-"""Distributions made for a test: real modules, real metadata, real entry points, on a path of their own."""
+"""Distributions made for a test: projects whose wheels are built by hatchling and installed by pip, in few calls."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
+
+from hatchling.builders.wheel import WheelBuilder
 
 GOOD = """
 from vpgtrans_core import hookimpl
@@ -27,34 +31,81 @@ def vpgt_commands():
 
 def greet(name: str = "you"):
     print(f"hello {name}")
+
+class Adapter:
+    pass
+"""
+PROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "{name}-dist"
+version = "1.0"
+requires-python = ">=3.11"
+
+[project.entry-points."vpgt.plugins"]
+{entry} = "{target}"
+
+[tool.hatch.build.targets.wheel]
+only-include = ["{module}.py"]
 """
 
 
-def add_distribution(
-    root: Path, name: str, code: str | None, *, version: str = "1.0", target: str = "", entry: str = ""
-) -> None:
-    """Write the module `name` and a distribution ``NAME-dist`` whose entry point names it.
+@dataclass(frozen=True)
+class Distribution:
+    """A distribution ``NAME-dist`` with one module of `code`, whose entry point names it.
 
-    `code` None leaves the module out; `target` is the entry point's value, `entry` its name (default `name`).
+    Empty `module`, `target` (the entry point's value) and `entry` (its name) are `name`.
     """
-    if code is not None:
-        (root / f"{name}.py").write_text(dedent(code))
-    info = root / f"{name}_dist-{version}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-dist\nVersion: {version}\n")
-    (info / "entry_points.txt").write_text(f"[vpgt.plugins]\n{entry or name} = {target or name}\n")
+
+    name: str
+    code: str
+    module: str = ""
+    target: str = ""
+    entry: str = ""
+
+    def write(self, folder: Path) -> Path:
+        folder.mkdir(parents=True)
+        module = self.module or self.name
+        (folder / f"{module}.py").write_text(dedent(self.code))
+        entry, target = self.entry or self.name, self.target or self.name
+        (folder / "pyproject.toml").write_text(
+            PROJECT.format(name=self.name, module=module, entry=entry, target=target)
+        )
+        return folder
 
 
-def vpgt(*arguments: str, root: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a fresh process with `root` on its path and an empty config folder."""
+def install(root: Path, distributions: Iterable[Distribution]) -> Path:
+    """Build wheels and install them into the folder `root`, as ``pip install --target`` does."""
+    wheels = [
+        str(wheel)
+        for d in distributions
+        for wheel in WheelBuilder(str(d.write(root / "projects" / d.name))).build(
+            directory=str(root / "wheels"), versions=["standard"]
+        )
+    ]
+    site = root / "site"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    pip += ["--no-deps", "--no-index", "--no-compile", "--target", str(site)]
+    done = subprocess.run([*pip, *wheels], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return site
+
+
+def vpgt(*arguments: str, path: Iterable[Path] = (), config: Path | None = None, **variables: str) -> Any:
+    """Run the command line in a fresh process with `path` before the environment's own and the user's `config`."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("VPGT_")}
-    environment |= {"XDG_CONFIG_HOME": str(root or Path("/nonexistent")), "COLUMNS": "200", "NO_COLOR": "1"}
-    environment |= {"PYTHONPATH": str(root)} if root else {}
+    ours = os.environ.get("PYTHONPATH")
+    environment["PYTHONPATH"] = os.pathsep.join([*map(str, path), *([ours] if ours else [])])
+    environment |= {"XDG_CONFIG_HOME": str(config or "/nonexistent"), "COLUMNS": "200", "NO_COLOR": "1"}
+    environment |= {"OMP_NUM_THREADS": "1"} | variables
     command = [sys.executable, "-m", "vpgtrans_core.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment | variables)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
 
 
-def records(root: Path, **variables: str) -> dict[str, dict[str, Any]]:
+def records(path: Iterable[Path], **options: Any) -> dict[str, dict[str, Any]]:
     """What ``list-plugins --json`` says, by ``name (distribution)``."""
-    done = vpgt("list-plugins", "--json", root=root, **variables)
+    done = vpgt("list-plugins", "--json", path=path, **options)
     return {f"{r['name']} ({r['distribution']})": r for r in json.loads(done.stdout)}

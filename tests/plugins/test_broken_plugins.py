@@ -1,11 +1,10 @@
-"""Broken plugins, each installed beside a good one: every command works and each is reported rightly."""
+"""Broken plugins, each installed by pip beside a good one: every command works and each is reported rightly."""
 
 import json
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from distributions import GOOD, add_distribution, records, vpgt
+from distributions import Distribution, install, records, vpgt
 
 HOOK = """
 from vpgtrans_core import hookimpl
@@ -65,10 +64,24 @@ BROKEN = {
         "register",
         "'model'",
     ),
+    "hook_exits": (
+        HOOK + "\n@hookimpl\ndef vpgt_commands():\n    raise SystemExit(7)\n",
+        "broken",
+        "hooks",
+        "vpgt_commands raised SystemExit: 7",
+    ),
     "hangs": ("import time\ntime.sleep(600)\n", "broken", "import", "not loaded after 1 s"),
-    "stale": (None, "broken", "import", "ModuleNotFoundError: No module named 'stale'"),
+    "hook_hangs": (
+        HOOK + "\n@hookimpl\ndef vpgt_llm_families():\n    while True:\n        pass\n",
+        "broken",
+        "hooks",
+        "vpgt_llm_families gave no answer after 1 s",
+    ),
+    "stale": ("x = 1\n", "broken", "import", "ModuleNotFoundError: No module named 'stale'"),
     "stale_attribute": ("x = 1\n", "broken", "import", "AttributeError"),
 }
+ODD = {"stale": {"module": "what_stale_was"}, "stale_attribute": {"target": "stale_attribute:gone"}}
+"""Entry points that name what their distribution has no more."""
 WARNED = {
     "same_alias": (
         family("another", "opt-2.7b", "another"),
@@ -76,6 +89,10 @@ WARNED = {
     ),
     "same_family": (family("t5", "their-t5", "t5"), "llm family 't5' is ambiguous, plugin 'llm_t5' (vpgt"),
     "heavy": ("import torch\n" + family("heavy", "heavy-1b", "heavy"), "imports torch when it is loaded"),
+    "heavy_hook": (
+        family("heavy_hook", "heavy-2b", "heavy_hook").replace("    return", "    import transformers\n\n    return"),
+        "imports transformers when it is asked",
+    ),
     "prints": (
         "print('hello, world')\n" + family("prints", "prints-1b", "prints"),
         "prints while it is loaded: 'hello",
@@ -84,29 +101,42 @@ WARNED = {
         family("unmarked", "unmarked-1b", "unmarked") + "\ndef vpgt_commands():\n    return []\n",
         "vpgt_commands is not marked with @hookimpl",
     ),
+    "prints_in_a_hook": (
+        family("chatty", "chatty-1b", "chatty").replace("    return", "    print('thinking')\n    return"),
+        "prints while it is asked: 'thinking",
+    ),
     "nothing": ("x = 1\n", "provides nothing"),
 }
+AT_WORK = {
+    "bad_observer": HOOK + "\n@hookimpl\ndef vpgt_run_event(event):\n    raise RuntimeError('no disk')\n",
+    "bad_command": HOOK + "\n@hookimpl\ndef vpgt_commands():\n    return [Command('break-it', 'bad_command:gone')]\n",
+    "bad_adapter": family("lost", "lost-1b", "lost").replace('"m:A"', '"bad_adapter.gone:Adapter"'),
+    "slow": "import time\n\ntime.sleep(0.6)\n" + family("slow", "slow-1b", "slow"),
+}
+"""Nothing is wrong with these until they are used."""
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """An environment with everything that is wrong, and one good plugin."""
-    root = tmp_path_factory.mktemp("broken")
-    add_distribution(root, "good_plugin", GOOD)
-    for name, (code, *_) in (BROKEN | WARNED).items():
-        add_distribution(root, name, code, target="stale_attribute:gone" if name == "stale_attribute" else "")
-    add_distribution(root, "thief", family("thief", "thief-1b", "thief"), entry="llm_opt")
-    add_distribution(root, "damaged", "x = 1\n")
-    (root / "damaged_dist-1.0.dist-info" / "entry_points.txt").write_text(
-        "[vpgt.plugins]\nthis line is no entry point\n"
-    )
-    (root / "torch.py").write_text("")  # the real one takes seconds in each of these processes
-    return root
+def broken(tmp_path_factory, good):
+    """An environment with everything that is wrong, beside one good plugin."""
+    wrong = {name: case[0] for name, case in (BROKEN | WARNED).items()} | AT_WORK
+    distributions = [Distribution(name, code, **ODD.get(name, {})) for name, code in wrong.items()]
+    distributions.append(Distribution("thief", family("thief", "thief-1b", "thief"), entry="llm_opt"))
+    return [install(tmp_path_factory.mktemp("broken"), distributions), good]
 
 
 @pytest.fixture(scope="module")
-def found(root):
-    return records(root, VPGT_PLUGIN_TIMEOUT="1")
+def light(tmp_path_factory, broken):
+    """The same, where heavy libraries are files without contents: the real ones take seconds in each process."""
+    folder = tmp_path_factory.mktemp("light")
+    for name in ("torch", "transformers"):
+        (folder / f"{name}.py").write_text("")
+    return [folder, *broken]
+
+
+@pytest.fixture(scope="module")
+def found(light):
+    return records(light, VPGT_PLUGIN_TIMEOUT="1")
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -125,6 +155,12 @@ def test_plugin_with_a_fault_works_and_is_warned_of(found, name):
     assert any(WARNED[name][1] in warning for warning in record["warnings"]), record["warnings"]
 
 
+@pytest.mark.parametrize("name", AT_WORK)
+def test_what_is_wrong_only_when_used_is_active(found, name):
+    record = found[f"{name} ({name}-dist)"]
+    assert (record["status"], record["cause"], record["warnings"]) == ("active", "", [])
+
+
 def test_wrong_card_names_all_that_is_wrong(found):
     cause = found["wrong_card (wrong_card-dist)"]["cause"]
     assert "adapter must be written as 'package.module:Object'" in cause
@@ -138,13 +174,9 @@ def test_name_of_a_built_in_cannot_be_taken(found):
     assert "belongs to plugin 'llm_opt' (vpgt" in thief["cause"]
 
 
-def test_damaged_metadata_is_reported(found):
-    (record,) = [r for key, r in found.items() if key.startswith("damaged")]
-    assert (record["status"], record["phase"]) == ("broken", "discover")
-
-
-def test_the_hang_costs_its_limit_and_no_more(found):
-    assert 0.9 < found["hangs (hangs-dist)"]["seconds"] < 5
+@pytest.mark.parametrize("name", ["hangs", "hook_hangs"])
+def test_a_hang_costs_its_limit_and_no_more(found, name):
+    assert 0.9 < found[f"{name} ({name}-dist)"]["seconds"] < 5
 
 
 def test_order_is_fixed(found):
@@ -154,21 +186,68 @@ def test_order_is_fixed(found):
     assert names[len(home) :] == sorted(names[len(home) :])
 
 
-def test_every_other_command_works(root):
-    variables = {"root": root, "VPGT_PLUGIN_TIMEOUT": "1"}
-    models = vpgt("list-models", "--json", **variables)
+@pytest.mark.slow
+def test_every_command_shows_its_help(light):
+    """Those of vpgt, and those of the good plugins."""
+    helped = vpgt("--help", path=light, VPGT_PLUGIN_TIMEOUT="1")
+    assert helped.returncode == 0 and "greet" in helped.stdout
+    names = ["transfer", "plan", "caption", "list-models", "list-plugins", "doctor", "cache", "import", "export"]
+    names += ["new-plugin", "check-plugin", "greet"]
+
+    def ask(name):
+        return name, vpgt(name, "--help", path=light, VPGT_PLUGIN_TIMEOUT="0.3").returncode
+
+    with ThreadPoolExecutor(2) as pool:
+        assert dict(pool.map(ask, names)) == dict.fromkeys(names, 0)
+
+
+def test_listings_and_commands_work(light):
+    options = {"path": light, "VPGT_PLUGIN_TIMEOUT": "1"}
+    models = vpgt("list-models", "--json", **options)
     aliases = [m["alias"] for m in json.loads(models.stdout)["llms"]]
     assert models.returncode == 0
     assert {"good-1b", "opt-2.7b", "llama-7b"} <= set(aliases)
-    helped = vpgt("--help", **variables)
-    assert helped.returncode == 0
-    assert "greet" in helped.stdout
-    greeted = vpgt("greet", "--name", "them", **variables)
+    greeted = vpgt("greet", "--name", "them", **options)
     assert (greeted.returncode, greeted.stdout) == (0, "hello them\n")
-    assert "VPGT_DISABLE_PLUGINS=hangs" in greeted.stderr
-    listed = vpgt("list-plugins", **variables)
+    assert "VPGT_DISABLE_PLUGINS=hangs" in greeted.stderr and "VPGT_DISABLE_PLUGINS=hook_hangs" in greeted.stderr
+    listed = vpgt("list-plugins", **options)
     assert listed.returncode == 0
     assert "hook_raises: broken at hooks: vpgt_llm_families raised RuntimeError: no luck" in listed.stdout
+    assert "slow: took 0." in listed.stdout
+    lost = vpgt("break-it", **options)
+    assert lost.returncode == 2 and "of plugin 'bad_command' cannot be loaded" in lost.stderr
+
+
+@pytest.mark.slow
+def test_doctor_says_what_ails_each(broken):
+    """And the time: of a plugin that is slow, and of one that was stopped."""
+    done = vpgt("doctor", "--json", path=broken, VPGT_PLUGIN_TIMEOUT="1")
+    assert done.returncode == 0, done.stdout
+    said = {f["topic"]: f for f in json.loads(done.stdout)}
+    for name, (_, status, _, cause) in BROKEN.items():
+        finding = said[f"plugin {name}"]
+        assert finding["verdict"] == "note" and status in finding["text"] and cause in finding["text"]
+    assert "takes 0." in said["plugin slow"]["text"]
+    heavy = said["plugin heavy"]
+    assert heavy["verdict"] == "note" and ("loads torch" in heavy["text"] or "not loaded after 1.0 s" in heavy["text"])
+    assert said["adapter bad_adapter.gone:Adapter"]["verdict"] == "note"
+    assert said["plugin good_plugin"]["verdict"] == said["plugin llm_llama"]["verdict"] == "ok"
+
+
+@pytest.mark.slow
+def test_a_transfer_runs_and_records_what_ran(broken, tmp_path):
+    options = {"path": broken, "VPGT_PLUGIN_TIMEOUT": "1", "VPGT_CACHE": str(tmp_path / "cache")}
+    models = ("--from", "opt-mini-s", "--to", "llama-mini")
+    planned = vpgt("plan", *models, **options)
+    assert planned.returncode == 0, planned.stderr
+    short = ("--limit", "60", "--stage1-steps", "1", "--stage2-steps", "1", "--batch-size", "24", "--device", "cpu")
+    done = vpgt("transfer", *models, *short, "--out", str(tmp_path / "out"), **options)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("raised RuntimeError: no disk at 'run_start'; the run goes on") == 1
+    ran = json.loads((tmp_path / "out" / "run.json").read_text())["plugins"]
+    statuses = {f"{p['name']} ({p['distribution']} {p['version']})": p["status"] for p in ran}
+    assert statuses["llm_opt (vpgt 0.1.0)"] == statuses["good_plugin (good_plugin-dist 1.0)"] == "active"
+    assert {name: statuses[f"{name} ({name}-dist 1.0)"] for name in BROKEN} == {n: c[1] for n, c in BROKEN.items()}
 
 
 @pytest.mark.parametrize(
@@ -178,27 +257,36 @@ def test_every_other_command_works(root):
         ("hook_raises-7b", "might have it"),
     ],
 )
-def test_a_look_up_names_who_is_to_blame(root, target, said):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; sys.path.insert(0, sys.argv[1])\n"
-            "from vpgtrans_core.registry import load_registry\n"
-            "try: load_registry((), {'VPGT_PLUGIN_TIMEOUT': '1'}).llm_card(sys.argv[2])\n"
-            "except Exception as error: print(error)",
-            str(root),
-            target,
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert said in done.stdout
+def test_a_look_up_names_who_is_to_blame(broken, target, said):
+    done = vpgt("plan", "--from", "opt-mini-s", "--to", target, path=broken, VPGT_PLUGIN_TIMEOUT="1")
+    assert done.returncode == 2 and said in done.stderr
 
 
-def test_disabled_plugins_are_no_problem_under_strict(root):
+@pytest.mark.parametrize("name", [*BROKEN, *WARNED])
+def test_each_has_the_strict_switchs_exit_code(light, name):
+    """With all other broken plugins disabled; and with this one, too, nothing is wrong."""
+    others = ",".join({*BROKEN, *WARNED, "thief-dist"} - {name})
+    done = vpgt("list-models", path=light, VPGT_STRICT="1", VPGT_DISABLE_PLUGINS=others, VPGT_PLUGIN_TIMEOUT="1")
+    assert done.returncode == 3
+    assert done.stderr.startswith(("error: VPGT_STRICT is on", "warning:"))
+    blamed = [line for line in done.stderr.splitlines() if line.startswith("  - ")]
+    assert any(f"plugin {name!r} ({name}-dist 1.0)" in line for line in blamed), done.stderr
+
+
+def test_disabled_plugins_are_no_problem_under_strict(light):
     wrong = ",".join([*BROKEN, *WARNED, "thief-dist"])
-    done = vpgt("list-models", root=root, VPGT_STRICT="1", VPGT_DISABLE_PLUGINS=wrong)
-    assert done.returncode == 3  # metadata that cannot be read names no plugin to disable
-    assert "its distribution's metadata cannot be read" in done.stderr
-    assert done.stderr.count("  - ") == 1
+    assert vpgt("list-models", path=light, VPGT_STRICT="1", VPGT_DISABLE_PLUGINS=wrong).returncode == 0
+
+
+def test_damaged_metadata_is_reported(good, tmp_path):
+    """pip installs no such thing; a crash or an editor leaves it behind."""
+    info = tmp_path / "damaged_dist-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: damaged-dist\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vpgt.plugins]\nthis line is no entry point\n")
+    path = [tmp_path, good]
+    (record,) = [r for key, r in records(path).items() if key.startswith("damaged")]
+    assert (record["status"], record["phase"]) == ("broken", "discover")
+    done = vpgt("list-models", path=path, VPGT_STRICT="1")
+    assert done.returncode == 3 and "its distribution's metadata cannot be read" in done.stderr
+    assert vpgt("greet", path=path).stdout == "hello you\n"

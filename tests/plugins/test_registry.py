@@ -100,6 +100,27 @@ def test_observer_that_raises_is_reported_once_and_stops_nothing(nowhere, plugin
     assert any("no disk" in w for w in registry.problems())
 
 
+def test_observer_that_exits_stops_nothing(nowhere, plugin_file):
+    exits = OBSERVER.replace('ValueError("no disk")', "SystemExit(7)")
+    registry = load_registry((plugin_file("leaving", exits),), nowhere)
+    said = []
+    registry.on_warning = said.append
+    registry.emit(RunEvent("step", "out"))
+    assert "raised SystemExit: 7 at 'step'; the run goes on" in said[0]
+
+
+def test_a_source_finds_the_llm_of_its_own_distribution(nowhere, plugin_file):
+    """Another plugin's model of the same name makes the name ambiguous, not the sources that meant ours."""
+    thief = SECOND.replace("import LLMFamily", "import LLMCard, LLMFamily").replace(
+        '("opt",), "second_family:Adapter")',
+        '("opt",), "a:B", (LLMCard("opt-2.7b", "me/x", 1, 8, 1, 1, 8, 8, "MIT"),))',
+    )
+    registry = load_registry((plugin_file("thief_of_names", thief),), nowhere)
+    with pytest.raises(PluginError, match="ambiguous"):
+        registry.llm_card("opt-2.7b")
+    assert registry.llm_of(registry.source("blip2-opt-2.7b")).plugin == "llm_opt"
+
+
 def test_snapshot_identifies_what_ran(nowhere, plugin_file):
     snapshot = load_registry((plugin_file("observing", OBSERVER),), nowhere).snapshot()
     assert {"name": "llm_opt", "distribution": "vpgt", "version": "0.1.0", "status": "active"} in snapshot

@@ -1,10 +1,17 @@
-"""Our own plugins pass the kit that everybody else's do."""
+"""Our own plugins pass the kit that everybody else's do, in each shape that their models have."""
 
 from vpgtrans_core.testing import LLMConformance, VPGConformance
 
 
 class TestOPT(LLMConformance):
     plugin = "llm_opt"
+    tolerance = 1e-8
+
+
+class TestOPTWithNormsAfterTheBlocks(LLMConformance):
+    plugin = "llm_opt"
+    config = {"do_layer_norm_before": False}  # noqa: RUF012
+    tolerance = 1e-8
 
 
 class TestOPTWithNarrowWords(LLMConformance):
@@ -12,10 +19,20 @@ class TestOPTWithNarrowWords(LLMConformance):
 
     plugin = "llm_opt"
     config = {"word_embed_proj_dim": 16, "do_layer_norm_before": False}  # noqa: RUF012
+    tolerance = 1e-8
 
 
 class TestT5(LLMConformance):
     plugin = "llm_t5"
+    tolerance = 1e-7
+
+
+class TestFlanT5(LLMConformance):
+    """A gated feed-forward layer, a head of its own, and an output that is not scaled."""
+
+    plugin = "llm_t5"
+    config = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}  # noqa: RUF012
+    tolerance = 1e-7
 
 
 class TestLlama(LLMConformance):
@@ -25,6 +42,22 @@ class TestLlama(LLMConformance):
 class TestLlamaWithGroupedHeads(LLMConformance):
     plugin = "llm_llama"
     config = {"num_key_value_heads": 1, "tie_word_embeddings": True}  # noqa: RUF012
+
+
+class TestLlama3(LLMConformance):
+    """Llama 3's stretched rotary embeddings."""
+
+    plugin = "llm_llama"
+    config = {  # noqa: RUF012
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 5e5,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+    }
 
 
 class TestQFormer(VPGConformance):

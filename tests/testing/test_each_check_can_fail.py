@@ -17,13 +17,13 @@ from vpgtrans_core.cards import EmbeddingAccess, LLMCard, LLMFamily
 
 @hookimpl
 def vpgt_llm_families():
-    card = LLMCard("{name}-1", "", 1000, {width}, 2, 4, 64, 300, "none", config={config})
-    return [LLMFamily("{name}", ("gpt_neox",), "{adapter}", (card,))]
+    card = LLMCard("{name}-1", "", {parameters}, 32, 2, 4, 64, 300, "none", config={config})
+    return [LLMFamily("{name}", ("{model_type}",), "{adapter}", (card,) if "{model_type}" == "gpt_neox" else ())]
 
 if {reader!r}:
     @hookimpl
     def vpgt_embedding_access():
-        return [EmbeddingAccess(("gpt_neox",), "{reader}")]
+        return [EmbeddingAccess(("{model_type}",), "{reader}")]
 """
 VPG_PLUGIN = """
 from vpgtrans_core import hookimpl
@@ -35,6 +35,9 @@ VPGT_CONFORMANCE = {{"{name}": {{"config": {{}}, "unsupported": {{{unsupported}}
 def vpgt_vpg_families():
     return [VPGFamily("{name}", ("vpgt-kit",), "{adapter}")]
 """
+LOCAL = 'VPGT_CONFORMANCE = {"broken_llm_%d": {"config": {"attention_types": [[["global", "local"], 1]]}}}'
+PARAMETERS = 36_352
+"""Of a GPT-NeoX with the card's sizes."""
 NO_WHOLE = "'whole_model_comes_back': 'no library has a folder for it'"
 
 # check, adapter, further parts of the plugin, a word of the reason
@@ -45,6 +48,7 @@ BROKEN_LLMS = [
     ("tiny_model_loads", "CannotLoad", {}, "never loads"),
     ("embedding_access_has_its_shape", "Plain", {"config": '{"hidden_size": 48}'}, "embeds (300, 48), its card says"),
     ("embedding_access_has_its_shape", "WrongWidth", {}, "soft prompts have 33"),
+    ("cards_count_their_parameters", "Plain", {"parameters": 36_999}, "has 36_352 parameters, its card says 36_999"),
     ("embedding_table_is_the_adapters", "Plain", {"reader": "DoubledReader"}, "differ"),
     ("embedding_table_is_what_the_first_block_sees", "DoubledEverywhere", {"reader": "DoubledReader"}, "first block"),
     ("inputs_embeds_equal_input_ids", "ForgetsTheScale", {}, "input_ids"),
@@ -52,6 +56,7 @@ BROKEN_LLMS = [
     ("batching_changes_nothing", "ImagesMix", {}, "a batch"),
     ("packing_changes_nothing", "TreeWithoutMask", {}, "packed rows"),
     ("packing_changes_nothing", "NeverPacks", {}, "does not share"),
+    ("packing_changes_nothing", "Plain", {"model_type": "gpt_neo", "extra": LOCAL}, "packed rows"),
     ("labels_are_where_they_belong", "LabelsThePrompt", {}, "prompt is not in the context"),
     ("loss_equals_transformers", "LossOfMean", {}, "transformers'"),
     ("gradient_equals_transformers", "HalfTheGradient", {}, "gradient"),
@@ -85,11 +90,13 @@ def write(folder, number, kind, adapter, parts):
         "name": name,
         "adapter": f"{adapters}:{adapter}",
         "extra": "",
-        "width": 32,
+        "model_type": "gpt_neox",
+        "parameters": PARAMETERS,
         "config": {},
         "unsupported": NO_WHOLE,
     }
     reader = f"{adapters}:{parts['reader']}" if "reader" in parts else ""
+    parts = {k: v.replace("%d", str(number)) if isinstance(v, str) else v for k, v in parts.items()}
     text = {"llm": LLM_PLUGIN, "vpg": VPG_PLUGIN}[kind].format(**(values | parts | {"reader": reader}))
     path = folder / f"{name}.py"
     path.write_text(text)

@@ -100,13 +100,6 @@ def test_the_folder_is_plain(case):
     assert all(file.stat().st_mode & 0o777 == plain for file in folder.iterdir())
 
 
-def test_our_own_loading_of_it(case):
-    _, _, vpg, projector, folder = case
-    again = QFormerVPG.load(folder)
-    assert all(torch.equal(a, b) for a, b in zip(vpg.parameters(), again.parameters(), strict=True))
-    assert torch.equal(QFormerVPG.load_projector(folder)[0], projector.weight)
-
-
 def make(tmp_path, kind="opt", **changes):
     llm = load_llm(save_llm(tmp_path / "llm", kind, **changes), kind)
     return QFormerVPG.from_config(VPG_CONFIG), llm

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -46,18 +44,6 @@ def test_equals_transformers(model, folder):
     )
 
 
-def test_half_precision_is_for_the_frozen_part_only(folder):
-    vpg = QFormerVPG.load(folder, dtype=torch.bfloat16)
-    trained = dict(vpg.trained())
-    assert {p.dtype for p in trained.values()} == {torch.float32}
-    assert {p.dtype for n, p in vpg.named_parameters() if n not in trained} == {torch.bfloat16}
-    features = vpg.features(PIXELS)
-    assert features.dtype == torch.bfloat16
-    assert vpg.prompts(features).dtype == torch.float32
-    with torch.autocast("cpu", torch.bfloat16):
-        assert vpg.prompts(features).dtype == torch.float32
-
-
 def test_reads_half_precision_folders(model, tmp_path):
     blip2().half().save_pretrained(tmp_path)
     vpg = QFormerVPG.load(tmp_path)
@@ -68,19 +54,10 @@ def test_reads_half_precision_folders(model, tmp_path):
     assert vpg(PIXELS).dtype == torch.float32
 
 
-def test_what_trains_and_what_does_not(folder):
-    vpg = QFormerVPG.load(folder)
-    names = [name for name, _ in vpg.trained()]
+def test_what_trains_is_all_but_the_vit(folder):
+    names = [name for name, _ in QFormerVPG.load(folder).trained()]
     assert "query_tokens" in names and "vision_model.post_layernorm.bias" in names
     assert all(n.startswith(("query_tokens", "qformer.", "vision_model.post_layernorm.")) for n in names)
-    assert not vpg.training and not any(p.requires_grad for p in vpg.parameters())
-    for _, parameter in vpg.trained():
-        parameter.requires_grad_(True)
-    vpg.train()
-    assert vpg.qformer.training and not vpg.vision_model.training
-    vpg(PIXELS).square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for n, p in vpg.trained() if not n.endswith("key.bias"))
-    assert all(p.grad is None for n, p in vpg.named_parameters() if n not in names)
 
 
 def test_the_last_norm_trains_as_if_it_stood_before_the_qformer():
@@ -110,15 +87,6 @@ def test_the_last_norm_trains_as_if_it_stood_before_the_qformer():
     largest = max(float(gradient.abs().max()) for gradient in expected.values())
     for name, gradient in expected.items():  # a key's bias moves no softmax: its gradient is rounding alone
         assert torch.allclose(found[name], gradient, rtol=1e-5, atol=1e-7 * largest), name
-
-
-def test_describe_counts_without_weights(model):
-    facts = QFormerVPG.describe(VPG_CONFIG)
-    vpg_names = ("vision_model.", "query_tokens", "qformer.")
-    total = sum(p.numel() for n, p in model.named_parameters() if n.startswith(vpg_names))
-    assert facts["frozen"] + facts["trained"] == total
-    assert facts["feature_shape"] == (5, 24) and facts["image_size"] == 28
-    assert facts["num_prompts"] == 4 and facts["output_size"] == 32
 
 
 @pytest.mark.parametrize("size", [224, 364])
@@ -201,17 +169,6 @@ def projector(weight, bias):
     return linear
 
 
-def test_part_folder_round_trip(folder, tmp_path):
-    vpg, out = QFormerVPG.load(folder), tmp_path / "part"
-    linear = projector(*QFormerVPG.load_projector(folder))
-    vpg.save_part(out, linear, references={"llm": {"id": "facebook/opt-2.7b"}})
-    again = QFormerVPG.load(out)
-    assert again.preprocessing == vpg.preprocessing
-    assert all(torch.equal(a, b) for a, b in zip(vpg.parameters(), again.parameters(), strict=True))
-    assert torch.equal(QFormerVPG.load_projector(out)[0], linear.weight)
-    assert QFormerVPG.describe(json.loads((out / "config.json").read_text()))["num_prompts"] == 4
-
-
 def test_small_vits_are_written_along(folder, tmp_path):
     QFormerVPG.load(folder).save_part(tmp_path / "part", None, references={"vit": {"folder": str(folder)}})
     assert not (tmp_path / "part" / "references.json").exists()
@@ -256,14 +213,3 @@ def test_the_last_norms_eps_travels(folder, tmp_path):
     assert vpg.vision_model.post_layernorm.eps == 1e-5
     vpg.save_part(tmp_path / "part", None, references={})
     assert QFormerVPG.load(tmp_path / "part").vision_model.post_layernorm.eps == 1e-5
-
-
-def test_random_weights_from_a_config():
-    torch.manual_seed(0)
-    vpg = QFormerVPG.from_config(VPG_CONFIG)
-    assert vpg(PIXELS).shape == (3, 4, 32) and vpg.query_tokens.std() > 0
-
-
-def test_the_hooks_import_no_torch():
-    script = "import sys, vpg_qformer; vpg_qformer.vpgt_vpg_families(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -26,7 +26,10 @@ def add_to(app: typer.Typer) -> None:
 
 def check_plugin(
     plugin: Annotated[
-        str, typer.Argument(metavar="NAME_OR_PATH", help="An installed plugin, a module, its folder or a .py file.")
+        str,
+        typer.Argument(
+            metavar="NAME_OR_PATH", help="An installed plugin, a module, a package, a project or a .py file."
+        ),
     ],
     as_json: Json = False,
 ) -> None:
@@ -76,13 +79,24 @@ def result_lines(results: list[Result]) -> list[str]:
     """The table, and under it what failed or is unsupported, with where to look."""
     rows = [(r.family, r.check.replace("_", " "), r.outcome, f"{r.seconds:.1f}") for r in results]
     lines = columns(("FAMILY", "CHECK", "RESULT", "SECONDS"), rows, right=(3,))
-    for r in results:
-        if r.outcome != "passed":
-            lines += ["", f"{r.outcome}: {r.family}: {r.check.replace('_', ' ')}", f"  {r.reason}"]
-        if r.outcome == "failed":
-            lines.append(f"  look at: {r.where}")
+    for reason, alike in _by_reason(results).items():
+        first = alike[0]
+        lines += ["", f"{first.outcome}: {first.family}: {first.check.replace('_', ' ')}", f"  {reason}"]
+        if first.outcome == "failed":
+            lines.append(f"  look at: {first.where}")
+        if others := ", ".join(r.check.replace("_", " ") for r in alike[1:]):
+            lines.append(f"  for the same reason: {others}")
     counts = {o: sum(r.outcome == o for r in results) for o in ("passed", "failed", "unsupported")}
     return [*lines, "", ", ".join(f"{n} {outcome}" for outcome, n in counts.items())]
+
+
+def _by_reason(results: list[Result]) -> dict[str, list[Result]]:
+    """What did not pass: checks that say the same stand together."""
+    found: dict[str, list[Result]] = {}
+    for r in results:
+        if r.outcome != "passed":
+            found.setdefault(r.reason, []).append(r)
+    return found
 
 
 def _no_family(opened: Any) -> Result:
@@ -91,5 +105,4 @@ def _no_family(opened: Any) -> Result:
     record = opened.record
     if record.status == "active":
         return Result(record.name, "description_resolves", "failed", "it provides no LLM or VPG family", record.target)
-    said = f"the plugin is {record.status} at {record.phase}: {record.cause}"
-    return Result(record.name, "description_resolves", "failed", said, record.target)
+    return Result(record.name, "description_resolves", "failed", f"the plugin is {record.verdict}", record.target)

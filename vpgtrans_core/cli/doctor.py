@@ -17,7 +17,7 @@ import typer
 
 from vpgtrans_core.cards import LLMFamily, VPGFamily, load
 from vpgtrans_core.cli.listing import SLOW, exit_if_strict
-from vpgtrans_core.cli.plugin_probe import probe_plugin
+from vpgtrans_core.cli.plugin_probe import Probe, probe_plugin
 from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.plugin_loading import PluginRecord
 from vpgtrans_core.registry import Registry
@@ -163,35 +163,39 @@ def _hub() -> Iterator[Finding]:
 
 def _plugins(registry: Registry) -> Iterator[Finding]:
     for record in registry.records:
-        yield Finding(f"plugin {record.name}", _verdict(record), "; ".join(_health(record, registry)))
+        probe = _probe(record, registry.switches.plugin_timeout)
+        text = "; ".join(_health(record, probe))
+        yield Finding(f"plugin {record.name}", "ok" if _is_well(record, probe) else "note", text)
 
 
-def _verdict(record: PluginRecord) -> Verdict:
-    return "ok" if record.status in ("active", "disabled") and not record.warnings else "note"
+def _probe(record: PluginRecord, limit: float) -> Probe | None:
+    """Load a plugin alone; None where that would tell nothing new (its time is up already) or nothing is installed."""
+    known = record.timed_out or record.phase == "discover" or record.status == "disabled"
+    return None if known or record.origin != "distribution" else probe_plugin(record, limit)
 
 
-def _health(record: PluginRecord, registry: Registry) -> Iterator[str]:
+def _is_well(record: PluginRecord, probe: Probe | None) -> bool:
+    alone = probe is None or not (probe.timed_out or probe.error or probe.heavy)
+    return record.status in ("active", "disabled") and not record.warnings and alone
+
+
+def _health(record: PluginRecord, probe: Probe | None) -> Iterator[str]:
     yield f"{record.status}, {record.distribution} {record.version}".strip()
     if record.cause:
         yield record.cause
     yield from record.warnings
-    if record.origin != "distribution" or record.phase == "discover" or record.status == "disabled":
+    if probe is None:
         return
-    if record.cause.startswith("not loaded after"):
-        return  # its time is known already, and waiting for it once more would tell nothing new
-    probe = probe_plugin(record, registry.switches.plugin_timeout)
     if probe.timed_out:
         yield f"alone it was not loaded after {probe.seconds:.1f} s"
     elif probe.error and not record.cause:
         yield f"alone it fails: {probe.error}"
     elif probe.heavy:
         yield f"alone it takes {probe.seconds:.2f} s to load and loads {', '.join(probe.heavy)}"
+    elif probe.seconds < SLOW:
+        yield f"loads in {1000 * probe.seconds:.0f} ms"
     else:
-        yield (
-            f"loads in {1000 * probe.seconds:.0f} ms"
-            if probe.seconds < SLOW
-            else f"takes {probe.seconds:.1f} s to load"
-        )
+        yield f"takes {probe.seconds:.1f} s to load"
 
 
 def _adapters(registry: Registry) -> Iterator[Finding]:

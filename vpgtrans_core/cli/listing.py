@@ -47,8 +47,7 @@ def plugin_lines(registry: Registry) -> list[str]:
     lines = columns(("PLUGIN", "DISTRIBUTION", "VERSION", "STATUS", "PROVIDES"), rows)
     for record in registry.records:
         if record.cause:
-            phase = f" at {record.phase}" if record.phase else ""
-            lines.append(f"{record.name}: {record.status}{phase}: {record.cause}")
+            lines.append(f"{record.name}: {record.verdict}")
         lines += [f"{record.name}: warning: {w}" for w in record.warnings]
         if record.seconds >= SLOW:
             lines.append(f"{record.name}: took {record.seconds:.1f} s to load")

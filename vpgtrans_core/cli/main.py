@@ -78,9 +78,9 @@ def check_plugins(registry: Registry) -> None:
         PluginError: one does not.
     """
     for record in registry.records:
-        if record.phase == "import" and record.cause.startswith("not loaded after"):
+        if record.timed_out:
             hint = f"VPGT_DISABLE_PLUGINS={record.name} leaves it out"
-            print(f"warning: {record.title} was {record.cause}; {hint}", file=sys.stderr)
+            print(f"warning: {record.title} is {record.status}: {record.cause}; {hint}", file=sys.stderr)
     registry.require_files()
     if registry.switches.strict and (problems := registry.problems()):
         raise StrictPlugins(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from vpgtrans_core.cost.flops import Flops, VPGWork, image_flops
 from vpgtrans_core.cost.memory import Memory, MemoryModel
 from vpgtrans_core.cost.rows import RowSizes, TextSize, paper_rows, row_sizes
 from vpgtrans_core.cost.shapes import LLMShape, llm_shape
-from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.errors import ConfigError, VpgtError
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.resolve import card_config, resolve_source, resolve_target
 
@@ -308,7 +309,11 @@ def paper_comparisons(registry: Registry, assumptions: Assumptions) -> tuple[Com
 
     vpgt's is for one caption an image, as most of the paper's data at scale has.
     """
-    return tuple(_comparison(run, registry, assumptions) for run in paper.RUNS if registry.knows_llm(run.target))
+    found = []
+    for run in paper.RUNS:
+        with suppress(VpgtError):  # a plugin is switched off, or another claims the name: nothing to compare with
+            found.append(_comparison(run, registry, assumptions))
+    return tuple(found)
 
 
 def _comparison(run: paper.PaperRun, registry: Registry, assumptions: Assumptions) -> Comparison:

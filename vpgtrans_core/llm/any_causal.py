@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
 """Largest relative difference between two ways to compute the same hidden states, by precision."""
 HALF_TOLERANCE = 5e-2
+PROBE_POSITIONS = 516
+"""Length of the row that is probed, above that of the rows that are packed: attention may be local, and a tree's last
+texts stand far from their soft prompts."""
+ALIKE = 2
+"""Labels at the beginning of the probed texts that are predicted from the same positions."""
 
 
 class AnyCausalLM(DecoderOnlyLLM):
@@ -48,21 +53,25 @@ class AnyCausalLM(DecoderOnlyLLM):
 
     def may_share(self) -> bool:
         texts = self._probe_texts()
-        padded = self._check_soft_prompts(decoder_rows([texts], 3, self.embedding_size, share=False)).unflatten(0, (2, -1))
-        expected = torch.cat([padded[0], padded[1, 2:]])  # the tree has what both texts begin with once
+        expected = self._check_soft_prompts(decoder_rows([[texts[0], texts[-1]]], 3, self.embedding_size, share=False))
         self._check_word_embeddings(texts[0])
         self._check_generation()
         try:
             found = self._probe(decoder_rows([texts], 3, self.embedding_size, share=True))
         except Exception:  # a model that cannot take the tree's mask or positions says so in its own way
             return False
-        return self._near(found, expected)
+        first, last = expected.unflatten(0, (2, -1))
+        own = last[ALIKE:]  # the tree has what all texts begin with once
+        return self._near(torch.cat([found[: len(first)], found[-len(own) :]]), torch.cat([first, own]))
 
     def _probe_texts(self) -> list[Text]:
-        """Two texts whose first two labels are predicted alike, in the order in which a tree holds them."""
+        """Texts that begin alike, in the order in which a tree holds them: as many as make `PROBE_POSITIONS`."""
+        room = min(PROBE_POSITIONS, self._text_config("max_position_embeddings") or PROBE_POSITIONS)
         step = max(1, min(self.vocab_size, 1000) // 12)
-        ids = [n * step for n in range(1, 11)]
-        return [Text((ids[0],), tuple(ids[1:6])), Text((ids[0],), (ids[1], *ids[6:10]))]
+        start, ids = (step,), [n * step for n in range(2, 11)]
+        fillers = range(min(room // 4 - 4, self.vocab_size))  # each adds four positions
+        between = [Text(start, (ids[0], ids[3], n, *ids[4:8])) for n in fillers]
+        return [Text(start, tuple(ids[:5])), *between, Text(start, (ids[0], *ids[5:9]))]
 
     def _soft_prompts(self) -> Tensor:
         """Three soft prompts that are no words, but between some: ``[1, 3, D]``."""

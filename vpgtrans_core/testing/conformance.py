@@ -9,7 +9,7 @@ import pytest
 
 from vpgtrans_core.testing.checks import Check, run_check
 from vpgtrans_core.testing.llm_checks import LLM_CHECKS
-from vpgtrans_core.testing.llm_subject import LLMSubject
+from vpgtrans_core.testing.llm_subject import TOLERANCE, LLMSubject
 from vpgtrans_core.testing.vpg_checks import VPG_CHECKS
 from vpgtrans_core.testing.vpg_subject import VPGSubject
 
@@ -36,14 +36,20 @@ class Conformance:
 
 
 class LLMConformance(Conformance):
-    """Every check of an LLM family. `tokenizer` may give a tiny tokenizer in the family's manner."""
+    """Every check of an LLM family.
+
+    Attributes:
+        tokenizer: a tiny tokenizer in the family's manner; default a byte-level one.
+        tolerance: largest relative difference of two ways to compute the same in fp64.
+    """
 
     tokenizer: ClassVar[Any] = None
+    tolerance: ClassVar[float] = TOLERANCE
 
     @classmethod
     def setup_class(cls) -> None:
         options = {"config": cls.config, "unsupported": cls.unsupported, "tokenizer": cls.tokenizer}
-        cls.subject = LLMSubject.open(cls.plugin, cls.family, **options)
+        cls.subject = LLMSubject.open(cls.plugin, cls.family, tolerance=cls.tolerance, **options)
 
 
 class VPGConformance(Conformance):

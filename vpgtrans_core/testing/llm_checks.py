@@ -8,20 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vpgtrans_core.cards import load
+from vpgtrans_core.cards import LLMCard, load
 from vpgtrans_core.data.sample import Caption
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions, trainable_names
 from vpgtrans_core.llm.embeddings import EmbeddingReader, empty_model, open_embeddings
+from vpgtrans_core.llm.text import Text
 from vpgtrans_core.resolve import card_config
-from vpgtrans_core.testing.checks import Check, check, expect
-from vpgtrans_core.testing.llm_subject import LLMSubject
+from vpgtrans_core.testing.checks import Check, CheckFailed, check, expect
+from vpgtrans_core.testing.llm_subject import PROMPTS, TEXTS, LLMSubject
 from vpgtrans_core.testing.opening import expect_active, expect_no_heavy_import
 from vpgtrans_core.testing.plain import difference, plain_loss, plain_loss_of_ids
+from vpgtrans_core.testing.tiny_models import has_tied_head
 from vpgtrans_core.testing.transferring import transfer_two_steps
 from vpgtrans_core.weights import sha256_tensors
 
-NEAR = 1e-4
-"""Largest relative difference of two ways to compute the same in fp32."""
+NEAR = 1e-5
+"""Largest relative difference of word embeddings that are read in fp32 from those that a model computes."""
 IDS = torch.tensor([[45, 70, 131, 99, 202], [60, 61, 62, 63, 64]])
 
 LLM_CHECKS: list[Check] = []
@@ -47,7 +49,8 @@ def description_resolves(subject: LLMSubject) -> None:
 def tiny_model_loads(subject: LLMSubject) -> None:
     """A tiny random model of the family is built offline and loaded by the adapter."""
     llm = subject.llm()
-    expect(not llm.model.training, "the model is in training mode: its dropout would be on", "the adapter's `freeze`")
+    training = any(module.training for module in llm.model.modules())
+    expect(not training, "the model is in training mode: its dropout would be on", "the adapter's `freeze`")
     seq2seq = bool(subject.reference.config.is_encoder_decoder)
     said = f"the family says encoder_decoder={subject.family.encoder_decoder}, transformers says {seq2seq}"
     expect(seq2seq == subject.family.encoder_decoder, said, "the family's card")
@@ -63,9 +66,7 @@ def embedding_access_has_its_shape(subject: LLMSubject) -> None:
         f"the reader gives {opened.shape[1]} dimensions, the adapter's soft prompts have {llm.embedding_size}",
     )
     for card in subject.family.cards:
-        from transformers import AutoConfig
-
-        model = empty_model(AutoConfig.for_model(**card_config(card, subject.family)))
+        model = _model_of(card, subject)
         made, shapes = reader(model), model.state_dict()
         rows = torch.zeros(1, made.shape[1], device="meta")
         width = made.vectors(rows, {name: shapes[name] for name in made.extra()}).shape[1]
@@ -74,18 +75,31 @@ def embedding_access_has_its_shape(subject: LLMSubject) -> None:
         expect(found == wanted, f"{card.alias}: a model of its config embeds {found}, its card says {wanted}")
 
 
+@check(LLM_CHECKS, "the cards' parameters, and `config` for what the card's other fields do not say")
+def cards_count_their_parameters(subject: LLMSubject) -> None:
+    """Each card's number of parameters is that of a model of its config."""
+    for card in subject.family.cards:
+        model = _model_of(card, subject)
+        count = sum(p.numel() for p in model.parameters())
+        right = {count}
+        if card.config.get("tie_word_embeddings") is False and has_tied_head(model):
+            right.add(count + model.get_output_embeddings().weight.numel())  # T5's: see `untie_head`
+        said = f"{card.alias}: a model of its config has {max(right):_} parameters, its card says {card.parameters:_}"
+        expect(card.parameters in right, said)
+
+
 @check(LLM_CHECKS, "the hook vpgt_embedding_access and its reader's `vectors`; the adapter's `embed`")
 def embedding_table_is_the_adapters(subject: LLMSubject) -> None:
     """The table that is read from the checkpoint equals what the adapter's `embed` gives."""
     opened, ids = open_embeddings(subject.folder, _reader(subject)), torch.arange(4, 260)
-    gap = difference(opened(ids), subject.llm().embed(ids).float())
+    gap = difference(opened(ids), subject.llm().embed(ids))
     expect(gap < NEAR, f"rows of the checkpoint's table and `embed` differ by {gap:.2g}: a scale or projection?")
 
 
 @check(LLM_CHECKS, "the embedding reader's `vectors` and the adapter's `embed`", optional=True)
 def embedding_table_is_what_the_first_block_sees(subject: LLMSubject) -> None:
     """Two words at one place differ in the first block's input by the difference of their embeddings."""
-    seen = _first_block_inputs(subject.reference, IDS)
+    seen = _first_block_inputs(subject.reference, IDS, subject.decoder_start(len(IDS)))
     embedded = open_embeddings(subject.folder, _reader(subject))(IDS.flatten()).view(*IDS.shape, -1)
     found, wanted = embedded[0] - embedded[1], seen[0] - seen[1]
     expect(found.shape == wanted.shape, f"the first block sees {tuple(wanted.shape)}, the table {tuple(found.shape)}")
@@ -96,14 +110,12 @@ def embedding_table_is_what_the_first_block_sees(subject: LLMSubject) -> None:
 @check(LLM_CHECKS, "the adapter's `embed` and `prepare`")
 def inputs_embeds_equal_input_ids(subject: LLMSubject) -> None:
     """Words that enter as soft prompts do give the logits that they give as ids."""
-    llm, more = subject.llm(), {}
-    if subject.family.encoder_decoder:
-        more = {"decoder_input_ids": IDS[:, :3]}
+    llm, more = subject.llm(), subject.decoder_start(len(IDS))
     with torch.no_grad():
         wanted = subject.reference(input_ids=IDS, **more).logits
         found = llm.model(inputs_embeds=llm.embed(IDS), **more).logits
     gap = difference(found, wanted)
-    expect(gap < NEAR, f"logits from `inputs_embeds` and from `input_ids` differ by {gap:.2g}")
+    expect(gap < subject.tolerance, f"logits from `inputs_embeds` and from `input_ids` differ by {gap:.2g}")
 
 
 @check(LLM_CHECKS, "the adapter's `layout` with share=False: masks and positions of padded rows")
@@ -124,18 +136,20 @@ def packing_changes_nothing(subject: LLMSubject) -> None:
     packed, padded = subject.llm(), subject.llm(share=False)
     expect(packed.shares_prefix, "the adapter does not share an image's prefix; declare it unsupported, with the cause")
     expect(not padded.shares_prefix, "share=False is not obeyed", "the adapter's `load`")
-    prompts = subject.soft_prompts()
-    few, many = (llm.layout(subject.texts, prompts.shape[1]).positions for llm in (packed, padded))
+    few, many = (llm.layout(TEXTS, PROMPTS).positions for llm in (packed, padded))
     expect(few < many, f"packed rows have {few} positions, padded ones {many}: nothing is shared")
-    _same(_loss_and_gradient(subject, packed, prompts), _loss_and_gradient(subject, padded, prompts), "packed rows")
+    texts = subject.many_texts
+    prompts = subject.soft_prompts(len(texts))
+    found, wanted = (_loss_and_gradient(subject, llm, prompts, texts) for llm in (packed, padded))
+    _same(subject, found, wanted, "packed rows")
 
 
 @check(LLM_CHECKS, "the adapter's `text_encoder`, and `layout`: labels are the targets' tokens alone")
 def labels_are_where_they_belong(subject: LLMSubject) -> None:
     """The caption and its end are labels; the prompt is not; a cut caption has at most as many tokens as allowed."""
     llm, rng = subject.llm(), random.Random(0)
-    rows = llm.layout(subject.texts, 4)
-    count = sum(len(text.target) for image in subject.texts for text in image)
+    rows = llm.layout(TEXTS, 4)
+    count = sum(len(text.target) for image in TEXTS for text in image)
     expect(rows.labels == count, f"the rows carry {rows.labels} labels, the texts have {count} target tokens")
     said = "a red circle on the left"
     text = llm.text.encode(Caption(said), 64, rng)
@@ -158,18 +172,18 @@ def loss_equals_transformers(subject: LLMSubject) -> None:
     llm, ids = subject.llm(), subject.prompt_ids()
     with torch.no_grad():
         found = subject.loss(llm, llm.embed(ids))
-        wanted = plain_loss_of_ids(subject.reference, ids, subject.texts)
+        wanted = plain_loss_of_ids(subject.reference, ids, TEXTS)
     gap = difference(found, wanted)
-    expect(gap < NEAR, f"the loss is {float(found):.6g}, transformers' {float(wanted):.6g}")
+    expect(gap < subject.tolerance, f"the loss is {float(found):.9g}, transformers' {float(wanted):.9g}")
 
 
 @check(LLM_CHECKS, "the adapter's `loss`: what is detached or scaled between soft prompts and loss")
 def gradient_equals_transformers(subject: LLMSubject) -> None:
     """The gradient that reaches the soft prompts is transformers' own."""
     llm, prompts = subject.llm(), subject.soft_prompts()
-    wanted = plain_loss(llm.model, prompts, subject.texts)
+    wanted = plain_loss(llm.model, prompts, TEXTS)
     (gradient,) = torch.autograd.grad(wanted, prompts)
-    _same(_loss_and_gradient(subject, llm, prompts), (wanted.detach(), gradient), "the adapter")
+    _same(subject, _loss_and_gradient(subject, llm, prompts), (wanted.detach(), gradient), "the adapter")
 
 
 @check(LLM_CHECKS, "the adapter's `loss` and `layout`: nothing may write to the LLM's weights")
@@ -212,7 +226,7 @@ def generation_ends(subject: LLMSubject) -> None:
         texts = llm.generate(subject.soft_prompts().detach(), "", options)
     finally:
         handle.remove()
-    expect(len(texts) == len(subject.texts), f"{len(texts)} texts for {len(subject.texts)} images")
+    expect(len(texts) == len(TEXTS), f"{len(texts)} texts for {len(TEXTS)} images")
     expect(calls <= 3, f"the LLM said the end ({end}) from the third token on, and was asked for {calls} tokens")
     shown = _words(llm, (end,), keep=True)
     expect(not shown or all(shown not in text for text in texts), f"the end token is in the texts: {texts}")
@@ -221,7 +235,7 @@ def generation_ends(subject: LLMSubject) -> None:
 @check(LLM_CHECKS, "the adapter's `prepare`: what it saves, it must leave alone when it loads it again")
 def saving_and_loading_keep_every_bit(subject: LLMSubject) -> None:
     """What is saved and loaded again has the same weights and gives the same loss, bit for bit."""
-    llm, folder = subject.llm(), subject.home / "saved"
+    llm, folder = subject.load(subject.folder), subject.home / "saved"
     llm.model.save_pretrained(folder)
     llm.tokenizer.save_pretrained(folder)
     again = subject.load(folder)
@@ -229,7 +243,7 @@ def saving_and_loading_keep_every_bit(subject: LLMSubject) -> None:
     expect(set(old) == set(new), f"other tensors came back: {sorted(set(old) ^ set(new))[:3]}")
     changed = [name for name in old if not torch.equal(old[name], new[name])]
     expect(not changed, f"tensors changed: {', '.join(changed[:3])}")
-    prompts = subject.soft_prompts().detach()
+    prompts = subject.soft_prompts().detach().float()
     with torch.no_grad():
         first, second = subject.loss(llm, prompts), subject.loss(again, prompts)
     expect(torch.equal(first, second), f"the loss was {float(first):.9g} and is {float(second):.9g}")
@@ -242,12 +256,24 @@ def transfer_of_two_steps(subject: LLMSubject) -> None:
     transfer_two_steps(subject.opened.registry, subject.source, subject.folder, subject.home / "transfer")
 
 
+def _model_of(card: LLMCard, subject: LLMSubject) -> Any:
+    """A model of a card's config on the meta device."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.for_model(**card_config(card, subject.family))
+    except Exception as error:  # transformers checks its configs with many kinds of error
+        said = f"{card.alias}: its fields make no config: {' '.join(str(error).split())}"
+        raise CheckFailed(said, "the card's `config`: further fields under transformers' names") from error
+    return empty_model(config)
+
+
 def _reader(subject: LLMSubject) -> Any:
     access = subject.opened.registry.embedding_access(subject.model_type, subject.opened.record.name)
     return load(access.reader) if access else EmbeddingReader
 
 
-def _first_block_inputs(model: Any, ids: Tensor) -> Tensor:
+def _first_block_inputs(model: Any, ids: Tensor, more: dict[str, Tensor]) -> Tensor:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     first = next((m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)), None)
@@ -259,25 +285,26 @@ def _first_block_inputs(model: Any, ids: Tensor) -> Tensor:
     )
     try:
         with torch.no_grad():
-            more = {"decoder_input_ids": ids[:, :1]} if model.config.is_encoder_decoder else {}
             model(input_ids=ids, use_cache=False, **more)
     finally:
         handle.remove()
-    return seen[0].float()
+    return seen[0]
 
 
-def _loss_and_gradient(subject: LLMSubject, llm: LLM, prompts: Tensor) -> tuple[Tensor, Tensor]:
-    loss = subject.loss(llm, prompts)
+def _loss_and_gradient(
+    subject: LLMSubject, llm: LLM, prompts: Tensor, texts: list[list[Text]] | None = None
+) -> tuple[Tensor, Tensor]:
+    loss = subject.loss(llm, prompts, texts)
     expect(loss.requires_grad, "no gradient goes from the loss to the soft prompts", "the adapter's `loss`")
     (gradient,) = torch.autograd.grad(loss, prompts)
     return loss.detach(), gradient
 
 
-def _same(found: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor], what: str) -> None:
+def _same(subject: LLMSubject, found: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor], what: str) -> None:
     gap = difference(found[0], wanted[0])
-    expect(gap < NEAR, f"{what}: the loss is {float(found[0]):.6g} instead of {float(wanted[0]):.6g}")
+    expect(gap < subject.tolerance, f"{what}: the loss is {float(found[0]):.9g} instead of {float(wanted[0]):.9g}")
     gap = difference(found[1], wanted[1])
-    expect(gap < NEAR, f"{what}: the gradient of the soft prompts differs by {gap:.2g}")
+    expect(gap < subject.tolerance, f"{what}: the gradient of the soft prompts differs by {gap:.2g}")
 
 
 def _same_alone_and_together(subject: LLMSubject, llm: LLM, what: str) -> None:
@@ -285,11 +312,12 @@ def _same_alone_and_together(subject: LLMSubject, llm: LLM, what: str) -> None:
     with torch.no_grad():
         whole = subject.loss(llm, prompts)
         alone = sum(
-            (subject.loss(llm, prompts[[i]], [[text]]) for i, image in enumerate(subject.texts) for text in image),
+            (subject.loss(llm, prompts[[i]], [[text]]) for i, image in enumerate(TEXTS) for text in image),
             torch.zeros(()),
         )
     gap = difference(whole, alone)
-    expect(gap < NEAR, f"{what}: the loss is {float(whole):.6g}, that of the texts alone {float(alone):.6g}")
+    said = f"{what}: the loss is {float(whole):.9g}, that of the texts alone {float(alone):.9g}"
+    expect(gap < subject.tolerance, said)
 
 
 def _words(llm: LLM, ids: tuple[int, ...], *, keep: bool = False) -> str:
@@ -312,7 +340,7 @@ def _train_one_step(subject: LLMSubject, llm: LLM) -> Any:
     vpg = PatchVPG()
     model = VLModel(vpg, nn.Linear(vpg.output_size, llm.embedding_size), llm)
     model.set_stage(2)
-    pixels = torch.randn(len(subject.texts), 3, SIZE, SIZE)
+    pixels = torch.randn(len(TEXTS), 3, SIZE, SIZE)
     subject.loss(llm, model.soft_prompts(pixels, "pixels")).backward()
     torch.optim.AdamW(model.trained().values(), lr=1e-2).step()
     return model

@@ -22,6 +22,27 @@ if TYPE_CHECKING:
 
 PROMPTS = 4
 END = 202
+PRECISE = torch.float64
+TOLERANCE = 1e-6
+"""Largest relative difference of two ways to compute the same in fp64. Norms and rotary embeddings that compute in fp32
+whatever the model's precision leave no more than this."""
+TOLERANCE_FP32 = 1e-4
+"""The same for models that have no fp64 kernel: mixtures of experts."""
+MANY = 90
+"""Captions of the image whose tree is longer than most windows of local attention."""
+
+TEXTS = [
+    [
+        Text((), (2, 68, 120, END)),
+        Text((), (2, 68, 121, 77, 140, END)),
+        Text((), (2, 68, 121, 90, END)),
+        Text((), (2, 68, 120, END)),
+        Text((2, 50, 51, 52), (99, END)),
+    ],
+    [Text((), (2, 91, END))],
+    [Text((2, 50, 51), (99, END)), Text((2, 50, 51), (98, 97, END)), Text((), (130,))],
+]
+"""Three images: common beginnings, a caption twice, one alone, questions with context, a single token."""
 
 
 class LLMSubject:
@@ -33,6 +54,7 @@ class LLMSubject:
         config: changes to the tiny config; default the plugin's declaration.
         unsupported: names of optional checks and why the family cannot pass them; default the declaration.
         tokenizer: a tokenizer in the family's manner; default a byte-level one.
+        tolerance: largest relative difference of two ways to compute the same in fp64.
     """
 
     def __init__(
@@ -43,12 +65,14 @@ class LLMSubject:
         config: dict[str, Any] | None = None,
         unsupported: dict[str, str] | None = None,
         tokenizer: Any = None,
+        tolerance: float = TOLERANCE,
     ) -> None:
         self.opened = opened
         self.wanted = family
         declared = opened.declared(family or (opened.llm_families[0].name if opened.llm_families else ""))
         self.config = dict(declared.get("config", {})) if config is None else config
         self.unsupported = dict(declared.get("unsupported", {})) if unsupported is None else unsupported
+        self._tolerance = tolerance
         self._tokenizer = tokenizer
         self._temporary = tempfile.TemporaryDirectory(prefix="vpgt-kit-")
         self.home = Path(self._temporary.name)
@@ -90,50 +114,64 @@ class LLMSubject:
         return self.make("llm")
 
     def load(self, folder: Path, **options: Any) -> LLM:
-        """A folder's model through the plugin's adapter."""
+        """A folder's model through the plugin's adapter, in fp32 unless `options` say otherwise."""
         return load(self.family.adapter).load(folder, family=self.family, **options)
 
     def llm(self, share: bool = True) -> LLM:
-        """The tiny model through the adapter; loaded once for each value of `share`."""
+        """The tiny model through the adapter in `dtype`; loaded once for each value of `share`."""
         if share not in self._llms:
-            self._llms[share] = self.load(self.folder, share=share)
+            self._llms[share] = self.load(self.folder, share=share, dtype=self.dtype)
         return self._llms[share]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision in which the adapter is compared with transformers: fp64 where the model can."""
+        return next(self.reference.parameters()).dtype
+
+    @property
+    def tolerance(self) -> float:
+        return self._tolerance if self.dtype == PRECISE else TOLERANCE_FP32
 
     @cached_property
     def reference(self) -> Any:
         """The same folder through transformers alone."""
-        from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+        model = self._plain_model(PRECISE)
+        try:
+            with torch.no_grad():
+                model(input_ids=self.prompt_ids(), **self.decoder_start(len(TEXTS)))
+        except RuntimeError:  # no kernel for it
+            return self._plain_model(torch.float32)
+        return model
 
+    def decoder_start(self, rows: int) -> dict[str, Tensor]:
+        """What an encoder-decoder is also asked with: a decoder's text of one token."""
+        return {"decoder_input_ids": torch.full((rows, 1), END)} if self.family.encoder_decoder else {}
+
+    def _plain_model(self, dtype: torch.dtype) -> Any:
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+        config = AutoConfig.from_pretrained(self.folder).get_text_config()
+        kernel = "eager" if getattr(config, "attn_logit_softcapping", None) else None  # the only one that computes it
         auto: Any = AutoModelForSeq2SeqLM if self.family.encoder_decoder else AutoModelForCausalLM
-        return auto.from_pretrained(self.folder, dtype=torch.float32).eval().requires_grad_(False)
+        return auto.from_pretrained(self.folder, dtype=dtype, attn_implementation=kernel).eval()
 
     @property
-    def texts(self) -> list[list[Text]]:
-        """Three images: common beginnings, a caption twice, one alone, questions with context, a single token."""
-        return [
-            [
-                Text((), (2, 68, 120, END)),
-                Text((), (2, 68, 121, 77, 140, END)),
-                Text((), (2, 68, 121, 90, END)),
-                Text((), (2, 68, 120, END)),
-                Text((2, 50, 51, 52), (99, END)),
-            ],
-            [Text((), (2, 91, END))],
-            [Text((2, 50, 51), (99, END)), Text((2, 50, 51), (98, 97, END)), Text((), (130,))],
-        ]
+    def many_texts(self) -> list[list[Text]]:
+        """`TEXTS`, and an image with so many captions that a row of them is longer than most windows of attention."""
+        return [*TEXTS, [Text((), (2, 60 + n, 150 + n, 68, 120, END)) for n in range(MANY)]]
 
-    def prompt_ids(self) -> Tensor:
+    def prompt_ids(self, images: int = len(TEXTS)) -> Tensor:
         """Words ``[I, Q]`` that stand where soft prompts will."""
-        return torch.arange(40, 40 + PROMPTS * len(self.texts)).view(-1, PROMPTS)
+        return torch.arange(40, 40 + PROMPTS * images).view(-1, PROMPTS)
 
-    def soft_prompts(self) -> Tensor:
+    def soft_prompts(self, images: int = len(TEXTS)) -> Tensor:
         """Soft prompts ``[I, Q, D]`` between the words' sizes, wanting a gradient."""
-        words = self.llm().embed(self.prompt_ids()).detach()
+        words = self.llm().embed(self.prompt_ids(images)).detach()
         noise = torch.randn(words.shape, generator=torch.Generator().manual_seed(1)) * words.std()
         return (words + 0.5 * noise).requires_grad_()
 
     def loss(self, llm: LLM, soft_prompts: Tensor, texts: list[list[Text]] | None = None) -> Tensor:
-        texts = self.texts if texts is None else texts
+        texts = TEXTS if texts is None else texts
         return llm.loss(soft_prompts, llm.layout(texts, soft_prompts.shape[1]).to(torch.device("cpu")))
 
     @cached_property

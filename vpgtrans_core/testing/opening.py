@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.cards import LLMFamily, VPGFamily
-from vpgtrans_core.errors import PluginError
+from vpgtrans_core.errors import PluginError, did_you_mean
 from vpgtrans_core.plugin_loading import PluginRecord
 from vpgtrans_core.registry import Registry, load_registry
 from vpgtrans_core.testing.checks import CheckFailed, expect
@@ -45,7 +45,7 @@ class Opened:
 
 
 def open_plugin(given: str) -> Opened:
-    """Open a plugin by its name, its importable module, its package's folder or its single file.
+    """Open a plugin by its name, its importable module, its package's or project's folder or its single file.
 
     Raises:
         PluginError: there is none.
@@ -54,32 +54,46 @@ def open_plugin(given: str) -> Opened:
     if given.endswith(".py"):
         registry, name = load_registry((given,)), path.stem
         return Opened(given, _record(registry, name), registry)
+    if (path / "pyproject.toml").is_file():
+        path = _package(path)
     registry, name = load_registry(), path.resolve().name if path.is_dir() else given
     if any(r.name == name for r in registry.records):
         return Opened(given, _record(registry, name), registry)
     if (path / "__init__.py").is_file() and str(path.resolve().parent) not in sys.path:
         sys.path.insert(0, str(path.resolve().parent))
-    return Opened(given, registry.add(_module(name), name), registry)
+    return Opened(given, registry.add(_module(name, registry), name), registry)
 
 
 def _record(registry: Registry, name: str) -> PluginRecord:
     return [r for r in registry.records if r.name == name][-1]
 
 
-def _module(name: str) -> Any:
+def _package(project: Path) -> Path:
+    """The one package in a project's folder, as ``vpgt new-plugin`` makes them, or in its ``src``."""
+    found = [f.parent for top in (project, project / "src") for f in top.glob("*/__init__.py")]
+    packages = [p for p in found if p.name != "tests"]
+    if len(packages) != 1:
+        names = ", ".join(p.name for p in packages) or "none"
+        raise PluginError(f"which package of {project} is the plugin? It has {names}", "give the package's folder")
+    return packages[0]
+
+
+def _module(name: str, registry: Registry) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
+        guess = did_you_mean(name, [r.name for r in registry.records])
+        hint = "give the name that `vpgt list-plugins` shows, a module, a package's folder or a .py file"
         raise PluginError(
             f"there is no plugin {name!r}, nor can such a module be imported: {error}",
-            "give the name that `vpgt list-plugins` shows, a module, a package's folder or a .py file",
+            "; ".join(filter(None, (guess, hint))),
         ) from error
 
 
 def expect_active(opened: Opened) -> None:
     """Raise `CheckFailed` with the registry's own cause unless the plugin is active."""
     record = opened.record
-    expect(record.status == "active", f"the plugin is {record.status} at {record.phase}: {record.cause}", record.target)
+    expect(record.status == "active", f"the plugin is {record.verdict}", record.target)
     unmarked = [w for w in record.warnings if "hookimpl" in w]
     expect(not unmarked, "; ".join(unmarked), record.target)
 

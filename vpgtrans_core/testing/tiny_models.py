@@ -25,7 +25,7 @@ SIZES: dict[int, tuple[str, ...]] = {
     ),
     8: ("head_dim", "d_kv"),
     16: ("moe_intermediate_size",),
-    128: ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
+    512: ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
 }
 """Small values for the names under which transformers' configs keep their sizes."""
 WORDS = "a red circle on the left of blue square question: what colour is it? answer: green star above two bars no yes"
@@ -59,7 +59,7 @@ def tiny_config(model_type: str, tokenizer: PreTrainedTokenizerFast, changes: di
     """The config of a model type with every size that it names made small; `changes` win.
 
     Raises:
-        CheckFailed: transformers does not know the model type.
+        CheckFailed: transformers does not know the model type, or refuses the config.
     """
     from transformers import AutoConfig
 
@@ -71,7 +71,12 @@ def tiny_config(model_type: str, tokenizer: PreTrainedTokenizerFast, changes: di
     tokens = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     tokens |= {"pad_token_id": tokenizer.pad_token_id, "decoder_start_token_id": tokenizer.pad_token_id}
     sizes |= {name: value for name, value in tokens.items() if name in known or name == "decoder_start_token_id"}
-    return AutoConfig.for_model(model_type, **(sizes | {"vocab_size": len(tokenizer) + SPARE_ROWS} | changes))
+    sizes |= {"vocab_size": len(tokenizer) + SPARE_ROWS}
+    try:
+        return AutoConfig.for_model(model_type, **(sizes | changes))
+    except Exception as error:  # transformers checks its configs with many kinds of error
+        said = f"no tiny {model_type} can be made, its config lacks something: {' '.join(str(error).split())}"
+        raise CheckFailed(said, "VPGT_CONFORMANCE['FAMILY']['config']: fields that the tiny config needs") from error
 
 
 def random_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
@@ -91,6 +96,19 @@ def random_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
     return model
 
 
+def has_tied_head(model: PreTrainedModel) -> bool:
+    """Whether the head's weight is the word embeddings' own."""
+    head: Any = model.get_output_embeddings()
+    return head is not None and head.weight is getattr(model.get_input_embeddings(), "weight", None)
+
+
+def untie_head(model: PreTrainedModel) -> None:
+    """Give the head a random weight of its own. transformers ties T5's on making whatever is asked for, and unties it
+    on loading when the file has both."""
+    head: Any = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(0.2 * torch.randn_like(head.weight))
+
+
 def save_tiny_llm(
     folder: Path,
     model_type: str,
@@ -102,7 +120,11 @@ def save_tiny_llm(
 ) -> Path:
     """Write a tiny random LLM with its tokenizer as ``save_pretrained`` does, and return its folder."""
     words = tokenizer or tiny_tokenizer(encoder_decoder)
-    random_model(tiny_config(model_type, words, changes or {}), seed).save_pretrained(folder)
+    changes = changes or {}
+    model = random_model(tiny_config(model_type, words, changes), seed)
+    if changes.get("tie_word_embeddings") is False and has_tied_head(model):
+        untie_head(model)
+    model.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
 

@@ -128,8 +128,12 @@ def half_precision_is_for_the_frozen_part(subject: VPGSubject) -> None:
     expect(not wrong, f"trained parameters are loaded in {trained[wrong[0]].dtype}: {wrong[:3]}" if wrong else "")
     frozen = [name for name, p in vpg.named_parameters() if name not in trained and p.dtype != torch.bfloat16]
     expect(not frozen, f"frozen parameters are not loaded in bfloat16: {', '.join(frozen[:3])}")
-    output = vpg(subject.pixels)
-    expect(output.dtype == torch.float32, f"the output is {output.dtype}", "the adapter's `prompts`")
+    features = vpg.features(subject.pixels)
+    for mixed in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            output = vpg.prompts(features)
+        said = f"the output is {output.dtype}" + (" under autocast" if mixed else "")
+        expect(output.dtype == torch.float32, said, "the adapter's `prompts`")
 
 
 @check(VPG_CHECKS, "the adapter's `save_part`, `load` and `load_projector`")
@@ -191,6 +195,9 @@ def whole_model_comes_back(subject: VPGSubject) -> None:
     subject.vpg.save_model(folder, subject.projector, llm, llm_reference={"folder": str(subject.llm("source"))})
     expect(subject.adapter.loading_code, "loading_code is empty: nobody learns how the folder is loaded", "the adapter")
     again = subject.adapter.load(folder)
+    old, new = subject.vpg.state_dict(), again.state_dict()
+    changed = [n for n in old if n not in new or not torch.equal(old[n], new[n])]
+    expect(not changed, f"tensors of the VPG came back changed: {', '.join(changed[:3])}")
     gap = difference(again(subject.pixels), subject.vpg(subject.pixels))
     expect(gap < NEAR, f"the VPG of the whole model gives other outputs: {gap:.2g}")
     _expect_projector(subject, folder)

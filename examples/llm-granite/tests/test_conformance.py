@@ -3,5 +3,5 @@
 from vpgtrans_core.testing import LLMConformance
 
 
-class TestGemma(LLMConformance):
-    plugin = "llm_gemma"
+class TestGranite(LLMConformance):
+    plugin = "llm_granite"
