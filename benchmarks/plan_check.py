@@ -25,6 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vpgtrans_core.cards import LLMFamily
+from vpgtrans_core.llm.fallback import fallback_family
+from vpgtrans_core.registry import default_registry
+
 
 def vpg_config(width: int, layers: int, image: int, prompts: int, qformer: int, qformer_layers: int) -> dict[str, Any]:
     """The config of a ViT and Q-Former with heads of 64."""
@@ -56,6 +60,11 @@ class Case:
     share: bool = True
     """Whether the LLM lets captions share a picture's prefix; a plan for one that does not says `--no-share-prefix`."""
     held_out: bool = True
+
+    @property
+    def family(self) -> LLMFamily:
+        kind = self.llm["model_type"]
+        return default_registry().llm_family_of(kind) or fallback_family(kind)
 
     @property
     def encoder_decoder(self) -> bool:
@@ -196,9 +205,10 @@ def plan_of(case: Case, stage: int, text: Any) -> dict[str, Any]:
     from vpgtrans_core.cost.rows import row_sizes
     from vpgtrans_core.cost.shapes import llm_shape
     from vpgtrans_core.cost.trace import llm_saved_bytes, vpg_saved_bytes, vpg_work
+    from vpgtrans_core.llm.loss import CHUNK_LOGITS
     from vpgtrans_core.planning import VPGPlan
 
-    shape = llm_shape(case.llm)
+    shape = llm_shape(case.llm, case.family.adapter)
     sizes = QFormerVPG.describe(case.vpg)
     vpg = VPGPlan(name="check", family="qformer", **sizes)
     rows = row_sizes(
@@ -216,12 +226,13 @@ def plan_of(case: Case, stage: int, text: Any) -> dict[str, Any]:
         shape=shape,
         vpg=vpg,
         rows=rows,
-        llm_saved=llm_saved_bytes(case.llm, rows, torch.float32),
+        llm_saved=llm_saved_bytes(case.llm, case.family.adapter, rows, torch.float32),
         vpg_saved=vpg_saved_bytes(QFormerVPG, case.vpg),
         trained=shape.embedding_size * (vpg.output_size + 1) + (vpg.trained if stage == 2 else 0),
         trains_vpg=stage == 2,
         precision=4,
         reserved=0.0,
+        logits_at_once=CHUNK_LOGITS,
     ).at(case.images)
     pixels = case.images * 3 * sizes["image_size"] ** 2 * 4
     parts = {**vars(memory), "pixels": pixels}
@@ -237,20 +248,16 @@ def build(case: Case, stage: int) -> Any:
 
     from vpgtrans_core.cards import load
     from vpgtrans_core.cost.shapes import config_of
-    from vpgtrans_core.llm.fallback import fallback_family
     from vpgtrans_core.model import VLModel
-    from vpgtrans_core.registry import default_registry
 
     words = {word: n for n, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", "a", "\n"])}
     backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokens = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **tokens)
-    kind = case.llm["model_type"]
-    family = default_registry().llm_family_of(kind) or fallback_family(kind)
-    adapter = load(family.adapter)
+    adapter = load(case.family.adapter)
     model = adapter.auto_class().from_config(config_of(case.llm))
-    llm = adapter(model, tokenizer, family, True)
+    llm = adapter(model, tokenizer, case.family, True)
     vpg = QFormerVPG.from_config(case.vpg)
     built = VLModel(vpg, torch.nn.Linear(vpg.output_size, llm.embedding_size), llm)
     built.set_stage(stage)

@@ -186,7 +186,7 @@ def plan(
 def _model(llm: ResolvedLLM) -> ModelPlan:
     from vpgtrans_core.cost.shapes import llm_shape
 
-    shape = llm_shape(llm.config)
+    shape = llm_shape(llm.config, llm.family.adapter)
     return ModelPlan(llm.name, llm.hub_id, llm.revision, llm.origin, llm.family.name, llm.from_card, shape)
 
 

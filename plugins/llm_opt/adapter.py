@@ -18,7 +18,8 @@ class OPT(DecoderOnlyLLM):
 
     keep_precise = ("lm_head", "project_in", "project_out")
 
-    def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
+    @classmethod
+    def prepare(cls, model: PreTrainedModel) -> PreTrainedModel:
         """Fold `project_in` into the embedding table and `project_out` into an untied head.
 
         transformers sends `inputs_embeds` through `project_in`, so that soft prompts of the blocks' width could not

@@ -20,7 +20,7 @@ SOURCES = [known for known in REGISTRY.sources() if known.card.llm and not known
 
 @pytest.fixture(scope="module")
 def shapes() -> dict:
-    return {known.card.alias: llm_shape(card_config(known.card, known.family)) for known in LLMS}
+    return {known.card.alias: llm_shape(card_config(known.card, known.family), known.family.adapter) for known in LLMS}
 
 
 def test_the_tables_hold_what_the_project_promises() -> None:
@@ -92,7 +92,7 @@ def test_matrix_weights_are_those_of_the_blocks(shapes: dict) -> None:
 
 @pytest.mark.parametrize("model_type", ["gpt2", "gpt_neox", "bloom", "falcon", "gemma2", "qwen3", "phi3", "mistral"])
 def test_models_without_a_plugin(model_type: str) -> None:
-    shape = llm_shape({"model_type": model_type})
+    shape = llm_shape({"model_type": model_type}, "vpgtrans_core.llm.any_causal:AnyCausalLM")
     assert 0 < shape.weights < shape.parameters
     assert shape.encoder_weights == 0
 
@@ -102,4 +102,4 @@ def test_models_without_a_plugin(model_type: str) -> None:
 )
 def test_configs_of_no_model(config: dict) -> None:
     with pytest.raises(ModelError):
-        llm_shape(config)
+        llm_shape(config, "vpgtrans_core.llm.decoder:DecoderOnlyLLM")

@@ -21,7 +21,8 @@ class NoLLM:
 
 
 class CannotLoad(DecoderOnlyLLM):
-    def prepare(self, model):
+    @classmethod
+    def prepare(cls, model):
         raise RuntimeError("this adapter never loads")
 
 
@@ -124,7 +125,8 @@ class NeverEnds(DecoderOnlyLLM):
 
 
 class GrowsWhenLoaded(DecoderOnlyLLM):
-    def prepare(self, model):
+    @classmethod
+    def prepare(cls, model):
         with torch.no_grad():
             for module in model.modules():
                 if isinstance(module, nn.LayerNorm):

@@ -169,7 +169,7 @@ class Estimator:
         self.shape = plan.target.shape
         source = resolve_source(plan.settings.source, registry, plan.settings, weights=False)
         target = resolve_target(plan.settings.target, registry, plan.settings, weights=False)
-        self._llm_config = _json(target.config)
+        self._llm_config, self._llm_adapter = _json(target.config), target.family.adapter
         # Without its LLM, so that sources that differ only in that are counted once.
         vpg_config = {key: value for key, value in source.config.items() if key != "text_config"}
         self._vpg = source.vpg_family.adapter, _json(vpg_config)
@@ -227,7 +227,7 @@ class Estimator:
             shape=self.shape,
             vpg=self.plan.vpg,
             rows=self.rows,
-            llm_saved=_llm_saved(self._llm_config, self.rows, self.precision),
+            llm_saved=_llm_saved(self._llm_config, self._llm_adapter, self.rows, self.precision),
             vpg_saved=_vpg_saved(*self._vpg),
             trained=stage.trained,
             trains_vpg=stage.number == 2,
@@ -318,7 +318,7 @@ def paper_comparisons(registry: Registry, assumptions: Assumptions) -> tuple[Com
 
 def _comparison(run: paper.PaperRun, registry: Registry, assumptions: Assumptions) -> Comparison:
     known = registry.llm_card(run.target)
-    shape = llm_shape(card_config(known.card, known.family))
+    shape = llm_shape(card_config(known.card, known.family), known.family.adapter)
     source = registry.source(run.source or ("opt-2.7b" if not shape.encoder_decoder else "flan-t5-xl"))
     config = {"model_type": source.family.model_types[0], **source.card.config}
     work = _vpg_work(source.family.adapter, _json(config))
@@ -365,13 +365,13 @@ def _vpg_saved(adapter: str, config: str) -> float:
 
 
 @lru_cache(maxsize=16)
-def _llm_saved(config: str, rows: RowSizes, precision: int) -> float:
+def _llm_saved(config: str, adapter: str, rows: RowSizes, precision: int) -> float:
     """Bytes that the LLM keeps of one image for the backward pass."""
     import torch
 
     from vpgtrans_core.cost.trace import llm_saved_bytes
 
-    return llm_saved_bytes(json.loads(config), rows, {2: torch.bfloat16, 4: torch.float32}[precision])
+    return llm_saved_bytes(json.loads(config), adapter, rows, {2: torch.bfloat16, 4: torch.float32}[precision])
 
 
 def _json(config: dict[str, Any]) -> str:

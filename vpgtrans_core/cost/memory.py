@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 QUANTIZED = {"8bit": 1.0, "4bit": 0.53}
 """Bytes a quantised weight, its scales included (bitsandbytes int8; nf4 with doubly quantised scales)."""
 LOGITS_AT_ONCE = 1 << 25
-"""As in `vpgtrans_core.llm.loss`."""
-BYTES_PER_LOGIT = {2: 18, 4: 16}
-"""Logits, log-softmax and the gradients of both in fp32 for one chunk of the loss, by bytes of the LLM's precision."""
+"""On a GPU, as in `vpgtrans_core.llm.loss`."""
+BYTES_PER_LOGIT = 8
+"""Logits and the loss's slope for one chunk: both in fp32, or in the LLM's half precision with a softmax in fp32."""
 RESERVED = 1.0e9
 """What the CUDA context, its libraries and fragments take."""
 VIT_LIVE = 14
@@ -56,6 +56,7 @@ class MemoryModel:
         precision: bytes of a value in the frozen parts: 2 or 4.
         checkpointing: whether the LLM recomputes its activations.
         reserved: bytes that no tensor takes.
+        logits_at_once: most logits of a chunk of the loss.
     """
 
     shape: LLMShape
@@ -70,6 +71,7 @@ class MemoryModel:
     checkpointing: bool = False
     cached: bool = False
     reserved: float = RESERVED
+    logits_at_once: int = LOGITS_AT_ONCE
 
     def at(self, images: float) -> Memory:
         """Memory with `images` images computed at once."""
@@ -108,8 +110,8 @@ class MemoryModel:
     def _working(self, images: float) -> float:
         """The largest that lives for a moment: inside the ViT, in the loss, or in a block's backward pass."""
         width = self.precision * self.shape.embedding_size
-        logits = min(LOGITS_AT_ONCE, images * self.rows.logits * self.shape.vocab_size)
-        loss = BYTES_PER_LOGIT[self.precision] * logits
+        logits = min(self.logits_at_once, images * self.rows.logits * self.shape.vocab_size)
+        loss = BYTES_PER_LOGIT * logits
         block = BLOCK_LIVE * width * images * max(self.rows.positions, self.rows.encoder_positions)
         values = 1
         for size in self.vpg.feature_shape:

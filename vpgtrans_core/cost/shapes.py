@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ def config_of(values: dict[str, Any]) -> PreTrainedConfig:
         raise ModelError(f"the config of a {model_type} model cannot be read: {error}") from error
 
 
-def meta_llm(config: PreTrainedConfig, *, attention: str | None = "eager") -> Any:
-    """Build the whole LLM without memory for its weights.
+def meta_llm(config: PreTrainedConfig, adapter: str, *, attention: str | None = "eager") -> Any:
+    """Build the whole LLM without memory for its weights, as the family's adapter prepares it.
 
     Raises:
         ModelError: transformers has no language model for this config.
@@ -83,28 +84,30 @@ def meta_llm(config: PreTrainedConfig, *, attention: str | None = "eager") -> An
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
         with torch.device("meta"), _quiet():
-            return auto.from_config(config, attn_implementation=attention).eval().requires_grad_(False)
+            model = auto.from_config(config, attn_implementation=attention)
+            return load(adapter).prepare(model).eval().requires_grad_(False)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise ModelError(f"no language model can be built of this {config.model_type} config: {error}") from error
 
 
-def llm_shape(values: dict[str, Any]) -> LLMShape:
+def llm_shape(values: dict[str, Any], adapter: str) -> LLMShape:
     """Read the sizes of a language model off its meta-device twin.
 
     Args:
         values: the content of its ``config.json``.
+        adapter: its family's, which may change the model before it is used.
 
     Raises:
         ModelError: transformers has no language model for this config.
     """
-    return _llm_shape(json.dumps(values, sort_keys=True, default=str))
+    return _llm_shape(json.dumps(values, sort_keys=True, default=str), adapter)
 
 
 @lru_cache(maxsize=64)
-def _llm_shape(content: str) -> LLMShape:
+def _llm_shape(content: str, adapter: str) -> LLMShape:
     values = json.loads(content)
     config = config_of(values)
-    model = meta_llm(config)
+    model = meta_llm(config, adapter)
     text = config.get_text_config()
     decoder = config.get_text_config(decoder=True)
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight

@@ -47,15 +47,16 @@ def saved_bytes(compute: Callable[[], Tensor], weights: Iterator[Tensor] = iter(
     return sum(t.untyped_storage().nbytes() for t in kept.values())
 
 
-def llm_saved_bytes(config: dict[str, Any], rows: RowSizes, dtype: torch.dtype) -> float:
+def llm_saved_bytes(config: dict[str, Any], adapter: str, rows: RowSizes, dtype: torch.dtype) -> float:
     """Bytes that the frozen LLM keeps for the backward pass of one image's captions.
 
     Args:
         config: the content of its ``config.json``.
+        adapter: its family's.
         rows: the sizes of its rows, an image on average.
         dtype: the precision of the LLM.
     """
-    model = meta_llm(config_of(config), attention=None).to(dtype)
+    model = meta_llm(config_of(config), adapter, attention=None).to(dtype)
     width = model.get_input_embeddings().weight.shape[1]
     decoder = SAMPLE_ROWS, rows.length
     encoder = SAMPLE_ROWS, rows.encoder_length

@@ -35,18 +35,20 @@ class AnyCausalLM(DecoderOnlyLLM):
     generate from soft prompts at all.
     """
 
-    def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
+    @classmethod
+    def prepare(cls, model: PreTrainedModel) -> PreTrainedModel:
         """Take the language model out of a multimodal wrapper, and run it on a kernel that knows what it needs."""
         text_config = model.config.get_text_config()
         if text_config is not model.config:
-            model = self._bare(model, text_config)
+            model = cls._bare(model, text_config)
         if getattr(text_config, "attn_logit_softcapping", None) and text_config._attn_implementation == "sdpa":
             model.set_attn_implementation("eager")  # older transformers run it on sdpa, which leaves the softcap out
         return model
 
-    def _bare(self, wrapper: PreTrainedModel, text_config: PreTrainedConfig) -> PreTrainedModel:
+    @classmethod
+    def _bare(cls, wrapper: PreTrainedModel, text_config: PreTrainedConfig) -> PreTrainedModel:
         with torch.device("meta"):
-            bare = self.auto_class().from_config(text_config, dtype=wrapper.dtype)
+            bare = cls.auto_class().from_config(text_config, dtype=wrapper.dtype)
         setattr(bare, bare.base_model_prefix, wrapper.get_decoder())
         bare.set_output_embeddings(wrapper.get_output_embeddings())
         return bare

@@ -87,9 +87,10 @@ class FrozenLLM(LLM):
     def trunk_name(self) -> str:
         """The name of the child module whose output the head reads."""
 
-    def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
+    @classmethod
+    def prepare(cls, model: PreTrainedModel) -> PreTrainedModel:
         """Return the model as it will be used and saved; a family removes here what stands between its embedding
-        table and its first block."""
+        table and its first block. The plan of a run prepares a model without weights (on the meta device)."""
         return model
 
     def may_share(self) -> bool:

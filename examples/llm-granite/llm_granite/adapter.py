@@ -12,7 +12,8 @@ from vpgtrans_core.llm.embeddings import EmbeddingReader
 class Granite(DecoderOnlyLLM):
     """The factor would go for soft prompts, too, and multiply every gradient of the projector."""
 
-    def prepare(self, model: Any) -> Any:
+    @classmethod
+    def prepare(cls, model: Any) -> Any:
         factor = model.config.embedding_multiplier
         if factor == 1:  # the folder of such a model, loaded again
             return model
