@@ -102,7 +102,9 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     same_seed.append(one_run(way, target, seed, arguments.pictures, Path(folder), **settings))
                 row = same_seed[-1]
-                print(f"{target}, {way}, seed {seed}: loss {row['held_out_loss']:.3f}, {row['seconds']:.0f} s", flush=True)
+                print(
+                    f"{target}, {way}, seed {seed}: loss {row['held_out_loss']:.3f}, {row['seconds']:.0f} s", flush=True
+                )
             add_time_to_goal(same_seed)
             rows += same_seed
         print(f"\nopt-mini-s -> {target}\n{table(rows, COLUMNS)}\n", flush=True)
