@@ -107,10 +107,10 @@ def main() -> None:
                 )
             add_time_to_goal(same_seed)
             rows += same_seed
+            if arguments.json:
+                arguments.json.write_text(json.dumps(everything + rows, indent=1))
         print(f"\nopt-mini-s -> {target}\n{table(rows, COLUMNS)}\n", flush=True)
         everything += rows
-        if arguments.json:
-            arguments.json.write_text(json.dumps(everything, indent=1))
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def test_batches(tmp_path: Path) -> None:
     out = run("batches.py", *options, "--ways", *ways, "--json", str(tmp_path / "batches.json"))
     rows = {row["method"]: row for row in json.loads((tmp_path / "batches.json").read_text())}
     assert list(rows) == list(ways) and all(way in out for way in ways)
-    assert rows["grouped"]["captions"] == 5 * rows["grouped"]["images"] == 160
+    assert rows["grouped"]["captions"] == 5 * rows["grouped"]["images"] > 0
     assert rows["one caption a visit"]["captions"] == rows["one caption a visit"]["images"]
     assert all(
         row["held_out_loss"] <= row["goal"] and row["seconds_to_goal"] <= row["seconds"] for row in rows.values()
