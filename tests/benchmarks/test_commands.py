@@ -91,6 +91,10 @@ def test_time_to_a_held_out_loss() -> None:
     step = {"seconds": 2.0, "waited": 0.5}
     looks = held_out_losses([{"held_out_loss": 3.0}, step, step, {"held_out_loss": 1.0}, step, {"held_out_loss": 0.5}])
     assert looks == [(0.0, 3.0), (5.0, 1.0), (7.5, 0.5)]
-    rows = [{"looks": looks, "held_out_loss": 0.5}, {"looks": [(9.0, 1.5)], "held_out_loss": 1.5}]
+    rows = [
+        {"method": "grouped", "looks": looks, "held_out_loss": 0.5},
+        {"method": "one caption a visit", "looks": [(9.0, 1.5)], "held_out_loss": 1.5},
+        {"method": "augmented, fresh", "looks": [(8.0, 2.0)], "held_out_loss": 2.0},
+    ]
     add_time_to_goal(rows)
-    assert [row["seconds_to_goal"] for row in rows] == [5.0, 9.0]
+    assert [row["seconds_to_goal"] for row in rows] == [5.0, 9.0, 8.0]
