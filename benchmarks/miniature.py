@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +55,17 @@ def one_run(method: str, target: str, seed: int, steps: tuple[int, int], picture
     return {**measured, "start": first["first_held_out_loss"], "warm": first["held_out_loss"], "seed": seed}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Means and, in brackets, half the range over the seeds."""
-    lines = [f"{'':28}" + "".join(f"{c:>16}" for c in COLUMNS)]
+def table(rows: list[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
+    """A line for each method: means and, in brackets, half the range over the seeds."""
+    lines = [f"{'':28}" + "".join(f"{c:>16}" for c in columns)]
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
-        lines.append(f"{method:28}" + "".join(f"{_mean([r[c] for r in mine]):>16}" for c in COLUMNS))
+        lines.append(f"{method:28}" + "".join(f"{with_spread([r[c] for r in mine]):>16}" for c in columns))
     return "\n".join(lines)
 
 
-def _mean(values: list[float]) -> str:
+def with_spread(values: list[float]) -> str:
+    """The mean and, in brackets, half the range."""
     return f"{statistics.mean(values):.3f} ({(max(values) - min(values)) / 2:.3f})"
 
 

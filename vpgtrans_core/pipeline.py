@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from vpgtrans_core.train.stage import Progress, Stage
     from vpgtrans_core.vpg.adapter import VPG
 
-START_IMAGES = 256
-"""Training images from whose soft prompts the projector starts; the first half of them judges its scale."""
+START_IMAGES = 1024
+"""Training images from whose soft prompts the projector starts."""
+JUDGED_IMAGES = 128
+"""Those of them, about, whose loss chooses the scale."""
 START_CAPTIONS = 200_000
 """Training captions whose words pair the two vocabularies: more bring no new words."""
 FREE_ON_RESUME = frozenset(
@@ -365,14 +367,18 @@ class StartProbe:
         return [[c.text for c in self.feed.data.sample(source, row).captions] for source, row, _ in views]
 
     def loss(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
-        """The LLM's mean loss on those images with this projector."""
+        """The LLM's mean loss on the first of those images with this projector."""
         import torch
 
         with torch.no_grad():
             self.model.projector.weight.copy_(weight)
             self.model.projector.bias.copy_(bias)
-        sums = [self.stepper.loss_sum(batch) for batch in self._computed()[: max(1, len(self._batches) // 2)]]
+        sums = [self.stepper.loss_sum(batch) for batch in self._judged()]
         return sum(s for s, _ in sums) / max(1, sum(n for _, n in sums))
+
+    def _judged(self) -> list[Any]:
+        images = itertools.accumulate((len(batch.texts) for batch in self._computed()), initial=0)
+        return [batch for before, batch in zip(images, self._computed(), strict=False) if before < JUDGED_IMAGES]
 
     def _computed(self) -> list[Any]:
         if not self._batches:

@@ -25,12 +25,12 @@ from vpgtrans_core.projector import Linear, scaled, soft_prompts
 SHARPNESS = 20.0
 """Factor of the cosines in the softmax over words."""
 UNSAID = 3e-4
-"""How often a word that no caption of the image says counts as said in one."""
+"""Weight of a word that no caption of the image says, beside 1 of a word that one says."""
 ROUNDS = 3
 """How often soft prompts are read again with the regression's help."""
 RIDGE = 1e-3
 """Strength of the regression, relative to the mean variance of a direction of the VPG's output."""
-SCALES = (0.5, 1.0, 2.0, 4.0)
+SCALES = (1.0, 2.0, 4.0)
 """Lengths of the soft prompts that `choose_scale` tries, relative to the words'."""
 CHUNK = 8
 """Images whose soft prompts' choice of words is in memory at once."""
@@ -67,12 +67,13 @@ def words_start(
     """Make a projector for the target out of the source's projector and word pairs.
 
     Args:
-        outputs: the VPG's output ``[n, Q, D]`` of n images; 256 are plenty.
+        outputs: the VPG's output ``[n, Q, D]`` of n images; some hundreds at least.
         source_projector: the source's projector, ``[D_s, D]`` and ``[D_s]``.
         pairs: P words of both vocabularies; whole words are best.
         source, target: the LLMs' word embeddings ``[V_s, D_s]``, ``[V_t, D_t]``.
         said: how often a caption of each image says each word, ``[n, P]`` (`pairs.words_said`); None where there are
-            no captions, and then a soft prompt is read by itself.
+            no captions, and then a soft prompt is read by itself. Whether a word is said counts, not how often: what
+            every caption repeats ("a", "the") is not meant the more for it.
         sharpness: factor of the cosines between soft prompt and words.
         ridge: relative strength of the regression.
         rounds: readings with the regression's help after the first; none without captions.
@@ -88,7 +89,7 @@ def words_start(
     share = (pairs.weights / pairs.weights.sum()).float().to(outputs.device)
     words = word_vectors(target, pairs.target).to(outputs.device)
     heard = Direction(soft_prompts(outputs, *source_projector), word_vectors(source, pairs.source), share)
-    prior = None if said is None else (said.to(outputs) + UNSAID).log()
+    prior = None if said is None else ((said > 0).to(outputs) + UNSAID).log()
     evidence = [heard]
     for _ in range(1 + (rounds if said is not None else 0)):
         wanted, count = read(evidence, words, prior, sharpness)

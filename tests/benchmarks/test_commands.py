@@ -51,3 +51,50 @@ def test_cold_start_sees_torch_and_knows_all_commands() -> None:
     every = [" ".join(command) for command in commands()]
     assert {"--help", "list-plugins", "transfer --help", "cache --help"} <= set(every)
     assert imports_torch(["doctor"])
+
+
+def test_warm_up(tmp_path: Path) -> None:
+    options = ("--targets", "llama-mini", "--seeds", "0", "--steps", "2", "--limit", "116")
+    out = run("warm_up.py", *options, "--json", str(tmp_path / "warm.json"))
+    (result,) = json.loads((tmp_path / "warm.json").read_text())
+    curves = result["curves"]
+    assert list(curves["ours"]) == ["0", "1", "2"] and list(curves["the paper's"]) == ["0", "2"]
+    assert result["reached"] == next(int(s) for s, x in curves["ours"].items() if x <= curves["the paper's"]["2"])
+    assert curves["ours"]["0"] < curves["the paper's"]["0"]
+    assert "reached after" in out and "| ours, pairs shuffled | " in out
+
+
+def test_first_step_at_the_papers_end() -> None:
+    from warm_up import first_step, verdict
+
+    assert first_step({0: 3.0, 1: 2.0, 2: 1.0}, 2.0) == 1 and first_step({0: 3.0}, 2.0) is None
+    assert verdict([{"steps": 20, "reached": 1}, {"steps": 20, "reached": 3}]).endswith("after 1, 3: 10% of them")
+    assert "not reached by every seed" in verdict([{"steps": 20, "reached": 1}, {"steps": 20, "reached": None}])
+
+
+def test_batches(tmp_path: Path) -> None:
+    options = ("--steps", "1", "1", "--limit", "116", "--pictures", "4", "--seeds", "0", "--validate-every", "1")
+    ways = ("grouped", "one caption a visit", "augmented, 4 cached views")
+    out = run("batches.py", *options, "--ways", *ways, "--json", str(tmp_path / "batches.json"))
+    rows = {row["method"]: row for row in json.loads((tmp_path / "batches.json").read_text())}
+    assert list(rows) == list(ways) and all(way in out for way in ways)
+    assert rows["grouped"]["captions"] == 5 * rows["grouped"]["images"] > 0
+    assert rows["one caption a visit"]["captions"] == rows["one caption a visit"]["images"]
+    assert all(
+        row["held_out_loss"] <= row["goal"] and row["seconds_to_goal"] <= row["seconds"] for row in rows.values()
+    )
+
+
+def test_time_to_a_held_out_loss() -> None:
+    from batches import add_time_to_goal, held_out_losses
+
+    step = {"seconds": 2.0, "waited": 0.5}
+    looks = held_out_losses([{"held_out_loss": 3.0}, step, step, {"held_out_loss": 1.0}, step, {"held_out_loss": 0.5}])
+    assert looks == [(0.0, 3.0), (5.0, 1.0), (7.5, 0.5)]
+    rows = [
+        {"method": "grouped", "looks": looks, "held_out_loss": 0.5},
+        {"method": "one caption a visit", "looks": [(9.0, 1.5)], "held_out_loss": 1.5},
+        {"method": "augmented, fresh", "looks": [(8.0, 2.0)], "held_out_loss": 2.0},
+    ]
+    add_time_to_goal(rows)
+    assert [row["seconds_to_goal"] for row in rows] == [5.0, 9.0, 8.0]

@@ -64,7 +64,7 @@ def test_adamw_leaves_frozen_parameters_out() -> None:
 def test_muon_step_is_its_formula(rows: int, columns: int) -> None:
     layer = projector(rows=rows, columns=columns)
     before = layer.weight.detach().double().clone()
-    optimizer = muon(layer, bias_lr=1e-2)
+    optimizer = muon(layer, bias_lr=1e-2, step=0.1)
     give_gradients(layer, 1)
     grad = layer.weight.grad.clone()
     optimizer.step()
@@ -194,9 +194,9 @@ def test_schedule_values() -> None:
 
 
 def test_muon_schedule_values() -> None:
-    assert [muon_schedule(s, 23) for s in (0, 1, 2)] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert muon_schedule(0, 23) == 1.0
     assert muon_schedule(23, 23) == pytest.approx(0.1)
-    assert all(muon_schedule(s, 23) > muon_schedule(s + 1, 23) for s in range(2, 23))
+    assert all(muon_schedule(s, 23) > muon_schedule(s + 1, 23) for s in range(23))
     assert muon_schedule(0, 1) > 0
 
 

@@ -163,6 +163,12 @@ def test_captions_of_other_images_and_wrong_pairs_teach_nothing() -> None:
     assert world.right(world.start_with(world.said[torch.randperm(len(world.said))])) < right
 
 
+def test_how_often_a_caption_says_a_word_changes_nothing() -> None:
+    world = Noisy()
+    repeated = world.said * torch.randint(1, 5, (WORDS,))
+    assert torch.equal(world.start_with(repeated)[0], world.start_with(world.said)[0])
+
+
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     world = Noisy()
     whole = world.start_with(world.said)

@@ -18,10 +18,9 @@ from vpgtrans_core.errors import ModelError
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
-MUON_STEP = 0.1
+MUON_STEP = 0.15
 """Length of a Muon step at the peak, as a share of the projector's own length at the start."""
 MUON_MOMENTUM = 0.5
-MUON_WARMUP_STEPS = 2
 MUON_MINIMUM = 0.1
 """Share of the peak that the cosine ends at."""
 
@@ -167,10 +166,8 @@ def linear_warmup_cosine(
 
 
 def muon_schedule(step: int, total: int) -> float:
-    """Muon's factor: 2 warm-up steps (a third, two thirds), then a cosine to a tenth."""
-    if step < MUON_WARMUP_STEPS:
-        return (step + 1) / (MUON_WARMUP_STEPS + 1)
-    return linear_warmup_cosine(step - MUON_WARMUP_STEPS, total - MUON_WARMUP_STEPS, 1.0, MUON_MINIMUM)
+    """Muon's factor: a cosine to a tenth. A step's length is fixed whatever the gradient, so no rise goes before it."""
+    return linear_warmup_cosine(step, total, 1.0, MUON_MINIMUM)
 
 
 # ----------------------------------------------------------------------------------------------------- gradients
