@@ -313,7 +313,7 @@ def main(arguments: list[str] | None = None) -> list[Result]:
     parser.add_argument("--family", choices=FAMILIES, action="append", help="default all")
     parser.add_argument("--shape", action="append", help=f"a shape of its own, for instance {', '.join(GPU_SHAPES)}")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--images", type=int, help="images a step, five captions each; default 4, on a GPU 64")
+    parser.add_argument("--images", type=int, help="images a step, five captions each; default 8, on a GPU 64")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", help="variants whose name holds this text, besides the plain ones")
     parser.add_argument("--headline", action="store_true", help="the plain steps and the default ones, no single lever")
@@ -332,7 +332,7 @@ def main(arguments: list[str] | None = None) -> list[Result]:
         and (not options.only or v.name == "plain" or options.only in v.name)
         and (v.headline or not options.headline)
     )
-    images = options.images or (64 if device.type == "cuda" and not options.tiny else 4)
+    images = options.images or (64 if device.type == "cuda" and not options.tiny else 8)
     results: list[Result] = []
     for shape in shapes:
         results += measure(shape, device, images, options.rounds, variants)

@@ -78,35 +78,35 @@ def fit_ridge(
         raise ModelError(f"{len(pairs)} word pairs are too few for a word converter", "use --start random")
     weights = pairs.weights.clamp_min(1e-12) ** power
     weights = weights / weights.sum()
-    moments = _moments(pairs, source, target, weights)
-    values, basis = torch.linalg.eigh(moments.xx)
+    means = _means(pairs, source, target, weights)
+    xx, xy = _products(pairs, source, target, weights, means)
+    values, basis = torch.linalg.eigh(xx)
     values = values.clamp_min(0)
     strengths = torch.tensor(ridges, dtype=torch.float64, device=values.device) * values.mean().clamp_min(1e-30)
-    coefficients = basis.T @ moments.xy  # [D_s, D_t]
+    coefficients = basis.T @ xy  # [D_s, D_t]
+    del xx, xy  # of two 7 B models they are 134 MB each
     judged = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:JUDGED]
-    scores = _leave_one_out(pairs, source, target, weights, moments, values, basis, coefficients, strengths, judged)
+    scores = _leave_one_out(pairs, source, target, weights, means, values, basis, coefficients, strengths, judged)
     best = int(scores.argmax())
     weight = ((basis / (values + strengths[best])) @ coefficients).T  # [D_t, D_s]
-    bias = moments.y - weight @ moments.x
+    bias = means.y - weight @ means.x
     # The mean square of |g(x)|, from the same moments: that of the centred part, and that of the mean.
-    power_out = (values / (values + strengths[best]) ** 2) @ coefficients.square().sum(1) + moments.y.square().sum()
-    length = moments.length / float(power_out.sqrt().clamp_min(1e-30))
+    power_out = (values / (values + strengths[best]) ** 2) @ coefficients.square().sum(1) + means.y.square().sum()
+    length = means.length / float(power_out.sqrt().clamp_min(1e-30))
     return WordConverter(
         (weight * length).float(), (bias * length).float(), ridge=ridges[best], held_out=float(scores[best])
     )
 
 
 @dataclass(frozen=True)
-class _Moments:
-    """Weighted means and centred second moments of the pairs in fp64.
+class _Means:
+    """Weighted means of the pairs in fp64.
 
     y are the target's words as unit vectors; `length` is the root mean square of their norms before that.
     """
 
     x: Tensor
     y: Tensor
-    xx: Tensor
-    xy: Tensor
     length: float
 
 
@@ -129,8 +129,8 @@ def _unit(x: Tensor) -> Tensor:
     return nn.functional.normalize(x, dim=-1)
 
 
-def _moments(pairs: WordPairs, source: Table, target: Table, weights: Tensor) -> _Moments:
-    """Two passes: means first, because products in fp32 are exact enough only of centred rows."""
+def _means(pairs: WordPairs, source: Table, target: Table, weights: Tensor) -> _Means:
+    """The first of two passes: products in fp32 are exact enough only of centred rows."""
     mean_x: Tensor | float = 0.0
     mean_y: Tensor | float = 0.0
     length = 0.0
@@ -140,15 +140,20 @@ def _moments(pairs: WordPairs, source: Table, target: Table, weights: Tensor) ->
         mean_x, mean_y = mean_x + w @ x.double(), mean_y + w @ _unit(y).double()
         length += float(w @ y.square().sum(-1).double())
     assert isinstance(mean_x, Tensor) and isinstance(mean_y, Tensor)
-    xx = mean_x.new_zeros(len(mean_x), len(mean_x))
-    xy = mean_x.new_zeros(len(mean_x), len(mean_y))
+    return _Means(mean_x, mean_y, math.sqrt(length))
+
+
+def _products(pairs: WordPairs, source: Table, target: Table, weights: Tensor, means: _Means) -> tuple[Tensor, Tensor]:
+    """Centred second moments ``[D_s, D_s]`` and ``[D_s, D_t]`` in fp64."""
+    xx = means.x.new_zeros(len(means.x), len(means.x))
+    xy = means.x.new_zeros(len(means.x), len(means.y))
     for part, w in _chunks(pairs, weights):
         x, y = _rows(part, source, target)
         root = w.sqrt().to(x)[:, None]
-        x, y = root * (x - mean_x.float()), root * (_unit(y) - mean_y.float())
+        x, y = root * (x - means.x.float()), root * (_unit(y) - means.y.float())
         xx += x.T @ x
         xy += x.T @ y
-    return _Moments(mean_x, mean_y, xx, xy, math.sqrt(length))
+    return xx, xy
 
 
 def _leave_one_out(
@@ -156,7 +161,7 @@ def _leave_one_out(
     source: Table,
     target: Table,
     weights: Tensor,
-    moments: _Moments,
+    means: _Means,
     values: Tensor,
     basis: Tensor,
     coefficients: Tensor,
@@ -170,9 +175,9 @@ def _leave_one_out(
     """
     x, y = _rows(pairs.subset(judged), source, target)
     y = _unit(y)
-    z = (x.double() - moments.x) @ basis
+    z = (x.double() - means.x) @ basis
     w = weights[judged].to(z.device)
-    coefficients, mean = coefficients.float(), moments.y.float()
+    coefficients, mean = coefficients.float(), means.y.float()
     scores = []
     for strength in strengths:
         shrunk = z / (values + strength)
