@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.benchmarks.conftest import BENCHMARKS
 
 
@@ -53,6 +55,7 @@ def test_cold_start_sees_torch_and_knows_all_commands() -> None:
     assert imports_torch(["doctor"])
 
 
+@pytest.mark.slow
 def test_warm_up(tmp_path: Path) -> None:
     options = ("--targets", "llama-mini", "--seeds", "0", "--steps", "2", "--limit", "116")
     out = run("warm_up.py", *options, "--json", str(tmp_path / "warm.json"))
@@ -72,6 +75,7 @@ def test_first_step_at_the_papers_end() -> None:
     assert "not reached by every seed" in verdict([{"steps": 20, "reached": 1}, {"steps": 20, "reached": None}])
 
 
+@pytest.mark.slow
 def test_batches(tmp_path: Path) -> None:
     options = ("--steps", "1", "1", "--limit", "116", "--pictures", "4", "--seeds", "0", "--validate-every", "1")
     ways = ("grouped", "one caption a visit", "augmented, 4 cached views")
