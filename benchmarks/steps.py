@@ -136,6 +136,14 @@ class Bench:
 
         return step
 
+    def leave_gradients(self, variant: Variant) -> None:
+        """Gradients as the step before left them: every way to compute a step needs the same ones."""
+        model = self.models[variant.half]
+        model.set_stage(variant.stage)
+        model.zero_grad(set_to_none=True)
+        for parameter in model.trained().values():
+            parameter.grad = torch.ones_like(parameter)
+
     def gradients(self, variant: Variant) -> dict[str, Tensor]:
         """The gradients that a variant leaves, by parameter."""
         self.step(variant)()
@@ -203,11 +211,11 @@ def measure(shape: str, device: torch.device, images: int, rounds: int, variants
     bench = Bench(shape, device, images, halves=any(v.half for v in variants))
     steps = {variant: bench.step(variant) for variant in variants}
     flops, memory = {}, {}
-    for variant, step in steps.items():
+    for variant, step in steps.items():  # the first call also warms up
+        bench.leave_gradients(variant)
         with FlopCounterMode(display=False) as counter:
-            step()  # warms up, and leaves gradients: every way to compute a step needs the same ones
+            memory[variant] = _memory(step, device)
         flops[variant] = float(counter.get_total_flops())
-        memory[variant] = _memory(step, device)
         print(f"{shape}: warmed up {variant.name} of stage {variant.stage}", file=sys.stderr)
     seconds: dict[Variant, list[float]] = {variant: [] for variant in variants}
     for _ in range(rounds):

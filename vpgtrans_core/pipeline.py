@@ -202,7 +202,7 @@ class Run:
         if self.settings.checkpoint_activations:
             llm.checkpoint_activations()
         if self.settings.compile:
-            llm.model.compile()
+            llm.compile()
         device = self.machine.device
         blank = torch.zeros(llm.embedding_size, vpg.output_size), torch.zeros(llm.embedding_size)
         model = VLModel(vpg, projector_module(*blank, device), llm).to(device)

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-READERS = ("crossattention.attention.key", "crossattention.attention.value")
-"""The linear layers of a Q-Former that read the image."""
+from vpgtrans_core.errors import ModelError
+
+READERS = ("attention.key", "attention.value")
+"""The linear layers of a cross-attention that read the image."""
 
 
 def ask_with_folded_norm(qformer: nn.Module, norm: nn.LayerNorm, queries: Tensor, features: Tensor) -> Tensor:
@@ -24,11 +26,22 @@ def ask_with_folded_norm(qformer: nn.Module, norm: nn.LayerNorm, queries: Tensor
 
 
 def _folded(qformer: nn.Module, norm: nn.LayerNorm) -> dict[str, Tensor]:
-    """The weights ``[D, C]`` and biases ``[D]`` of all readers, by name, with the norm's scale and shift in them."""
+    """The weights ``[D, C]`` and biases ``[D]`` of all readers, by name, with the norm's scale and shift in them.
+
+    Raises:
+        ModelError: the modules have other names than these: the norm would be forgotten.
+    """
+    modules = dict(qformer.named_modules())
+    crossings = [name for name in modules if name.endswith(".crossattention")]
+    readers = [f"{name}.{reader}" for name in crossings for reader in READERS]
+    if not readers or not all(isinstance(modules.get(name), nn.Linear) for name in readers):
+        raise ModelError(
+            f"{type(qformer).__name__} of this transformers names the keys and values of its cross-attention otherwise",
+            "use a release of transformers that vpgt was tested with: see constraints.txt",
+        )
     weights: dict[str, Tensor] = {}
-    for name, layer in qformer.named_modules():
-        if name.endswith(READERS):
-            assert isinstance(layer, nn.Linear)
-            weights[f"{name}.weight"] = layer.weight * norm.weight
-            weights[f"{name}.bias"] = functional.linear(norm.bias, layer.weight, layer.bias)
+    for name in readers:
+        weight, bias = modules[name].weight, modules[name].bias
+        weights[f"{name}.weight"] = weight * norm.weight
+        weights[f"{name}.bias"] = functional.linear(norm.bias, weight, bias)
     return weights

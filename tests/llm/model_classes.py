@@ -13,7 +13,16 @@ import sys
 from typing import Any, NamedTuple
 
 import torch
+import transformers
+from conftest import TEXTS, loss_and_gradient, random_model, soft_prompts_for
+from tiny_tokenizers import metaspace
+from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+from vpgtrans_core.cards import load as load_adapter
+from vpgtrans_core.errors import ModelError
+from vpgtrans_core.llm.fallback import fallback_family
+from vpgtrans_core.testing.plain import plain_loss
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 344,
@@ -87,7 +96,7 @@ EVERY = [
     Tried("GPT-NeoX (Pythia)", "gpt_neox", SIZES, TREE),
     Tried("GPT-NeoX, serial", "gpt_neox", SIZES | {"use_parallel_residual": False}, TREE),
     Tried("GPT-2", "gpt2", GPT2, TREE),
-    Tried("GPT-Neo, window longer than a packed row", "gpt_neo", GPT_NEO | {"window_size": 512}, TREE),
+    Tried("GPT-Neo, window longer than a packed row", "gpt_neo", GPT_NEO | {"window_size": 640}, TREE),
     Tried("GPT-Neo", "gpt_neo", GPT_NEO | {"window_size": 256}, ROWS),
     Tried("GPT-J", "gptj", GPT2 | {"rotary_dim": 4}, TREE),
     Tried("CodeGen", "codegen", GPT2 | {"rotary_dim": 4}, TREE),
@@ -141,12 +150,6 @@ TABLE = [tried for tried in EVERY if tried.kind in CONFIG_MAPPING_NAMES]
 
 
 def main() -> None:
-    import transformers
-    from conftest import TEXTS, loss_and_gradient, soft_prompts_for
-
-    from vpgtrans_core.errors import ModelError
-    from vpgtrans_core.testing.plain import plain_loss
-
     transformers.logging.set_verbosity_error()
     print("| model | `model_type` | captions of a picture | loss | gradient |\n|---|---|---|---|---|")
     for tried in TABLE:
@@ -167,13 +170,6 @@ def main() -> None:
 
 def load(tried: Tried, tokenizer: Any = None, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     """The fallback's adapter of a class, and transformers' model of the same random weights."""
-    from conftest import random_model
-    from tiny_tokenizers import metaspace
-    from transformers import AutoConfig
-
-    from vpgtrans_core.cards import load as load_adapter
-    from vpgtrans_core.llm.fallback import fallback_family
-
     model = random_model(AutoConfig.for_model(tried.kind, **tried.sizes), dtype)
     if "attn_logit_softcapping" in tried.sizes:
         model.set_attn_implementation("eager")  # the only kernel that computes it, whatever is the default

@@ -18,6 +18,7 @@ from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import GenerateOptions
 from vpgtrans_core.llm.any_causal import AnyCausalLM
 from vpgtrans_core.llm.fallback import fallback_family
+from vpgtrans_core.llm.text import Text
 from vpgtrans_core.testing.plain import plain_loss
 
 WORKING = [tried for tried in TABLE if tried.answer in (TREE, ROWS)]
@@ -102,6 +103,14 @@ def test_the_documents_table_is_this_one():
     text = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
     for tried in EVERY:
         assert f"| {tried.name} | `{tried.kind}` | {answers.get(tried.answer, 'refused: ')}" in text
+
+
+def test_rows_longer_than_the_probed_one_are_not_shared():
+    llm, _ = fallback(QWEN2)
+    few = [[Text((), (5, *range(6, 6 + n), 9)) for n in range(3, 6)]]
+    many = [[Text((), (5, n, *range(20, 30), 9)) for n in range(200)]]
+    assert llm.layout(few, PROMPTS).attention is None
+    assert llm.layout(many, PROMPTS).attention is not None
 
 
 def test_no_padding_token_and_no_start_token():

@@ -69,6 +69,14 @@ def test_half_precision_stays_near(make):
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=2e-2)
 
 
+@pytest.mark.parametrize("make", [opt, llama])
+def test_compile_compiles_what_training_runs(make):
+    llm, _ = make()
+    llm.compile()
+    trunk = getattr(llm.model, llm.trunk_name())
+    assert trunk._compiled_call_impl is not None and llm.model._compiled_call_impl is None
+
+
 def test_sharing_computes_fewer_positions():
     llm, _ = llama()
     shared, padded = llm.layout(TEXTS, PROMPTS), llama(share=False)[0].layout(TEXTS, PROMPTS)

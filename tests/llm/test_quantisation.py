@@ -11,7 +11,7 @@ from llm_opt.adapter import OPT
 from llm_t5.adapter import T5
 from safetensors.torch import load_file, save_file
 from test_t5 import TEXTS as T5_TEXTS
-from test_t5 import t5_model
+from test_t5 import t5 as tiny_t5
 from tiny_tokenizers import byte_level, metaspace, unigram
 from transformers import AutoConfig
 
@@ -35,7 +35,7 @@ def llama():
 
 
 def t5():
-    return T5, t5_model("untied"), unigram(), T5_TEXTS
+    return T5, tiny_t5()[1], unigram(), T5_TEXTS
 
 
 def qwen3():

@@ -76,9 +76,13 @@ def _describe_once(adapter: type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapter, "describe", describe)
 
 
-def test_opt_350m_is_read_behind_its_projection(shapes: dict) -> None:
-    assert shapes["opt-350m"].embedding_size == 1024
-    assert shapes["opt-350m"].embedding_weights == 50272 * 512
+def test_opt_350m_is_counted_as_it_is_used(shapes: dict) -> None:
+    """Its projections are folded into the table and a head of its own."""
+    shape = shapes["opt-350m"]
+    assert shape.embedding_size == 1024 and shape.head_weights == 50272 * 1024
+    assert shape.embedding_weights == 2 * shape.head_weights
+    assert shape.loaded - shape.parameters == 50272 * (2 * 1024 - 512) - 2 * 512 * 1024
+    assert all(s.loaded == s.parameters for alias, s in shapes.items() if alias != "opt-350m")
 
 
 def test_matrix_weights_are_those_of_the_blocks(shapes: dict) -> None:

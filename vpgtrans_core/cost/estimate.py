@@ -243,7 +243,7 @@ class Estimator:
         images = data.images if data else captions / self.assumptions.captions_per_image
         whole = self.plan.settings.save == "model"
         kept = vpg.trained + self.shape.embedding_size * (vpg.output_size + 1)
-        frozen = vpg.frozen * 4 + self.shape.parameters * self.precision
+        frozen = vpg.frozen * 4 + self.shape.loaded * self.precision
         return {
             "cache_of_vpg_outputs": images * OUTPUT_BYTES * vpg.num_prompts * vpg.output_size,
             "cache_of_vit_features": images * FEATURE_BYTES * math.prod(vpg.feature_shape),

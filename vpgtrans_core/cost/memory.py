@@ -95,9 +95,9 @@ class MemoryModel:
     def _llm_weights(self) -> float:
         shape = self.shape
         if self.quantization == "none":
-            return float(self.precision * shape.parameters)
+            return float(self.precision * shape.loaded)
         plain = shape.embedding_weights
-        return QUANTIZED[self.quantization] * (shape.parameters - plain) + self.precision * plain
+        return QUANTIZED[self.quantization] * (shape.loaded - plain) + self.precision * plain
 
     def _llm_kept(self) -> float:
         if not self.checkpointing:

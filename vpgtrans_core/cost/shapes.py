@@ -26,6 +26,7 @@ class LLMShape:
 
     Attributes:
         parameters: all of them, shared ones once.
+        loaded: parameters of the model as its adapter prepares it, which is what takes memory.
         embedding_size: the width of what the first block reads: the projector's output size.
         vocab_size: rows of the word embedding table.
         embedding_weights: weights of the table (and of the head where it is not tied): never quantised.
@@ -37,6 +38,7 @@ class LLMShape:
     """
 
     parameters: int
+    loaded: int
     embedding_size: int
     vocab_size: int
     embedding_weights: int
@@ -72,8 +74,8 @@ def config_of(values: dict[str, Any]) -> PreTrainedConfig:
         raise ModelError(f"the config of a {model_type} model cannot be read: {error}") from error
 
 
-def meta_llm(config: PreTrainedConfig, adapter: str, *, attention: str | None = "eager") -> Any:
-    """Build the whole LLM without memory for its weights, as the family's adapter prepares it.
+def meta_llm(config: PreTrainedConfig, *, attention: str | None = "eager") -> Any:
+    """Build the whole LLM without memory for its weights.
 
     Raises:
         ModelError: transformers has no language model for this config.
@@ -84,8 +86,7 @@ def meta_llm(config: PreTrainedConfig, adapter: str, *, attention: str | None = 
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
         with torch.device("meta"), _quiet():
-            model = auto.from_config(config, attn_implementation=attention)
-            return load(adapter).prepare(model).eval().requires_grad_(False)
+            return auto.from_config(config, attn_implementation=attention).eval().requires_grad_(False)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise ModelError(f"no language model can be built of this {config.model_type} config: {error}") from error
 
@@ -105,9 +106,14 @@ def llm_shape(values: dict[str, Any], adapter: str) -> LLMShape:
 
 @lru_cache(maxsize=64)
 def _llm_shape(content: str, adapter: str) -> LLMShape:
+    import torch
+
     values = json.loads(content)
     config = config_of(values)
-    model = meta_llm(config, adapter)
+    model = meta_llm(config)
+    published = _parameters(model)
+    with torch.device("meta"):
+        model = load(adapter).prepare(model)
     text = config.get_text_config()
     decoder = config.get_text_config(decoder=True)
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
@@ -117,7 +123,8 @@ def _llm_shape(content: str, adapter: str) -> LLMShape:
     heads = text.num_attention_heads
     head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
     return LLMShape(
-        parameters=sum(p.numel() for p in model.parameters()) + untied,
+        parameters=published + untied,
+        loaded=_parameters(model) + untied,
         embedding_size=text.hidden_size,
         vocab_size=table.shape[0],
         embedding_weights=table.numel() + (untied if head is table else head.numel()),
@@ -128,6 +135,10 @@ def _llm_shape(content: str, adapter: str) -> LLMShape:
         weights=weights,
         encoder_weights=encoder_weights,
     )
+
+
+def _parameters(model: Any) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def _matrix_weights(model: Any) -> tuple[int, int]:

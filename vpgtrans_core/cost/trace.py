@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from vpgtrans_core.cards import load
 from vpgtrans_core.cost.flops import VPGWork
 from vpgtrans_core.cost.shapes import config_of, meta_llm
 
@@ -56,7 +57,8 @@ def llm_saved_bytes(config: dict[str, Any], adapter: str, rows: RowSizes, dtype:
         rows: the sizes of its rows, an image on average.
         dtype: the precision of the LLM.
     """
-    model = meta_llm(config_of(config), adapter, attention=None).to(dtype)
+    with torch.device("meta"):
+        model = load(adapter).prepare(meta_llm(config_of(config), attention=None).to(dtype))
     width = model.get_input_embeddings().weight.shape[1]
     decoder = SAMPLE_ROWS, rows.length
     encoder = SAMPLE_ROWS, rows.encoder_length

@@ -136,6 +136,10 @@ class LLM(ABC):
             if isinstance(block, GradientCheckpointingLayer):
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
 
+    def compile(self) -> None:
+        """``torch.compile`` what training runs."""
+        self.model.compile()
+
     def freeze(self) -> None:
         """Freeze every parameter and leave training mode for good: no dropout inside a frozen LLM."""
         self.model.requires_grad_(False)

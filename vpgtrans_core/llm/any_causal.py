@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
 """Largest relative difference between two ways to compute the same hidden states, by precision."""
 HALF_TOLERANCE = 5e-2
-PROBE_POSITIONS = 516
+PROBE_POSITIONS = 536
 """Length of the row that is probed, above that of the rows that are packed: attention may be local, and a tree's last
 texts stand far from their soft prompts."""
 ALIKE = 2
@@ -53,13 +54,21 @@ class AnyCausalLM(DecoderOnlyLLM):
         bare.set_output_embeddings(wrapper.get_output_embeddings())
         return bare
 
+    def layout(self, texts: Sequence[Sequence[Text]], num_prompts: int) -> DecoderRows:
+        rows = super().layout(texts, num_prompts)
+        if rows.ends is None or rows.ids.shape[1] <= self._probed:
+            return rows
+        return decoder_rows(texts, num_prompts, self.embedding_size, share=False)  # what longer rows do is unknown
+
     def may_share(self) -> bool:
         texts = self._probe_texts()
+        tree = decoder_rows([texts], 3, self.embedding_size, share=True)
+        self._probed = tree.ids.shape[1]
         expected = self._check_soft_prompts(decoder_rows([[texts[0], texts[-1]]], 3, self.embedding_size, share=False))
         self._check_word_embeddings(texts[0])
         self._check_generation()
         try:
-            found = self._probe(decoder_rows([texts], 3, self.embedding_size, share=True))
+            found = self._probe(tree)
         except Exception:  # a model that cannot take the tree's mask or positions says so in its own way
             return False
         first, last = expected.unflatten(0, (2, -1))
@@ -67,7 +76,7 @@ class AnyCausalLM(DecoderOnlyLLM):
         return self._near(torch.cat([found[: len(first)], found[-len(own) :]]), torch.cat([first, own]))
 
     def _probe_texts(self) -> list[Text]:
-        """Texts that begin alike, in the order in which a tree holds them: as many as make `PROBE_POSITIONS`."""
+        """Texts that begin alike, in the order in which a tree holds them: as many as fill the probed row."""
         room = min(PROBE_POSITIONS, self._text_config("max_position_embeddings") or PROBE_POSITIONS)
         step = max(1, min(self.vocab_size, 1000) // 12)
         start, ids = (step,), [n * step for n in range(2, 11)]

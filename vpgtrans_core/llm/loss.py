@@ -80,4 +80,4 @@ def _cross_entropy(logits: Tensor, targets: Tensor, dtype: torch.dtype) -> tuple
     slope = torch.softmax(logits, -1, dtype=dtype)
     log_sums = largest.to(dtype) - slope.gather(1, place).log()  # [N, 1]
     loss = ((log_sums - logits.gather(1, places).to(dtype)) * labelled).sum()
-    return loss, slope.scatter_add_(1, places, -labelled / counts), counts
+    return loss, slope.scatter_add_(1, places, -labelled / counts.clamp_min(1)), counts

@@ -137,12 +137,13 @@ def _pack(segments: list[Segment], num_prompts: int, width: int) -> list[list[Se
     def rows_of(each: int) -> list[list[Segment]]:
         return [[parts[n] for n in row] for row in balance(sizes, -(-len(parts) // each))]
 
-    def cost(rows: list[list[Segment]]) -> float:
+    def cost(rows: list[list[Segment]]) -> tuple[bool, float]:
         read = max(sum(num_prompts + len(s.context) for s in row) for row in rows)
         spoken = max(sum(s.spoken for s in row) for row in rows)
         # A position costs as much in the decoder as in the encoder, whose keys and values the decoder's blocks compute
         # besides. Relative biases make the scores of a row dear.
-        return len(rows) * (read * (1 + read / (3 * width)) + spoken * (1 + (read + spoken) / (3 * width)))
+        work = len(rows) * (read * (1 + read / (3 * width)) + spoken * (1 + (read + spoken) / (3 * width)))
+        return read > LONGEST_ROW, work
 
     tried = sequences_a_row(sum(read for read, _ in sizes) / len(sizes), LONGEST_ROW)
     return min(map(rows_of, tried), key=cost)
