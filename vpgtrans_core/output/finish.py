@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.output.curve import draw_curve
-from vpgtrans_core.output.model_card import CURVE, write_model_card
+from vpgtrans_core.output.model_card import CURVE, last_part, write_model_card
 from vpgtrans_core.resolve import ResolvedLLM, ResolvedSource
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.weights import sha256_file
@@ -25,9 +25,10 @@ def write_model(
     if whole:
         model.vpg.save_model(staging, model.projector, model.llm, llm_reference=target.reference())
     else:
-        hashes = folder.record["target"]["sha256"]
+        hashes = folder.record.get("target", {}).get("sha256") or identity(target)["sha256"]
         model.vpg.save_part(staging, model.projector, references=references(source, target, hashes))
-    draw_curve(folder.metrics(), staging / CURVE, f"{source.name} to {target.name}, {settings.method}")
+    title = f"{last_part(source.name)} to {last_part(target.name)}, {settings.method}"  # the picture is shared too
+    draw_curve(folder.metrics(), staging / CURVE, title)
     code = model.vpg.loading_code if whole else ""
     write_model_card(staging / "README.md", folder.path.name, folder.record, loading_code=code)
     folder.publish(staging)

@@ -46,7 +46,7 @@ def plain_model_card(name: str, config: dict[str, Any], references: dict[str, An
     whole = bool(config.get("architectures"))
     known = {key: value for key in ("llm", "vit") if isinstance(value := references.get(key), dict)}
     text = config.get("text_config") or {}
-    llm = _short(known.get("llm", {}).get("name") or text.get("_name_or_path") or text.get("model_type") or "")
+    llm = last_part(known.get("llm", {}).get("name") or text.get("_name_or_path") or text.get("model_type") or "")
     front = _metadata(
         licences=[None],
         base_models=[reference.get("id") for reference in known.values()],
@@ -89,7 +89,7 @@ def _metadata(licences: list[str | None], base_models: list[str | None], library
 
 
 def _summary(record: dict[str, Any]) -> str:
-    target, source = _short(record["target"]["name"]), _short(record["source"]["name"])
+    target, source = last_part(record["target"]["name"]), last_part(record["source"]["name"])
     data, stages = record["data"], record.get("stages", {})
     losses = [
         f"{s['held_out_loss']:.4f} after stage {n}" for n, s in stages.items() if s.get("held_out_loss") is not None
@@ -116,13 +116,13 @@ def _use(name: str, loading_code: str) -> str:
 
 
 def _licences(record: dict[str, Any]) -> str:
-    parts = [f"{_short(m['name'])}: {m.get('licence') or 'not known'}" for m in (record["source"], record["target"])]
+    parts = [f"{last_part(m['name'])}: {m.get('licence') or 'not known'}" for m in (record["source"], record["target"])]
     return f"""## Licence
 The weights combine those of the source and of the language model: the licences of both apply.
 {"; ".join(parts)}.
 """
 
 
-def _short(name: str) -> str:
+def last_part(name: str) -> str:
     """A model's name for others: of a folder on this machine its last part."""
     return Path(name).name if _PLACE.match(name) else name
