@@ -162,7 +162,7 @@ def test_a_multiple_choice_task(evaluate, pictures) -> None:
     said = [item.captions[0] for item in items("val", PICTURES)]
     documents = [{"choices": [said[(n + 1) % PICTURES], said[n]], "answer": 1, "question": ""} for n in range(PICTURES)]
     scores, samples = evaluate("choices", "multiple_choice", '"Which caption fits?"', CHOICE, documents,
-                               question_prompt="a")  # fmt: skip
+                               question_prompt="a{}")  # fmt: skip
     assert scores["acc,none"] == 1.0
     losses = [[loss for loss, _ in sample["filtered_resps"]] for sample in samples]
     assert all(right < wrong for wrong, right in losses)

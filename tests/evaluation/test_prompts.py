@@ -67,3 +67,16 @@ def test_captions_and_questions_are_told_apart() -> None:
 def test_ends() -> None:
     assert until({"until": None}) == until({}) == [] and until({"until": "."}) == ["."]
     assert cut(" a dog. a cat", until({"until": ["", ".", "cat"]})) == "a dog" and cut("a", []) == "a"
+
+
+def test_braces_in_a_prompt_are_only_text() -> None:
+    assert ask("What {is} it?", "{a} {}: {0}") == "{a} What {is} it?: {0}"
+
+
+def test_a_question_prompt_without_a_place_for_the_question() -> None:
+    pytest.importorskip("lmms_eval")
+    from vpgtrans_core.errors import ConfigError
+    from vpgtrans_core.evaluation.lmms_eval import VpgtModel
+
+    with pytest.raises(ConfigError, match="no place for the question"):
+        VpgtModel(pretrained="nowhere", question_prompt="Answer:")

@@ -88,6 +88,11 @@ class VpgtModel(lmms):
             problems = [f"model_args: {name} is not known" for name in unknown]
             wrong = [f"model_args: prompts must be one of {', '.join(PROMPTS)}, not {prompts!r}"]
             raise ConfigError(problems or wrong, "see vpgtrans_core/evaluation/lmms_eval.py")
+        if question_prompt and "{}" not in question_prompt:
+            raise ConfigError(
+                [f"model_args: question_prompt {question_prompt!r} has no place for the question"],
+                "put {} where the question goes: question_prompt=Question: {} Answer:",
+            )
         settings = build(
             {"device": device, "dtype": dtype, "quantization": quantization, "offline": offline}
             | {"trust_remote_code": trust_remote_code}

@@ -76,7 +76,7 @@ def ask(context: str, question_prompt: str) -> str:
     lines = text.split("\n")
     while len(lines) > 1 and _INSTRUCTION.fullmatch(lines[-1]):
         lines.pop()
-    return question_prompt.format("\n".join(lines).strip())
+    return question_prompt.replace("{}", "\n".join(lines).strip())
 
 
 def until(wanted: Mapping[str, Any]) -> list[str]:
