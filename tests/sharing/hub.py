@@ -68,6 +68,17 @@ class Hub:
             return self._commit(commit[1], commit[2], body)
         return 404, {"error": f"no {path}"}
 
+    def show(self, path: str) -> tuple[int, Any]:
+        """Status and json for a GET: a repository and the names of its files."""
+        about = re.fullmatch(r"/api/models/(.+?)(?:/(?:revision|tree)/([^/]+))?", path)
+        if about is None or (about[1], about[2] or "main") not in self.files:
+            return 404, {"error": f"no {path}"}
+        names = sorted(self.files[about[1], about[2] or "main"])
+        if "/tree/" in path:
+            return 200, [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in names]
+        private = self.repos[about[1]]
+        return 200, {"id": about[1], "private": private, "siblings": [{"rfilename": name} for name in names]}
+
     def _create(self, wanted: dict[str, Any]) -> tuple[int, Any]:
         repo = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
         exists = repo in self.repos
@@ -99,6 +110,8 @@ class Hub:
                 self.messages.append(value["summary"])
             elif key == "file":
                 self.files[repo, branch][value["path"]] = base64.b64decode(value["content"])
+            elif key == "deletedFile":
+                del self.files[repo, branch][value["path"]]
             else:
                 assert key == "lfsFile"
                 self.files[repo, branch][value["path"]] = self.large[value["oid"]]
@@ -165,6 +178,6 @@ class Hub:
 
             def do_GET(self) -> None:
                 if self.take() is not None:
-                    self.reply(404, {"error": f"no {self.path}"})
+                    self.reply(*hub.show(self.path.partition("?")[0]))
 
         return Handler

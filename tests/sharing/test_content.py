@@ -156,3 +156,45 @@ def test_a_config_keeps_all_but_where_it_came_from() -> None:
     config = {"text_config": {"_name_or_path": "/models/opt", "pad": "/"}, "tokenizer_file": "/x/t.json", "sep": "/a/b"}
     kept = Places().without_origin(config)
     assert kept == {"text_config": {"_name_or_path": "opt", "pad": "/"}, "tokenizer_file": "t.json", "sep": "/a/b"}
+
+
+@pytest.mark.parametrize(
+    ("written", "short"),
+    [
+        ("file:///home/me/x", "x"),
+        ("read @/home/me/a", "read @a"),
+        ("</home/me/x>", "<x>"),
+        ("</s>", "</s>"),
+        (r"\\srv\share\x", "x"),
+        ("../../alice/x", "x"),
+        ("/home/me/my pictures/x y", "x y"),
+        ("no file '/home/me/my pictures/x y' there", "no file 'x y' there"),
+        ("https://arxiv.org/abs/1", "https://arxiv.org/abs/1"),
+    ],
+)
+def test_places_however_written(written: str, short: str) -> None:
+    assert Places().shortened(written) == short
+
+
+def test_keys_are_shortened_and_none_is_lost() -> None:
+    assert Places().shortened({"/a/x": 1, "/b/x": 2}) == {"x": 1, "x (2)": 2}
+
+
+def test_a_met_place_is_no_part_of_an_address(monkeypatch) -> None:
+    monkeypatch.setenv("HOME", "/")
+    places = Places()
+    assert places.shortened("/data/x") == "x"
+    assert places.shortened_in("https://arxiv.org https://host/data/x") == "https://arxiv.org https://host/data/x"
+    assert places.shortened_in("(/data/x), file:///data/x and /data/x.") == "(x), x and x."
+
+
+def test_nothing_of_the_training_data_goes(folder: Path) -> None:
+    record = json.loads((folder / "run.json").read_text())
+    skipped = {"counts": {"broken": 1}, "named": ["secret.png: broken"]}
+    source = {"sha256": "abc", "files": [{"name": "secret.json"}], "files_total": 1, "skipped": skipped}
+    record |= {"self_check": {"examples": [{"text": "secret"}], "silent": 0}, "data": {"sources": [source]}}
+    (folder / "run.json").write_text(json.dumps(record))
+    sent = model_content(folder, "me/sees").files["run.json"]
+    assert b"secret" not in sent
+    kept = {"sha256": "abc", "files_total": 1, "skipped": {"counts": {"broken": 1}}}
+    assert json.loads(sent)["data"]["sources"] == [kept]

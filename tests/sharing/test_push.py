@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 
 from tests.sharing.hub import LARGE, TOKEN, Hub
 from vpgtrans_core.cli.main import main
+from vpgtrans_core.weights import Weights
 
 
 def vpgt(capsys, *arguments, code=0) -> str:
@@ -77,6 +78,36 @@ def test_a_branch_and_a_second_time(finished: Path, hub: Hub, capsys) -> None:
     puts = [asked for asked in hub.asked if asked.startswith("PUT")]
     assert len(puts) == len(set(puts)) == len(hub.large)  # the weights are not sent twice
     assert hub.messages == ["Upload sees with vpgt"] * 2
+
+
+@pytest.mark.parametrize("single_first", [True, False])
+def test_nothing_of_an_earlier_model_stays(single_first: bool, finished: Path, hub: Hub, capsys, tmp_path) -> None:
+    """A single weight file beside shards, or the reverse, would be loaded in their place."""
+    sharded = shutil.copytree(finished, tmp_path / "sharded")
+    shard, index = "model-00001-of-00001.safetensors", "model.safetensors.index.json"
+    (sharded / "model.safetensors").rename(sharded / shard)
+    (sharded / index).write_text(json.dumps({"weight_map": dict.fromkeys(Weights(finished), shard)}))
+    first, second = (finished, sharded) if single_first else (sharded, finished)
+    vpgt(capsys, "push", first, "me/sees")
+    others = {"mine.txt": b"1", "gguf/model.safetensors": b"2"}
+    hub.files["me/sees", "main"].update(others)
+    vpgt(capsys, "push", second, "me/sees")
+    assert hub.files["me/sees", "main"].keys() == {path.name for path in second.iterdir()} | others.keys()
+
+
+def test_private_is_not_asked_in_vain(finished: Path, hub: Hub, capsys) -> None:
+    hub.repos["me/sees"], hub.files["me/sees", "main"] = False, {}
+    error = vpgt(capsys, "push", finished, "me/sees", "--private", code=2)
+    assert "already and public" in error and "--private" in error
+    assert not hub.large and not hub.files["me/sees", "main"]
+
+
+@pytest.mark.parametrize("status", [400, 409, 501])
+def test_a_refusal_is_told_from_a_hub_in_trouble(status: int, finished: Path, hub: Hub, capsys) -> None:
+    hub.refuse["/commit/"] = status
+    error = vpgt(capsys, "push", finished, "me/sees", code=2)
+    assert ("broke off" in error and "run it again" in error) == (status >= 500)
+    assert ("refuses" in error) == (status < 500) and "still empty" in error
 
 
 def test_a_name_alone_is_the_users_own(finished: Path, hub: Hub, capsys) -> None:

@@ -63,13 +63,13 @@ def model_content(folder: Path, name: str) -> Content:
     """
     _check_whole(folder)
     inside = sorted(path.name for path in folder.iterdir())
-    files: dict[str, Path | bytes] = {n: folder / n for n in inside if _belongs(folder / n)}
+    files: dict[str, Path | bytes] = {n: folder / n for n in inside if (folder / n).is_file() and belongs(n)}
     places = Places()
     references = _references(folder)
     if references:
         files[REFERENCES] = _as_json(_for_others(references, folder))
     for record in [n for n in RECORDS if n in files]:
-        files[record] = _as_json(places.shortened(read_json(folder / record)))
+        files[record] = _as_json(places.shortened(_without_data(read_json(folder / record))))
     for config in [n for n in files if any(fnmatch.fnmatchcase(n, p) for p in CONFIGS)]:
         before = read_json(folder / config)
         if (after := places.without_origin(before)) != before:
@@ -79,8 +79,24 @@ def model_content(folder: Path, name: str) -> Content:
     return Content(files, [n for n in inside if n not in files], changed)
 
 
-def _belongs(path: Path) -> bool:
-    return path.is_file() and any(fnmatch.fnmatchcase(path.name, pattern) for pattern in BELONGS)
+def _without_data(record: Any) -> Any:
+    """A record without what was in the training data: no captions, names of files or of bad samples; their counts and
+    hashes stay."""
+    if isinstance(record, list):
+        return [_without_data(item) for item in record]
+    if not isinstance(record, dict):
+        return record
+    private = {"examples"}
+    if "files_total" in record:
+        private.add("files")
+    if "counts" in record:
+        private.add("named")
+    return {key: _without_data(value) for key, value in record.items() if key not in private}
+
+
+def belongs(name: str) -> bool:
+    """Whether a file at the top of a model's folder belongs to the model; files in folders below it never do."""
+    return "/" not in name and any(fnmatch.fnmatchcase(name, pattern) for pattern in BELONGS)
 
 
 def _check_whole(folder: Path) -> None:

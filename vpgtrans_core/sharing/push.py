@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
-from vpgtrans_core.sharing.content import Content, model_content
+from vpgtrans_core.sharing.content import Content, belongs, model_content
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that may write"
+
+_EMPTY = "a new model may have been made there, still empty"
 
 
 def check_repo_id(repo_id: str) -> str:
@@ -42,6 +44,8 @@ def push(
 ) -> str:
     """Upload what belongs to the model in `folder`, in one commit, and return the commit's address.
 
+    Files of an earlier model on the same branch go in that commit; files that belong to no model stay.
+
     The token is the one that the hub's client finds: HF_TOKEN, or what ``hf auth login`` has saved.
 
     Args:
@@ -54,24 +58,36 @@ def push(
 
     Raises:
         ConfigError: `repo_id` is no hub id.
-        VpgtError: the folder cannot be shared, or the hub refuses or cannot be reached.
+        VpgtError: the folder cannot be shared, it would be private where a public one is, or the hub refuses or
+            cannot be reached.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     check_repo_id(repo_id)
     place = Path(folder).expanduser()
     model_content(place, repo_id)  # what cannot go is said before anything is made on the hub
     api = HfApi()
     made = _ask(repo_id, api.create_repo, repo_id, private=private, exist_ok=True)
+    if private and not _ask(repo_id, api.repo_info, made.repo_id).private:
+        raise ModelError(
+            f"{made.repo_id} is there already and public, so nothing was uploaded",
+            "make it private in its settings on the hub first, give another name, or leave --private out",
+        )
     if revision:
         _ask(repo_id, api.create_branch, made.repo_id, branch=revision, exist_ok=True)
     content = model_content(place, made.repo_id)
     tell(content)
+    there = _ask(repo_id, api.list_repo_files, made.repo_id, revision=revision)
+    # What an earlier model left would be read with this one's files: a single weight file before shards, for one.
+    stale = [name for name in there if belongs(name) and name not in content.files]
     commit = _ask(
         repo_id,
         api.create_commit,
         made.repo_id,
-        [CommitOperationAdd(name, file) for name, file in content.files.items()],
+        [
+            *(CommitOperationAdd(name, file) for name, file in content.files.items()),
+            *(CommitOperationDelete(name, is_folder=False) for name in stale),
+        ],
         commit_message=message or f"Upload {place.resolve().name} with vpgt",
         revision=revision,
     )
@@ -102,12 +118,13 @@ def _refusal(repo_id: str, error: Exception) -> VpgtError:
         return ModelError(f"{repo_id} has no such branch: {said}", "leave --revision out, or name a branch")
     if isinstance(error, errors.OfflineModeIsEnabled):
         return ModelError("HF_HUB_OFFLINE is set: the hub may not be asked", "unset it to push")
-    if status is not None or isinstance(error, ValueError):
-        return ModelError(f"the hub refuses {repo_id}: {said}", "nothing of it is visible on the hub")
+    passing = status is not None and (status >= 500 or status == 429)
+    if not passing and (status is not None or isinstance(error, ValueError)):
+        return ModelError(f"the hub refuses {repo_id}: {said}", f"no file was changed on the hub; {_EMPTY}")
     return ModelError(
         f"the upload to {repo_id} broke off: {said}",
-        "check the network and run it again: nothing is visible before all is there, and what the hub has of the "
-        "weights is not sent twice; a mirror is named by HF_ENDPOINT",
+        "check the network and run it again: no file is visible before all are there, and what the hub has of the "
+        f"weights is not sent twice; {_EMPTY}; a mirror is named by HF_ENDPOINT",
     )
 
 
