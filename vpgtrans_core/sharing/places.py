@@ -47,7 +47,7 @@ class Places:
         """Running text without the paths that were met before; others in it were meant to be there."""
         for place in sorted(self.met, key=len, reverse=True):
             found = rf"(?:\bfile://|(?<![\w./~-])){re.escape(place)}(?!\w|[.-]\w)"
-            text = re.sub(found, lambda _, short=self.met[place]: short, text)
+            text = re.sub(found, self.met[place].replace("\\", r"\\"), text)
         return text
 
     def _short(self, text: str) -> str:
