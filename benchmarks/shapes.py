@@ -32,6 +32,7 @@ VIT_TINY = {
 VIT_MID = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 VIT_G = {"hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 39, "num_attention_heads": 16}
 QFORMER_TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+QFORMER_TINY |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 BERT_BASE: dict[str, Any] = {}
 
 
@@ -87,7 +88,9 @@ class Work:
 def build_model(shape: str, dtype: torch.dtype, device: torch.device, seed: int = 0) -> VLModel:
     """VPG, projector and frozen LLM of a shape with random weights; frozen parts in `dtype`.
 
-    Dropout is off, so that all variants compute the same numbers."""
+    In stage 2 the Q-Former learns with its dropout (0.1), as in the paper's code. Tiny shapes have none, so that all
+    variants compute the same numbers there; frozen parts never have.
+    """
     torch.manual_seed(seed)
     kind, llm_sizes, vit, qformer = SHAPES[shape]
     config = AutoConfig.for_model(kind, **llm_sizes, pad_token_id=0, eos_token_id=1, bos_token_id=2)
@@ -99,10 +102,7 @@ def build_model(shape: str, dtype: torch.dtype, device: torch.device, seed: int 
                 "model_type": "blip-2",
                 "num_query_tokens": 32 if qformer is BERT_BASE else 4,
                 "vision_config": {"image_size": 224, "patch_size": 14, "initializer_range": 0.02, **vit},
-                "qformer_config": {
-                    **qformer, "encoder_hidden_size": vit["hidden_size"], "hidden_dropout_prob": 0.0,
-                    "attention_probs_dropout_prob": 0.0,
-                },
+                "qformer_config": {**qformer, "encoder_hidden_size": vit["hidden_size"]},
             }
         )  # fmt: skip
         projector = nn.Linear(vpg.output_size, config.hidden_size)

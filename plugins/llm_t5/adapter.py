@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vpgtrans_core.llm.encoder_decoder import EncoderDecoderLLM
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class T5(EncoderDecoderLLM):
@@ -17,3 +22,15 @@ class T5(EncoderDecoderLLM):
 
     relative_positions = True
     splits_captions = True
+
+    @classmethod
+    def prepare(cls, model: PreTrainedModel) -> PreTrainedModel:
+        """Replace ``gelu_new``, five products that each keep a tensor for the backward pass, by torch's one operation
+        of the same function."""
+        from transformers.activations import ACT2FN
+
+        composed = type(ACT2FN["gelu_new"])
+        for module in model.modules():
+            if isinstance(getattr(module, "act", None), composed):
+                module.act = ACT2FN["gelu_pytorch_tanh"]
+        return model

@@ -49,6 +49,23 @@ def test_packed_rows_hold_several_segments():
     assert_same_loss(llm, lambda p: plain_loss(model, p, texts), prompts, texts, 1e-7, rows)
 
 
+def test_the_feed_forward_keeps_less_for_the_backward_pass():
+    """FlanT5's composed activation gives way to one operation of the same function."""
+    llm, model = t5(torch.float64)
+    ours, theirs = (m.get_encoder().block[0].layer[1].DenseReluDense for m in (llm.model, model))
+    inputs = torch.randn(3, 32, dtype=torch.float64, requires_grad=True)
+    kept = {}
+    for name, block in (("ours", ours), ("theirs", theirs)):
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+            block(inputs)
+        weights = sum(p.numel() for p in block.parameters())
+        kept[name] = sum(sizes) - weights
+    assert kept["ours"] < 0.5 * kept["theirs"]
+    torch.testing.assert_close(ours(inputs), theirs(inputs), rtol=0, atol=1e-14)
+    assert llm.model.config.dense_act_fn == model.config.dense_act_fn  # what is saved says what it said
+
+
 @pytest.mark.parametrize("mask", ["encoder_mask", "decoder_mask", "cross_mask"])
 def test_a_wrong_mask_would_be_seen(mask, monkeypatch):
     llm, model = t5()
