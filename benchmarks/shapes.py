@@ -31,8 +31,14 @@ VIT_TINY = {
 }
 VIT_MID = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 VIT_G = {"hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 39, "num_attention_heads": 16}
-QFORMER_TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-QFORMER_TINY |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+QFORMER_TINY = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
 BERT_BASE: dict[str, Any] = {}
 
 
