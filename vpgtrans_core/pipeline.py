@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 START_IMAGES = 1024
 """Training images from whose soft prompts the projector starts."""
-JUDGED_IMAGES = 128
-"""Those of them, about, whose loss chooses the scale."""
+JUDGED_IMAGES = 64
+"""Those of them, about, whose loss chooses the spread."""
 START_CAPTIONS = 200_000
 """Training captions whose words pair the two vocabularies: more bring no new words."""
 FREE_ON_RESUME = frozenset(

@@ -1,4 +1,4 @@
-"""The projector's weights: merged with a word converter, drawn at random, or scaled."""
+"""The projector's weights: merged with a word converter, drawn at random, or spread."""
 
 from __future__ import annotations
 
@@ -46,11 +46,7 @@ def soft_prompts(outputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return nn.functional.linear(outputs.to(weight.dtype), weight, bias)
 
 
-def scaled(projector: Linear, factor: float) -> Linear:
-    """A projector whose soft prompts are `factor` times as long."""
-    return projector[0] * factor, projector[1] * factor
-
-
-def norm_factor(projector: Linear, outputs: Tensor, length: float) -> float:
-    """The factor that gives the soft prompts of the VPG outputs ``[..., D]`` the mean length `length`."""
-    return length / float(soft_prompts(outputs, *projector).norm(dim=-1).mean())
+def spread(projector: Linear, center: Tensor, factor: float) -> Linear:
+    """The projector whose soft prompts lie `factor` times as far from the one of the VPG's output `center` ``[D]``."""
+    weight, bias = projector
+    return weight * factor, bias + (1 - factor) * (weight @ center)

@@ -15,7 +15,7 @@ from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.pairs import caption_tokens, word_pairs, words_said
 from vpgtrans_core.projector import Linear, merge, random_projector
 from vpgtrans_core.settings import Settings
-from vpgtrans_core.start import choose_scale, words_start
+from vpgtrans_core.start import choose_spread, words_start
 
 SGD_EPOCHS_SAME, SGD_EPOCHS_OTHER = 5, 8
 """The paper's epochs of its word converter within a family and across types."""
@@ -68,9 +68,10 @@ def start_projector(
         converter = fit_ridge(pairs, words.words, table, seed=settings.seed)
         record |= {"held_out_cosine": converter.held_out, "ridge": converter.ridge}
         return ProjectorStart(merge(converter, *words.projector), record)
-    begun = words_start(outputs().cpu(), words.projector, pairs, words.words, table, spoken)
-    projector, scale = choose_scale(begun.projector, loss)
-    record |= {"agreement": begun.agreement, "words_per_prompt": begun.words, "scale": scale}
+    seen = outputs().cpu()
+    begun = words_start(seen, words.projector, pairs, words.words, table, spoken)
+    projector, factor = choose_spread(begun.projector, seen.mean((0, 1)), loss)
+    record |= {"agreement": begun.agreement, "words_per_prompt": begun.words, "spread": factor}
     return ProjectorStart(projector, record)
 
 

@@ -4,10 +4,9 @@ Figure 5 of the paper shows that a source's soft prompts lie near the words that
 what the new projector should say: the same words in the target's embeddings. That is a linear regression on the VPG's
 outputs, and needs no pass through either LLM.
 
-A soft prompt alone is read with many mistakes; two things that are at hand correct them. The image's captions: a word
-that nobody says of the image is hardly meant. And the other images: the regression's own answer says what the VPG's
-output means elsewhere, so reading and regression are repeated, each with the other's help, as in the alignment models
-of translation.
+A soft prompt alone is read with many mistakes. The image's captions correct them: a word that nobody says of the image
+is hardly meant, and each word that somebody says is meant by some of the prompts. So prompts and words are matched as
+a whole, by optimal transport: every prompt chooses one word's worth, every word that is said is chosen alike.
 """
 
 from __future__ import annotations
@@ -20,18 +19,19 @@ from torch import Tensor, nn
 
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.pairs import Table, WordPairs, word_vectors
-from vpgtrans_core.projector import Linear, scaled, soft_prompts
+from vpgtrans_core.projector import Linear, soft_prompts, spread
 
-SHARPNESS = 20.0
+SHARPNESS = 14.0
 """Factor of the cosines in the softmax over words."""
-UNSAID = 3e-4
-"""Weight of a word that no caption of the image says, beside 1 of a word that one says."""
-ROUNDS = 3
-"""How often soft prompts are read again with the regression's help."""
+UNSAID = 0.01
+"""Share of an image's soft prompts that goes to words that no caption says."""
+BALANCINGS = 10
+"""How often the choice is balanced between prompts and words (Sinkhorn's iteration)."""
 RIDGE = 1e-3
 """Strength of the regression, relative to the mean variance of a direction of the VPG's output."""
-SCALES = (1.0, 2.0, 4.0)
-"""Lengths of the soft prompts that `choose_scale` tries, relative to the words'."""
+SPREADS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+"""How far from their mean `choose_spread` tries to carry the soft prompts, relative to the words that they were read
+as: a choice among words is an average, and lies nearer to the mean than any of them."""
 CHUNK = 8
 """Images whose soft prompts' choice of words is in memory at once."""
 
@@ -62,7 +62,6 @@ def words_start(
     *,
     sharpness: float = SHARPNESS,
     ridge: float = RIDGE,
-    rounds: int = ROUNDS,
 ) -> WordStart:
     """Make a projector for the target out of the source's projector and word pairs.
 
@@ -72,11 +71,10 @@ def words_start(
         pairs: P words of both vocabularies; whole words are best.
         source, target: the LLMs' word embeddings ``[V_s, D_s]``, ``[V_t, D_t]``.
         said: how often a caption of each image says each word, ``[n, P]`` (`pairs.words_said`); None where there are
-            no captions, and then a soft prompt is read by itself. Whether a word is said counts, not how often: what
-            every caption repeats ("a", "the") is not meant the more for it.
+            no captions. Whether a word is said counts, not how often: what every caption repeats ("a", "the") is not
+            meant the more for it. Soft prompts of an image of which no known word is said are read by themselves.
         sharpness: factor of the cosines between soft prompt and words.
         ridge: relative strength of the regression.
-        rounds: readings with the regression's help after the first; none without captions.
 
     Raises:
         ModelError: no word pair, or outputs that are not finite.
@@ -89,14 +87,9 @@ def words_start(
     share = (pairs.weights / pairs.weights.sum()).float().to(outputs.device)
     words = word_vectors(target, pairs.target).to(outputs.device)
     heard = Direction(soft_prompts(outputs, *source_projector), word_vectors(source, pairs.source), share)
-    prior = None if said is None else ((said > 0).to(outputs) + UNSAID).log()
-    evidence = [heard]
-    for _ in range(1 + (rounds if said is not None else 0)):
-        wanted, count = read(evidence, words, prior, sharpness)
-        projector = regress(outputs.flatten(0, 1), wanted.flatten(0, 1), ridge)
-        prompts = soft_prompts(outputs, *projector)
-        evidence = [heard, Direction(prompts, words, share)]
-    agreement = nn.functional.cosine_similarity(prompts, wanted, dim=-1).mean()
+    wanted, count = read(heard, words, said, sharpness)
+    projector = regress(outputs.flatten(0, 1), wanted.flatten(0, 1), ridge)
+    agreement = nn.functional.cosine_similarity(soft_prompts(outputs, *projector), wanted, dim=-1).mean()
     return WordStart(projector, float(agreement), count)
 
 
@@ -118,29 +111,51 @@ class Direction:
 
 
 def read(
-    evidence: Sequence[Direction], words: Tensor, prior: Tensor | None = None, sharpness: float = SHARPNESS
+    heard: Direction, words: Tensor, said: Tensor | None = None, sharpness: float = SHARPNESS
 ) -> tuple[Tensor, float]:
-    """Read each soft prompt: ``t = sum_w softmax_w(sharpness sum_e cos_e(p, w) + prior(w)) E_t(w)``.
+    """Read each soft prompt p of an image as ``t = sum_w choice(p, w) E_t(w)``.
+
+    The choice is ``softmax_w(sharpness cos(p, w) + v(w))``. Without captions v is 0; with them it is what makes the
+    image's prompts together choose each word as often as it is due (`dues`).
 
     Args:
-        evidence: one or more opinions on where the prompts point.
+        heard: where the prompts point among the source's words.
         words: the target's words ``[P, D_t]``.
-        prior: logarithm of how likely each word is for each image, ``[n, P]``.
+        said: whether (above 0) each word is said of each image, ``[n, P]``.
 
     Returns:
         what the target should read, ``[n, Q, D_t]``, and the mean number of words in a choice.
     """
-    images, queries = evidence[0].prompts.shape[:2]
+    images, queries = heard.prompts.shape[:2]
     wanted, entropy = [], 0.0
     for start in range(0, images, CHUNK):
         part = slice(start, start + CHUNK)
-        scores = sharpness * sum((e.cosines(part) for e in evidence[1:]), evidence[0].cosines(part))
-        if prior is not None:
-            scores = scores + prior[part, None]
+        scores = sharpness * heard.cosines(part)
+        if said is not None:
+            known = (said[part] > 0).any(1)
+            scores[known] += balance(scores[known], queries * dues(said[part][known]))[:, None]
         choice = scores.softmax(-1)  # [CHUNK, Q, P]
         wanted.append(choice @ words)
         entropy += float(torch.special.entr(choice).sum())
     return torch.cat(wanted), float(torch.tensor(entropy / (images * queries)).exp())
+
+
+def dues(said: Tensor) -> Tensor:
+    """Each word's share of an image's prompts ``[n, P]``: the words that are said alike, `UNSAID` among all words."""
+    is_said = (said > 0).float()
+    return (1 - UNSAID) * is_said / is_said.sum(1, keepdim=True) + UNSAID / said.shape[1]
+
+
+def balance(scores: Tensor, due: Tensor) -> Tensor:
+    """The term ``v`` ``[n, P]`` with which ``softmax_w(scores + v)``, summed over prompts, comes to `due` ``[n, P]``.
+
+    Sinkhorn's iteration on `scores` ``[n, Q, P]``, in logarithms; `due` sums to Q.
+    """
+    v = torch.zeros_like(due)
+    for _ in range(BALANCINGS):
+        u = (scores + v[:, None]).logsumexp(-1, keepdim=True)
+        v = due.log() - (scores - u).logsumexp(1)
+    return v
 
 
 def regress(inputs: Tensor, wanted: Tensor, ridge: float = RIDGE) -> Linear:
@@ -158,19 +173,20 @@ def regress(inputs: Tensor, wanted: Tensor, ridge: float = RIDGE) -> Linear:
     return weight.float().contiguous(), (mean_y - weight @ mean_x).float()
 
 
-def choose_scale(
-    projector: Linear, loss: Callable[[Tensor, Tensor], float], scales: Sequence[float] = SCALES
+def choose_spread(
+    projector: Linear, center: Tensor, loss: Callable[[Tensor, Tensor], float], spreads: Sequence[float] = SPREADS
 ) -> tuple[Linear, float]:
-    """Give the soft prompts the length with the lowest loss on a few images.
+    """Carry the soft prompts as far from their mean as gives the lowest loss on a few images.
 
     Args:
         projector: weight ``[D_t, D]`` and bias ``[D_t]``.
+        center: the VPG's mean output ``[D]``.
         loss: from weight and bias to the target's loss on some images.
-        scales: factors to try; should hold 1.
+        spreads: factors to try; should hold 1.
 
     Returns:
-        the scaled projector and the factor.
+        the projector with that spread, and the factor.
     """
-    losses = {scale: loss(*scaled(projector, scale)) for scale in scales}
-    best = min(losses, key=lambda scale: losses[scale])
-    return scaled(projector, best), best
+    losses = {factor: loss(*spread(projector, center, factor)) for factor in spreads}
+    best = min(losses, key=lambda factor: losses[factor])
+    return spread(projector, center, best), best

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from vpgtrans_core.converter import WordConverter
-from vpgtrans_core.projector import merge, norm_factor, random_projector, scaled, soft_prompts
+from vpgtrans_core.projector import merge, random_projector, soft_prompts, spread
 
 
 @settings(max_examples=30, deadline=None)
@@ -40,8 +39,10 @@ def test_random_start_leaves_the_global_generator_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_norm_matching() -> None:
+def test_spread_moves_soft_prompts_away_from_their_mean_and_leaves_that() -> None:
     projector = random_projector(12, 20, seed=0)
-    outputs = torch.randn(5, 8, 12)
-    matched = scaled(projector, norm_factor(projector, outputs, 3.5))
-    assert float(soft_prompts(outputs, *matched).norm(dim=-1).mean()) == pytest.approx(3.5, rel=1e-5)
+    outputs = torch.randn(5, 8, 12) + 3
+    near = soft_prompts(outputs, *projector)
+    far = soft_prompts(outputs, *spread(projector, outputs.mean((0, 1)), 3.5))
+    mean = near.mean((0, 1))
+    torch.testing.assert_close(far, mean + 3.5 * (near - mean), rtol=1e-4, atol=1e-5)
