@@ -7,7 +7,8 @@
 
 All variants of a family run in turn (A B C A B C ...) in one process on the same weights and captions, so that noise
 meets all of them; medians are shown, and ratios to the plain step in fp32 (on a GPU: in the half precision of the
-others). A step is forward and backward of `--images` images with five captions each.
+others). A step is forward and backward of `--images` images with five captions each: at once in the plain way, in ours
+in micro-batches as `vpgt transfer` finds them.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from vpgtrans_core.llm.adapter import LLM
+from vpgtrans_core.machine import Machine
 from vpgtrans_core.model import VisualKind, VLModel
 from vpgtrans_core.train.step import Batch, Stepper
 
@@ -113,6 +115,9 @@ class Bench:
         self.accelerator = Accelerator(cpu=device.type == "cpu")
         precise = torch.float32 if device.type == "cpu" else torch.bfloat16
         self.models = {False: build_model(shape, precise, device)}
+        machine = Machine(self.accelerator, device, precise, None)
+        config = self.models[False].llm.model.config
+        self.micro_positions = machine.positions_at_once(config.num_hidden_layers, config.hidden_size)
         if halves and device.type == "cpu":
             self.models[True] = _halved(self.models[False])
         self.padded = {half: _without_sharing(model.llm) for half, model in self.models.items()}
@@ -169,7 +174,7 @@ class Bench:
         batch = Batch(visual, kind, texts, [(0, i, 0) for i in range(len(texts))])
 
         def run() -> float:
-            stepper = Stepper(vl, self.accelerator, 10**9, half)
+            stepper = Stepper(vl, self.accelerator, self.micro_positions, half)
             return stepper.backward(batch).loss
 
         return run

@@ -13,8 +13,11 @@ from vpgtrans_core.settings import Settings
 BYTES_PER_POSITION = 64
 """Activation bytes that a frozen LLM keeps for the backward pass, per position, layer and unit of width (half
 precision; a generous count of transformers' blocks). Twice as many in fp32."""
-CPU_POSITIONS = 8192
-"""Positions computed at once on a CPU: enough for its matrix products, little enough to stay near its caches."""
+CPU_ACTIVATIONS = 0.6e9
+"""Bytes of activations that a micro-batch keeps on a CPU, whose matrix products are as fast with some hundred positions
+as with thousands."""
+FEWEST_POSITIONS, CPU_MOST_POSITIONS = 256, 8192
+"""Positions computed at once, however large the LLM is; and, on a CPU, however small."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,13 @@ class Machine:
         return self.accelerator.is_main_process
 
     def positions_at_once(self, layers: int, hidden_size: int) -> int:
-        """LLM positions of a micro-batch that fit the free memory; halved by the step itself when they do not."""
-        if self.device.type != "cuda":
-            return CPU_POSITIONS
-        free, _ = torch.cuda.mem_get_info(self.device)
+        """LLM positions of a micro-batch: as many as a GPU's free memory takes (halved by the step itself where that
+        was too many), on a CPU as many as its matrix products need."""
         each = BYTES_PER_POSITION * layers * hidden_size * (2 if self.dtype == torch.float32 else 1)
-        return max(256, int(0.7 * free / each))
+        if self.device.type != "cuda":
+            return min(max(FEWEST_POSITIONS, int(CPU_ACTIVATIONS / each)), CPU_MOST_POSITIONS)
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return max(FEWEST_POSITIONS, int(0.7 * free / each))
 
 
 def choose_machine(settings: Settings, half: str) -> Machine:

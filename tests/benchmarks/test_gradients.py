@@ -37,6 +37,14 @@ def test_a_lever_leaves_the_plain_gradients(bench: Bench, variant: Variant) -> N
     assert trained == ({"projector"} if variant.stage == 1 else {"projector", "vpg"})
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+def test_micro_batches_leave_the_plain_gradients(bench: Bench, monkeypatch: pytest.MonkeyPatch, stage: int) -> None:
+    variant = next(v for v in VARIANTS if v.stage == stage and v.llm == "tree" and v.vpg == "image")
+    wanted = bench.gradients(plain_of(variant))
+    monkeypatch.setattr(bench, "micro_positions", 1)  # an image each
+    assert difference(bench.gradients(variant), wanted) < 1e-4
+
+
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v.half], ids=lambda v: f"{v.stage} {v.name}")
 def test_bf16_leaves_nearly_the_plain_gradients(bench: Bench, variant: Variant) -> None:
     wanted = bench.gradients(plain_of(variant))["projector.weight"].flatten()

@@ -160,7 +160,18 @@ class Stepper:
 
 
 def _cuts(sizes: list[int], budget: int) -> list[int]:
-    """Ends of the runs of `sizes` whose sums stay within `budget`; a single larger one stands alone."""
+    """Ends of as few runs of `sizes` as keep their sums within `budget` (a single larger one stands alone), and the
+    runs as even as that number allows: the largest decides how much memory is taken."""
+    parts = len(_runs(sizes, budget))
+    low, high = sum(sizes) // max(parts, 1), budget
+    while low < high:  # the smallest budget with which they are no more
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(_runs(sizes, middle)) <= parts else (middle + 1, high)
+    return _runs(sizes, high)
+
+
+def _runs(sizes: list[int], budget: int) -> list[int]:
+    """Ends of the runs when each takes what still fits."""
     ends, total = [], 0
     for index, size in enumerate(sizes):
         if total and total + size > budget:
