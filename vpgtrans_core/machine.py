@@ -13,7 +13,7 @@ from vpgtrans_core.settings import Settings
 BYTES_PER_POSITION = 64
 """Activation bytes that a frozen LLM keeps for the backward pass, per position, layer and unit of width (half
 precision; a generous count of transformers' blocks). Twice as many in fp32."""
-CPU_ACTIVATIONS = 0.6e9
+CPU_ACTIVATIONS = 0.9e9
 """Bytes of activations that a micro-batch keeps on a CPU, whose matrix products are as fast with some hundred positions
 as with thousands."""
 FEWEST_POSITIONS, CPU_MOST_POSITIONS = 256, 8192

@@ -14,7 +14,7 @@ from vpgtrans_core import __version__
 from vpgtrans_core.cards import RunEvent
 from vpgtrans_core.errors import ConfigError, DataError, VpgtError
 from vpgtrans_core.registry import Registry, default_registry
-from vpgtrans_core.resolve import ResolvedLLM, ResolvedSource, needs_code, resolve_source, resolve_target
+from vpgtrans_core.resolve import ResolvedLLM, ResolvedSource, check_names, needs_code, resolve_source, resolve_target
 from vpgtrans_core.settings import Settings, build, recipe
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class Run:
         self.registry = registry
         self.reporter = reporter
         self.given = resumed_settings(settings) if settings.resume else settings
+        check_names((self.given.source, self.given.target), registry)
         self.source: ResolvedSource = resolve_source(self.given.source, registry, self.given)
         self.target: ResolvedLLM = resolve_target(self.given.target, registry, self.given)
         self.settings = recipe(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.registry import Registry, default_registry
-from vpgtrans_core.resolve import ResolvedLLM, ResolvedSource, resolve_source, resolve_target
+from vpgtrans_core.resolve import ResolvedLLM, ResolvedSource, check_names, resolve_source, resolve_target
 from vpgtrans_core.settings import Settings, recipe
 
 if TYPE_CHECKING:
@@ -150,6 +150,7 @@ def plan(
         VpgtError: a model or the data is not there or cannot be used; what the run itself would say.
     """
     registry = registry or default_registry()
+    check_names((settings.source, settings.target), registry)
     source = resolve_source(settings.source, registry, settings, weights=False)
     target = resolve_target(settings.target, registry, settings, weights=False)
     miniature = source.bundled and target.bundled

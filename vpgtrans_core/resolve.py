@@ -6,6 +6,7 @@ sizes on the model's card.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -132,6 +133,23 @@ class ResolvedSource:
     @property
     def has_projector(self) -> bool:
         return self.llm is not None
+
+
+def check_names(names: Sequence[str], registry: Registry) -> None:
+    """Refuse names that can be no model, before anything is fetched for the others.
+
+    Raises:
+        ModelError: one or more are neither an alias, nor the form of a hub id, nor a folder.
+    """
+    unknown = [name for name in dict.fromkeys(names) if not _may_be_known(name, registry)]
+    if unknown:
+        raise _unknown(unknown, registry)
+
+
+def _may_be_known(name: str, registry: Registry) -> bool:
+    rest = registry.split_plugin(name)[1]
+    alias = registry.knows_llm(name) or registry.knows_source(name)
+    return alias or _is_path(rest) or "/" in rest or (bool(rest) and Path(rest).exists())
 
 
 def resolve_target(name: str, registry: Registry, settings: Settings, *, weights: bool = True) -> ResolvedLLM:
@@ -302,7 +320,7 @@ def _locate(
     name: str, rest: str, known: KnownLLM | KnownSource | None, registry: Registry, settings: Settings, weights: bool
 ) -> Place:
     if not rest:
-        raise _unknown(rest, registry)
+        raise _unknown([rest], registry)
     if known and known.card.bundled:
         return _in_package(known.card, weights)
     if known:
@@ -319,19 +337,21 @@ def _locate(
             return _on_hub(*split_hub_id(rest), None, registry, settings, weights)
         except HubUnreachable as error:
             raise HubUnreachable(f"{error.message} (nor is there a folder {rest} here)", error.hint) from error
-    raise _unknown(name, registry)
+    raise _unknown([name], registry)
 
 
-def _unknown(name: str, registry: Registry) -> ModelError:
-    if not name:
+def _unknown(names: Sequence[str], registry: Registry) -> ModelError:
+    if not all(names):
         return ModelError("no model is named", "give --from and --to; `vpgt list-models` shows what is known")
-    aliases = [k.card.alias for k in registry.llms()] + [s.card.alias for s in registry.sources()]
+    aliases = [alias for known in registry.llms() for alias in (known.card.alias, *known.card.also)]
+    aliases += [source.card.alias for source in registry.sources()]
     hints = [
-        did_you_mean(name, aliases),
+        *(did_you_mean(name, aliases) for name in names),
         "`vpgt list-models` shows all that is known; a folder or a hub id (organisation/model) works too",
         registry.lost_hint(),
     ]
-    return ModelError(f"unknown model {name!r}: no alias, and no folder here", _join(*hints))
+    said = f"unknown model {names[0]!r}" if len(names) == 1 else f"unknown models {', '.join(map(repr, names))}"
+    return ModelError(f"{said}: no alias, and no folder here", _join(*hints))
 
 
 def _in_package(card: LLMCard | SourceCard, weights: bool) -> Place:

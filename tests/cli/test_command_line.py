@@ -84,8 +84,11 @@ def test_every_setting_has_a_flag():
     "arguments, said",
     [
         (("transfer",), ["no --from is given", "no --to is given", "hint: "]),
-        (("transfer", "--from", "opt-2.7", "--to", "x"), ["unknown model 'opt-2.7'", "did you mean 'opt-2.7b'"]),
-        (("transfer", "--from", "a/b", "--to", "x"), ["cannot get a/b from the hub", "hf download"]),
+        (("transfer", "--from", "opt-2.7", "--to", "opt-6.7b"), ["unknown model 'opt-2.7'", "did you mean 'opt-2.7b'"]),
+        (("transfer", "--from", "opt-2.7", "--to", "vicunna-7b"), ["models 'opt-2.7', 'vicunna-7b'", "'vicuna-7b'"]),
+        (("transfer", "--from", "opt-2.7b", "--to", "vicunna-7b"), ["error: unknown model 'vicunna-7b'"]),
+        (("plan", "--from", "opt-2.7b", "--to", "vicunna-7b"), ["error: unknown model 'vicunna-7b'"]),
+        (("transfer", "--from", "a/b", "--to", "opt-2.7b"), ["cannot get a/b from the hub", "hf download"]),
         (("transfer", "--config", "/no/such.yaml"), ["cannot read /no/such.yaml"]),
         (("transfer", "--method", "vpgtran", "--views", "0"), ["did you mean 'vpgtrans'"]),
         (("transfer", "--from", "blip2-opt-2.7b", "--to", "blip2-opt-6.7b", "--dry-run"), ["an alias of a VL-LLM"]),
