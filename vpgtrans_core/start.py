@@ -5,12 +5,13 @@ what the new projector should say: the same words in the target's embeddings. Th
 outputs, and needs no pass through either LLM.
 
 A soft prompt alone is read with many mistakes. The image's captions correct them: a word that nobody says of the image
-is hardly meant, and each word that somebody says is meant by some of the prompts. So prompts and words are matched as
-a whole, by optimal transport: every prompt chooses one word's worth, every word that is said is chosen alike.
+is hardly meant, and each word that somebody says is meant by some of the prompts. So an image's prompts and words are
+matched as a whole, by optimal transport: every prompt chooses one word's worth, every word is chosen alike.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,8 +24,6 @@ from vpgtrans_core.projector import Linear, soft_prompts, spread
 
 SHARPNESS = 14.0
 """Factor of the cosines in the softmax over words."""
-UNSAID = 0.01
-"""Share of an image's soft prompts that goes to words that no caption says."""
 BALANCINGS = 10
 """How often the choice is balanced between prompts and words (Sinkhorn's iteration)."""
 RIDGE = 1e-3
@@ -72,7 +71,7 @@ def words_start(
         source, target: the LLMs' word embeddings ``[V_s, D_s]``, ``[V_t, D_t]``.
         said: how often a caption of each image says each word, ``[n, P]`` (`pairs.words_said`); None where there are
             no captions. Whether a word is said counts, not how often: what every caption repeats ("a", "the") is not
-            meant the more for it. Soft prompts of an image of which no known word is said are read by themselves.
+            meant the more for it. Images of which no known word is said are left out.
         sharpness: factor of the cosines between soft prompt and words.
         ridge: relative strength of the regression.
 
@@ -87,7 +86,11 @@ def words_start(
     share = (pairs.weights / pairs.weights.sum()).float().to(outputs.device)
     words = word_vectors(target, pairs.target).to(outputs.device)
     heard = Direction(soft_prompts(outputs, *source_projector), word_vectors(source, pairs.source), share)
-    wanted, count = read(heard, words, said, sharpness)
+    if said is not None and (known := (said > 0).any(1)).any():
+        outputs, heard = outputs[known], heard.of_images(known)
+        wanted, count = read_captioned(heard, words, said[known] > 0, sharpness)
+    else:
+        wanted, count = read(heard, words, sharpness)
     projector = regress(outputs.flatten(0, 1), wanted.flatten(0, 1), ridge)
     agreement = nn.functional.cosine_similarity(soft_prompts(outputs, *projector), wanted, dim=-1).mean()
     return WordStart(projector, float(agreement), count)
@@ -105,51 +108,56 @@ class Direction:
         self.prompts = nn.functional.normalize(prompts - prompts.mean((0, 1)), dim=-1)
         self.words = nn.functional.normalize(words - share @ words, dim=-1)
 
-    def cosines(self, images: slice) -> Tensor:
-        """Cosines ``[m, Q, P]`` of some images' prompts with every word."""
-        return self.prompts[images] @ self.words.T
+    def of_images(self, some: Tensor) -> Direction:
+        """The same for some of the images, ``[n]`` bool; what is common stays that of all."""
+        fewer = copy.copy(self)
+        fewer.prompts = self.prompts[some]
+        return fewer
 
 
-def read(
-    heard: Direction, words: Tensor, said: Tensor | None = None, sharpness: float = SHARPNESS
-) -> tuple[Tensor, float]:
-    """Read each soft prompt p of an image as ``t = sum_w choice(p, w) E_t(w)``.
-
-    The choice is ``softmax_w(sharpness cos(p, w) + v(w))``. Without captions v is 0; with them it is what makes the
-    image's prompts together choose each word as often as it is due (`dues`).
+def read(heard: Direction, words: Tensor, sharpness: float = SHARPNESS) -> tuple[Tensor, float]:
+    """Read each soft prompt p by itself: ``t = sum_w softmax_w(sharpness cos(p, w)) E_t(w)``.
 
     Args:
         heard: where the prompts point among the source's words.
         words: the target's words ``[P, D_t]``.
-        said: whether (above 0) each word is said of each image, ``[n, P]``.
 
     Returns:
         what the target should read, ``[n, Q, D_t]``, and the mean number of words in a choice.
     """
-    images, queries = heard.prompts.shape[:2]
-    wanted, entropy = [], 0.0
-    for start in range(0, images, CHUNK):
-        part = slice(start, start + CHUNK)
-        scores = sharpness * heard.cosines(part)
-        if said is not None:
-            known = (said[part] > 0).any(1)
-            scores[known] += balance(scores[known], queries * dues(said[part][known]))[:, None]
-        choice = scores.softmax(-1)  # [CHUNK, Q, P]
+    wanted, entropies = [], []
+    for prompts in heard.prompts.split(CHUNK):
+        choice = (sharpness * prompts @ heard.words.T).softmax(-1)  # [CHUNK, Q, P]
         wanted.append(choice @ words)
-        entropy += float(torch.special.entr(choice).sum())
-    return torch.cat(wanted), float(torch.tensor(entropy / (images * queries)).exp())
+        entropies.append(torch.special.entr(choice).sum(-1))
+    return torch.cat(wanted), float(torch.cat(entropies).mean().exp())
 
 
-def dues(said: Tensor) -> Tensor:
-    """Each word's share of an image's prompts ``[n, P]``: the words that are said alike, `UNSAID` among all words."""
-    is_said = (said > 0).float()
-    return (1 - UNSAID) * is_said / is_said.sum(1, keepdim=True) + UNSAID / said.shape[1]
+def read_captioned(heard: Direction, words: Tensor, said: Tensor, sharpness: float = SHARPNESS) -> tuple[Tensor, float]:
+    """`read`, with each image's choice among the words that its captions say, and all of them chosen alike.
+
+    The choice is ``softmax_w(sharpness cos(p, w) + v(w))``, where v is what makes the image's prompts together choose
+    each of its words as often as any other (`balance`).
+
+    Args:
+        said: which words are said of each image, ``[n, P]`` bool; at least one of each.
+    """
+    counts = said.sum(1, keepdim=True)
+    chosen, index = said.float().topk(int(counts.max()))  # [n, K]: an image's words, filled up with others
+    due = heard.prompts.shape[1] * chosen / counts
+    wanted, entropies = [], []
+    for prompts, own, each in zip(heard.prompts.split(CHUNK), index.split(CHUNK), due.split(CHUNK), strict=True):
+        scores = sharpness * prompts @ heard.words[own].mT  # [CHUNK, Q, K]
+        choice = (scores + balance(scores, each)[:, None]).softmax(-1)
+        wanted.append(choice @ words[own])
+        entropies.append(torch.special.entr(choice).sum(-1))
+    return torch.cat(wanted), float(torch.cat(entropies).mean().exp())
 
 
 def balance(scores: Tensor, due: Tensor) -> Tensor:
-    """The term ``v`` ``[n, P]`` with which ``softmax_w(scores + v)``, summed over prompts, comes to `due` ``[n, P]``.
+    """The term ``v`` ``[n, K]`` with which ``softmax_w(scores + v)``, summed over prompts, comes to `due` ``[n, K]``.
 
-    Sinkhorn's iteration on `scores` ``[n, Q, P]``, in logarithms; `due` sums to Q.
+    Sinkhorn's iteration on `scores` ``[n, Q, K]``, in logarithms; `due` sums to Q, and what is due nothing gets -inf.
     """
     v = torch.zeros_like(due)
     for _ in range(BALANCINGS):
