@@ -15,7 +15,9 @@ from vpgtrans_core.model import VLModel
 IGNORED = -100
 
 
-def plain_step(model: VLModel, pixels: Tensor, texts: list[list[Text]], *, vpg: str = "caption") -> float:
+def plain_step(
+    model: VLModel, pixels: Tensor, texts: list[list[Text]], *, vpg: str = "caption", parts: int = 1
+) -> float:
     """Leave the gradient of the mean loss over all labels in what is trained; return that loss.
 
     Args:
@@ -24,7 +26,19 @@ def plain_step(model: VLModel, pixels: Tensor, texts: list[list[Text]], *, vpg: 
         texts: the captions of each image.
         vpg: ``caption`` runs the VPG for each caption, ``image`` once an image, ``outputs`` takes its outputs
             ``[I, Q, D]`` in place of pixels.
+        parts: computed one after the other; for a GPU on which the step does not fit at once.
     """
+    labels = sum(len(text.target) for image in texts for text in image)
+    size = -(-len(texts) // parts)
+    loss = 0.0
+    for start in range(0, len(texts), size):
+        part = texts[start : start + size]
+        share = sum(len(text.target) for image in part for text in image) / labels
+        loss += _part(model, pixels[start : start + size], part, vpg, share)
+    return loss
+
+
+def _part(model: VLModel, pixels: Tensor, texts: list[list[Text]], vpg: str, share: float) -> float:
     images = torch.tensor([i for i, image in enumerate(texts) for _ in image], device=pixels.device)
     flat = [text for image in texts for text in image]
     if vpg == "caption":
@@ -33,7 +47,7 @@ def plain_step(model: VLModel, pixels: Tensor, texts: list[list[Text]], *, vpg: 
         outputs = (pixels if vpg == "outputs" else _vpg(model, pixels))[images]
     prompts = model.projector(outputs.to(model.projector.weight.dtype)).to(model.llm.model.dtype)
     step = _encoder_decoder if model.llm.model.config.is_encoder_decoder else _decoder_only
-    loss = step(model.llm.model, prompts, flat)
+    loss = step(model.llm.model, prompts, flat) * share
     loss.backward()
     return float(loss.detach())
 

@@ -7,8 +7,8 @@
 
 All variants of a family run in turn (A B C A B C ...) in one process on the same weights and captions, so that noise
 meets all of them; medians are shown, and ratios to the plain step in fp32 (on a GPU: in the half precision of the
-others). A step is forward and backward of `--images` images with five captions each: at once in the plain way, in ours
-in micro-batches as `vpgt transfer` finds them.
+others). A step is forward and backward of `--images` images with five captions each: at once in the plain way (on a GPU
+as much at once as it holds), in ours in micro-batches as `vpgt transfer` finds them.
 """
 
 from __future__ import annotations
@@ -109,11 +109,19 @@ class Result:
 class Bench:
     """The models of one shape, and its variants as functions that compute a step."""
 
-    def __init__(self, shape: str, device: torch.device, images: int, *, halves: bool = True) -> None:
+    def __init__(
+        self,
+        shape: str,
+        device: torch.device,
+        images: int,
+        *,
+        halves: bool = True,
+        precise: torch.dtype | None = None,
+    ) -> None:
         self.shape = shape
         self.device = device
         self.accelerator = Accelerator(cpu=device.type == "cpu")
-        precise = torch.float32 if device.type == "cpu" else torch.bfloat16
+        precise = precise or (torch.float32 if device.type == "cpu" else torch.bfloat16)
         self.models = {False: build_model(shape, precise, device)}
         machine = Machine(self.accelerator, device, precise, None)
         config = self.models[False].llm.model.config
@@ -156,9 +164,20 @@ class Bench:
         return {name: p.grad.clone() for name, p in trained.items() if p.grad is not None}
 
     def _plain(self, model: VLModel, vpg: str, visual: Tensor, half: torch.dtype | None) -> Callable[[], float]:
+        parts = 1
+
         def run() -> float:
-            with torch.autocast(self.device.type, dtype=half, enabled=half is not None):
-                return plain_step(model, visual, self.work.texts, vpg=vpg)
+            nonlocal parts
+            while True:
+                try:
+                    with torch.autocast(self.device.type, dtype=half, enabled=half is not None):
+                        return plain_step(model, visual, self.work.texts, vpg=vpg, parts=parts)
+                except torch.OutOfMemoryError:  # as ours does: half as much at once
+                    if parts >= len(self.work.texts):
+                        raise
+                parts *= 2
+                model.zero_grad(set_to_none=True)
+                torch.cuda.empty_cache()
 
         return run
 

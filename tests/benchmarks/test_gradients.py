@@ -6,6 +6,8 @@ from shapes import SHAPES, build_model
 from steps import VARIANTS, Bench, Variant
 from torch.nn import functional
 
+from tests.benchmarks.compare import difference, plain_of
+
 EXACT = [v for v in VARIANTS if not v.half and v.name != "plain"]
 FAMILIES = ("opt", "llama", "t5")
 
@@ -13,18 +15,6 @@ FAMILIES = ("opt", "llama", "t5")
 @pytest.fixture(scope="module", params=FAMILIES)
 def bench(request: pytest.FixtureRequest) -> Bench:
     return Bench(f"tiny-{request.param}", torch.device("cpu"), images=3)
-
-
-def plain_of(variant: Variant) -> Variant:
-    return next(v for v in VARIANTS if v.stage == variant.stage and v.name == "plain")
-
-
-def difference(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
-    """The largest relative error of a parameter's gradient. One that is zero in exact arithmetic (that of a key's bias,
-    behind a softmax) is measured against the others."""
-    assert found.keys() == wanted.keys()
-    scale = max(float(g.norm()) for g in wanted.values())
-    return max(float((found[n] - g).norm()) / max(float(g.norm()), 1e-3 * scale) for n, g in wanted.items())
 
 
 @pytest.mark.parametrize("variant", EXACT, ids=lambda v: f"{v.stage} {v.name}")
