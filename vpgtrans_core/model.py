@@ -86,7 +86,8 @@ class VLModel(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            return self.llm.generate(self.soft_prompts(visual, kind), prompt, options)
+            with torch.compiler.set_stance("force_eager"):  # a growing text would be compiled again and again
+                return self.llm.generate(self.soft_prompts(visual, kind), prompt, options)
         finally:
             self.train(was_training)
 

@@ -198,15 +198,17 @@ class Run:
 
         from vpgtrans_core.assemble import load_llm, projector_module
         from vpgtrans_core.model import VLModel
+        from vpgtrans_core.train.recipe import compiles
 
         llm = load_llm(self.target, self.machine, self.settings)
         if self.settings.checkpoint_activations:
             llm.checkpoint_activations()
-        if self.settings.compile:
-            llm.compile()
         device = self.machine.device
         blank = torch.zeros(llm.embedding_size, vpg.output_size), torch.zeros(llm.embedding_size)
         model = VLModel(vpg, projector_module(*blank, device), llm).to(device)
+        if compiles(self.settings, self.machine, llm.model.num_parameters(), self._feed(model, 1).steps_per_epoch):
+            self.reporter.message("compiling the LLM; the first steps take longer")
+            llm.compile()
         if not begun:
             self._start(model)
         return model

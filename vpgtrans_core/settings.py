@@ -126,7 +126,9 @@ class Settings:
     checkpoint_activations: bool = _setting(
         False, "Recompute the LLM's activations in the backward pass to save memory.", "machine"
     )
-    compile: bool = _setting(False, "torch.compile the frozen LLM.", "machine")
+    compile: bool | None = _setting(
+        None, "torch.compile the frozen LLM; default yes on a GPU where the run is long.", "machine"
+    )
     cache: str | None = _setting(None, "Folder of the feature cache; default the user's cache folder.", "machine")
     cache_features: bool | None = _setting(
         None, "Keep VPG outputs on disk; default yes where views are fixed.", "machine"

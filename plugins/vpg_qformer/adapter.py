@@ -161,8 +161,9 @@ class QFormerVPG(VPG):
         """Pixels ``[B, 3, H, W]`` to the ViT's last layer ``[B, N, C]``, before its last norm, in the ViT's dtype."""
         if self.waiting is not None:
             self._read_vit()
-        embedded = self.vision_model.embeddings(pixels.to(self.vision_model.embeddings.class_embedding.dtype))
-        return self.vision_model.encoder(inputs_embeds=embedded).last_hidden_state
+        with torch.autocast(pixels.device.type, enabled=False):  # it would cast every norm to fp32 and back
+            embedded = self.vision_model.embeddings(pixels.to(self.vision_model.embeddings.class_embedding.dtype))
+            return self.vision_model.encoder(inputs_embeds=embedded).last_hidden_state
 
     def prompts(self, features: Tensor) -> Tensor:
         """Features ``[B, N, C]`` through the last norm and the Q-Former to ``[B, Q, D]`` in fp32."""

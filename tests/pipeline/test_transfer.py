@@ -1,5 +1,6 @@
 """Whole runs on tiny random models: what is trained, what is not, what is written, and what stops a run."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,7 @@ from vpgtrans_core.errors import ConfigError, DataError, ModelError, VpgtError
 from vpgtrans_core.pipeline import Run, Silent
 from vpgtrans_core.registry import default_registry
 from vpgtrans_core.settings import build
+from vpgtrans_core.train.step import Stepper
 
 TINY: dict[str, Any] = {
     "batch_size": 12, "workers": 0, "val_images": 4, "device": "cpu", "warmup_steps": 1, "stage1_steps": 3,
@@ -101,6 +103,49 @@ def test_the_baselines(world: Path, tmp_path: Path, method: str) -> None:
 def test_every_start_is_recorded(world: Path, tmp_path: Path, how: dict[str, str]) -> None:
     made = run(world, "opt", tmp_path, stage1_steps=1, stages=[1], save="vpg", **how)
     assert made.folder.record["start"]["start"] == how["start"]
+
+
+@pytest.fixture
+def half_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that autocasts to fp16, with a loss scale, as a GPU does for OPT."""
+    from vpgtrans_core import machine
+
+    choose = machine.choose_machine
+    monkeypatch.setattr(
+        machine, "choose_machine", lambda *given: dataclasses.replace(choose(*given), autocast=torch.float16)
+    )
+
+
+def test_fp16_trains_with_a_loss_scale(world: Path, tmp_path: Path, half_arithmetic: None) -> None:
+    made = run(world, "llama", tmp_path / "out", checkpoint_steps=2, keep_checkpoints=9, cache_features=False)
+    exact = run(world, "llama", tmp_path / "exact", cache_features=False)
+    for number in ("1", "2"):
+        stage, wanted = made.folder.record["stages"][number], exact.folder.record["stages"][number]
+        assert stage["bad_steps"] == 0 and stage["steps"] == 3
+        assert stage["held_out_loss"] == pytest.approx(wanted["held_out_loss"], rel=0.02)
+
+
+def test_a_loss_scale_too_high_is_lowered_and_one_that_cannot_help_stops_the_run(
+    world: Path, tmp_path: Path, half_arithmetic: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scaler = torch.amp.GradScaler
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.amp, "GradScaler", lambda *a, **k: scaler(*a, **k, init_scale=2.0**26))
+        made = run(world, "llama", tmp_path / "high", stages=[1], stage1_steps=14, early_stop=False)
+    norms = [m["grad_norm"] for m in made.folder.metrics() if "grad_norm" in m]
+    assert made.folder.record["stages"]["1"]["bad_steps"] == 0
+    assert not math.isfinite(norms[0]) and math.isfinite(norms[-1])
+    backward = Stepper.backward
+
+    def infinite(self: Stepper, *given: Any) -> Any:
+        result = backward(self, *given)
+        for parameter in self.parameters:
+            parameter.grad = torch.full_like(parameter, math.inf)
+        return result
+
+    monkeypatch.setattr(Stepper, "backward", infinite)
+    with pytest.raises(VpgtError, match="not finite"):
+        run(world, "llama", tmp_path / "never", stages=[1], stage1_steps=40, early_stop=False)
 
 
 def test_a_loss_that_is_not_finite_never_reaches_the_weights(world: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from vpgtrans_core.blocks import checkpoint_blocks, compile_blocks
 from vpgtrans_core.cards import LLMFamily
 from vpgtrans_core.llm.text import Text, TextEncoder
 
@@ -124,21 +125,12 @@ class LLM(ABC):
         """transformers' generation config fields for the saved folder: end token(s), BOS, padding, decoder start."""
 
     def checkpoint_activations(self) -> None:
-        """Recompute each block's activations in the backward pass instead of keeping them.
-
-        transformers' own switch works in training mode only, which would turn dropout on."""
-        from functools import partial
-
-        from torch.utils.checkpoint import checkpoint
-        from transformers.modeling_layers import GradientCheckpointingLayer
-
-        for block in self.model.modules():
-            if isinstance(block, GradientCheckpointingLayer):
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        """Recompute each block's activations in the backward pass instead of keeping them."""
+        checkpoint_blocks(self.model)
 
     def compile(self) -> None:
         """``torch.compile`` what training runs."""
-        self.model.compile()
+        compile_blocks(self.model)
 
     def freeze(self) -> None:
         """Freeze every parameter and leave training mode for good: no dropout inside a frozen LLM."""

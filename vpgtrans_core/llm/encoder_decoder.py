@@ -81,10 +81,6 @@ class EncoderDecoderLLM(FrozenLLM):
     def trunk_name(self) -> str:
         return "decoder" if "decoder" in self.model._modules else self.model.base_model_prefix
 
-    def compile(self) -> None:
-        super().compile()
-        self.model.get_encoder().compile()
-
     def run_head(self, shell: nn.Module, hidden: Tensor) -> Tensor:
         return shell(
             encoder_outputs=(hidden,), decoder_inputs_embeds=hidden, inputs_embeds=hidden, use_cache=False

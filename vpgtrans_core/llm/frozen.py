@@ -115,9 +115,6 @@ class FrozenLLM(LLM):
     def embed(self, ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(ids)
 
-    def compile(self) -> None:
-        getattr(self.model, self.trunk_name()).compile()  # the whole model's own forward is not called in training
-
     def freeze(self) -> None:
         super().freeze()
         # A family whose kernels know no boolean mask must not be given one: eager attention would add True as 1.

@@ -193,13 +193,15 @@ class Stage:
         torch.manual_seed(step_seed(plan.seed, plan.number, state.step, self.stepper.accelerator.process_index))
         self.optimizer.zero_grad(set_to_none=True)
         set_rates(self.optimizer, plan.factor(state.step))
-        result = self.stepper.backward(batch, signal, scale=self._scaler.get_scale())
+        result = self.stepper.backward(batch, signal, self._scaler.scale)
+        if not result.labels:
+            return result, 0.0
         self._scaler.unscale_(self.optimizer)
         norm = clip_gradients(self.stepper.parameters, plan.clip_norm)
-        if math.isfinite(result.loss) and math.isfinite(norm) and result.labels:
+        if math.isfinite(result.loss) and math.isfinite(norm):
             self.optimizer.step()
             state.bad_in_a_row = 0
-        elif result.labels:
+        else:
             self._skip(result.loss, norm)
         self._scaler.update()
         return result, norm
@@ -207,7 +209,7 @@ class Stage:
     def _skip(self, loss: float, norm: float) -> None:
         """Count a step whose loss or gradient is not finite; the weights stay as they are."""
         state = self.state
-        if self._scaler.is_enabled() and math.isfinite(loss):
+        if self._scaler.is_enabled() and math.isfinite(loss) and self._scaler.get_scale() > 1:
             return  # fp16: the loss scale was too high; the scaler lowers it, that is its ordinary work
         state.bad_in_a_row += 1
         state.bad_steps += 1

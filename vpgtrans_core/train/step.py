@@ -83,8 +83,10 @@ class Stepper:
         self.keep = keep
         self.parameters = list(model.trained().values())
 
-    def backward(self, batch: Batch, signal: int = 0, scale: float = 1.0) -> StepResult:
-        """Leave the gradient of the global batch's mean loss in the trained parameters (times `scale`)."""
+    def backward(
+        self, batch: Batch, signal: int = 0, scale: Callable[[Tensor], Tensor] = lambda loss: loss
+    ) -> StepResult:
+        """Leave the gradient of the global batch's mean loss, as `scale` makes it, in the trained parameters."""
         sums = self._total([batch.labels, len(batch.texts), batch.captions])
         loss = self._accumulate(batch, max(sums[0], 1), scale)
         self._sum_gradients()
@@ -92,13 +94,13 @@ class Stepper:
         signal = int(self.accelerator.gather(torch.tensor([signal], device=self.model.device)).max())
         return StepResult(float(total), sums[0], sums[1], sums[2], signal)
 
-    def _accumulate(self, batch: Batch, labels: int, scale: float) -> Tensor:
+    def _accumulate(self, batch: Batch, labels: int, scale: Callable[[Tensor], Tensor]) -> Tensor:
         """This process's share of the loss and its gradients; smaller micro-batches when memory runs out."""
         loss = torch.zeros((), dtype=torch.float64, device=self.model.device)
         try:
             for part in self._micro_batches(batch):
                 part_loss = self._loss(part) / labels
-                (part_loss * scale).backward()
+                scale(part_loss).backward()
                 loss += part_loss.detach()
             return loss
         except torch.OutOfMemoryError as error:
