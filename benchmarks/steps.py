@@ -14,6 +14,7 @@ as much at once as it holds), in ours in micro-batches as `vpgt transfer` finds 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import ctypes
 import gc
@@ -58,6 +59,7 @@ class Variant:
         vpg: ``caption`` (for each), ``image`` (once), ``features`` or ``outputs`` (from a cache).
         half: frozen parts in bf16, autocast for the rest.
         headline: one of the rows that ``--headline`` is content with.
+        compiled: the LLM's blocks are compiled, as in long runs on a GPU.
     """
 
     name: str
@@ -66,6 +68,12 @@ class Variant:
     vpg: str
     half: bool = False
     headline: bool = False
+    compiled: bool = False
+
+    @property
+    def eager(self) -> tuple[int, str, str, bool]:
+        """What is computed, compiled or not."""
+        return self.stage, self.llm, self.vpg, self.half
 
 
 VARIANTS = (
@@ -79,13 +87,20 @@ VARIANTS = (
     Variant("packed, head, VPG cached", 1, "packed", "outputs"),
     Variant("cached: tree, head", 1, "tree", "outputs", headline=True),
     Variant("plain", 2, "plain", "caption", headline=True),
-    Variant("VPG once, tree", 2, "tree", "image"),
+    Variant("VPG once, tree", 2, "tree", "image", headline=True),
     Variant("features cached, tree", 2, "tree", "features", headline=True),
     Variant("plain, bf16", 1, "plain", "caption", half=True),
     Variant("first epoch, bf16", 1, "tree", "image", half=True, headline=True),
     Variant("cached, bf16", 1, "tree", "outputs", half=True, headline=True),
     Variant("features cached, bf16", 2, "tree", "features", half=True, headline=True),
 )
+COMPILED = (
+    Variant("first epoch, compiled", 1, "tree", "image", headline=True, compiled=True),
+    Variant("cached, compiled", 1, "tree", "outputs", headline=True, compiled=True),
+    Variant("VPG once, compiled", 2, "tree", "image", headline=True, compiled=True),
+    Variant("features cached, compiled", 2, "tree", "features", headline=True, compiled=True),
+)
+"""On a GPU, whose precision is bf16 for all."""
 
 
 @dataclass
@@ -145,9 +160,15 @@ class Bench:
         def step() -> float:
             model.set_stage(variant.stage)
             model.zero_grad(set_to_none=True)
-            return run()
+            with torch.compiler.set_stance("default" if variant.compiled else "force_eager"):
+                return run()
 
         return step
+
+    def compile(self) -> None:
+        """Have the compiled variants' blocks compiled."""
+        for model in self.models.values():
+            model.llm.compile()
 
     def leave_gradients(self, variant: Variant) -> None:
         """Gradients as the step before left them: every way to compute a step needs the same ones."""
@@ -233,14 +254,22 @@ def _without_sharing(llm: LLM) -> LLM:
 def measure(shape: str, device: torch.device, images: int, rounds: int, variants: tuple[Variant, ...]) -> list[Result]:
     """Time, memory and work of the variants, in turn."""
     bench = Bench(shape, device, images, halves=any(v.half for v in variants))
+    if any(variant.compiled for variant in variants):
+        bench.compile()
     steps = {variant: bench.step(variant) for variant in variants}
-    flops, memory = {}, {}
-    for variant, step in steps.items():  # the first call also warms up
+    flops: dict[tuple[int, str, str, bool], float] = {}
+    memory = {}
+    for variant, step in steps.items():
+        began = time.perf_counter()
+        if device.type == "cuda":
+            step()  # finds how much fits at once, and compiles
         bench.leave_gradients(variant)
-        with FlopCounterMode(display=False) as counter:
+        with _counter(variant) as counter:
             memory[variant] = _memory(step, device)
-        flops[variant] = float(counter.get_total_flops())
-        print(f"{shape}: warmed up {variant.name} of stage {variant.stage}", file=sys.stderr)
+        if not variant.compiled:  # whose work no counter sees
+            flops[variant.eager] = float(counter.get_total_flops())
+        took = time.perf_counter() - began
+        print(f"{shape}: warmed up {variant.name} of stage {variant.stage} in {took:.0f} s", file=sys.stderr)
     seconds: dict[Variant, list[float]] = {variant: [] for variant in variants}
     for _ in range(rounds):
         for variant, step in steps.items():
@@ -262,11 +291,15 @@ def measure(shape: str, device: torch.device, images: int, rounds: int, variants
                 speedup=median[base] / median[variant],
                 memory_gb=used,
                 memory_share=used / most if used is not None and most else None,
-                tflop=flops[variant] / 1e12,
-                mfu=flops[variant] / median[variant] / 1e12 / peak if (peak := _peak(device)) else None,
+                tflop=flops[variant.eager] / 1e12,
+                mfu=flops[variant.eager] / median[variant] / 1e12 / peak if (peak := _peak(device)) else None,
             )
         )
     return results
+
+
+def _counter(variant: Variant) -> Any:
+    return contextlib.nullcontext() if variant.compiled else FlopCounterMode(display=False)
 
 
 def _seconds(step: Callable[[], float], device: torch.device) -> float:
@@ -331,7 +364,11 @@ def gpu_hours(results: list[Result]) -> dict[str, dict[str, float]]:
     hours: dict[str, dict[str, float]] = {}
     for shape in dict.fromkeys(r.shape for r in results):
         rates = {(r.stage, r.name): r.captions_per_second for r in results if r.shape == shape}
-        ways = {"plain": ("plain", "plain"), "ours": ("first epoch: VPG once, tree", "VPG once, tree")}
+        ways = {
+            "plain": ("plain", "plain"),
+            "ours": ("first epoch: VPG once, tree", "VPG once, tree"),
+            "ours, compiled": ("first epoch, compiled", "VPG once, compiled"),
+        }
         hours[shape] = {
             way: STAGE1_CAPTIONS / rates[1, one] / 3600 + STAGE2_CAPTIONS / rates[2, two] / 3600
             for way, (one, two) in ways.items()
@@ -359,7 +396,7 @@ def main(arguments: list[str] | None = None) -> list[Result]:
         shapes = list(GPU_SHAPES)
     variants = tuple(
         v
-        for v in VARIANTS
+        for v in (VARIANTS if device.type == "cpu" else VARIANTS + COMPILED)
         if (not v.half or device.type == "cpu")
         and (not options.only or v.name == "plain" or options.only in v.name)
         and (v.headline or not options.headline)
@@ -368,7 +405,10 @@ def main(arguments: list[str] | None = None) -> list[Result]:
     results: list[Result] = []
     for shape in shapes:
         results += measure(shape, device, images, options.rounds, variants)
+        torch._dynamo.reset()
         gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
     record: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

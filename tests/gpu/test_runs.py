@@ -54,10 +54,12 @@ def test_every_precision_trains_and_leaves_the_llm(world: Path, tmp_path: Path, 
 
 def test_a_gpu_trains_as_a_cpu_does(world: Path, tmp_path: Path) -> None:
     found, wanted = (
-        vpgtrans_core.transfer(**values(world, "llama", tmp_path / device, device=device, dtype="float32", stages=(1,)))
+        vpgtrans_core.transfer(
+            **values(world, "llama", tmp_path / device, device=device, dtype="float32", stages=(1,), stage1_steps=3)
+        )
         for device in ("cuda", "cpu")
     )
-    assert losses(found.folder) == pytest.approx(losses(wanted.folder), rel=0.05)
+    assert losses(found.folder) == pytest.approx(losses(wanted.folder), rel=0.01)  # three steps: TF32 and rounding grow
 
 
 def test_a_second_run_takes_the_first_ones_cache(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
