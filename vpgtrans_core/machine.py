@@ -12,8 +12,9 @@ from vpgtrans_core.settings import Settings
 
 BYTES_PER_POSITION = 48
 """Activation bytes that a frozen LLM keeps for the backward pass, per position, layer and unit of width, in half
-precision (on a GPU OPT was measured at 21 and LLaMA at 33). Twice as many in fp32."""
-CPU_ACTIVATIONS = 0.9e9
+precision: on a GPU OPT was measured at 22, LLaMA at 34, and T5 at 54, which the share of the free memory that is used
+leaves room for. Twice as many in fp32."""
+CPU_ACTIVATIONS = 0.675e9
 """Bytes of activations that a micro-batch keeps on a CPU, whose matrix products are as fast with some hundred positions
 as with thousands."""
 FEWEST_POSITIONS, CPU_MOST_POSITIONS = 256, 8192

@@ -206,7 +206,8 @@ class Run:
         device = self.machine.device
         blank = torch.zeros(llm.embedding_size, vpg.output_size), torch.zeros(llm.embedding_size)
         model = VLModel(vpg, projector_module(*blank, device), llm).to(device)
-        if compiles(self.settings, self.machine, llm.model.num_parameters(), self._feed(model, 1).steps_per_epoch):
+        self.compiled = compiles(self.settings, self.machine, llm, self._feed(model, 1).steps_per_epoch)
+        if self.compiled:
             self.reporter.message("compiling the LLM; the first steps take longer")
             llm.compile()
         if not begun:
@@ -316,6 +317,7 @@ class Run:
                 "processes": self.machine.accelerator.num_processes,
                 "dtype": str(self.machine.dtype),
                 "shares_prefix": self.model.llm.shares_prefix,
+                "compiled": self.compiled,
             },
             environment=environment(),
             plugins=self.registry.snapshot(),

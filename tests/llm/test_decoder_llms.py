@@ -21,6 +21,7 @@ from conftest import (
 from llm_opt.adapter import OPT
 from tiny_tokenizers import byte_level, metaspace
 
+from vpgtrans_core.blocks import blocks
 from vpgtrans_core.data.sample import Caption
 from vpgtrans_core.llm.adapter import GenerateOptions
 from vpgtrans_core.llm.decoder import DecoderOnlyLLM
@@ -70,11 +71,29 @@ def test_half_precision_stays_near(make):
 
 
 @pytest.mark.parametrize("make", [opt, llama])
-def test_compile_compiles_what_training_runs(make):
+def test_compile_compiles_each_block(make):
     llm, _ = make()
     llm.compile()
-    trunk = getattr(llm.model, llm.trunk_name())
-    assert trunk._compiled_call_impl is not None and llm.model._compiled_call_impl is None
+    compiled = [name for name, module in llm.model.named_modules() if module._compiled_call_impl is not None]
+    assert [name.split(".")[-2] for name in compiled] == ["layers"] * llm.model.config.num_hidden_layers
+
+
+def test_generation_runs_blocks_as_they_are():
+    """A text that grows by a word would be compiled anew with each."""
+    from torch._dynamo.testing import CompileCounter
+
+    from vpgtrans_core.model import VLModel
+
+    llm, model = llama()
+    counter = CompileCounter()
+    for block in blocks(llm.model):
+        block.compile(backend=counter)
+    vl = VLModel(torch.nn.Identity(), torch.nn.Linear(6, model.config.hidden_size), llm)
+    assert len(vl.generate(torch.randn(1, PROMPTS, 6), "outputs")) == 1
+    assert counter.frame_count == 0
+    llm.loss(soft_prompts_for(model), llm.layout(TEXTS, PROMPTS))
+    assert counter.frame_count > 0
+    torch._dynamo.reset()
 
 
 def test_sharing_computes_fewer_positions():

@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "converter.py"
 
 
 @pytest.fixture(scope="module")
-def benchmark():
+def converter():
     spec = importlib.util.spec_from_file_location("converter_benchmark", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -24,14 +24,14 @@ def benchmark():
     return module
 
 
-def test_ridge_beats_sgd_in_time_and_on_held_out_words(benchmark) -> None:
-    paper = benchmark.measure("tiny", "low rank", "paper's SGD")
-    ridge = benchmark.measure("tiny", "low rank", "ridge, root of frequency")
+def test_ridge_beats_sgd_in_time_and_on_held_out_words(converter) -> None:
+    paper = converter.measure("tiny", "low rank", "paper's SGD")
+    ridge = converter.measure("tiny", "low rank", "ridge, root of frequency")
     assert ridge["seconds"] < paper["seconds"] / 5
     assert ridge["held_out"] > paper["held_out"]
 
 
-def test_memory_above_the_tables(benchmark) -> None:
+def test_memory_above_the_tables(converter) -> None:
     """At a tenth of a 7 B LLM's table and more; the bound is that of the real size, two embeddings and 1 GB."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("peak memory is read from /proc")
@@ -40,7 +40,7 @@ def test_memory_above_the_tables(benchmark) -> None:
     assert row["memory_gb"] < 0.3
 
 
-def test_each_step_of_the_matching_is_shown(benchmark, tmp_path, opt_like, llama_like, captions) -> None:
+def test_each_step_of_the_matching_is_shown(converter, tmp_path, opt_like, llama_like, captions) -> None:
     folders = []
     for name, tokenizer in (("a", opt_like), ("b", llama_like)):
         torch.manual_seed(0)
@@ -51,9 +51,9 @@ def test_each_step_of_the_matching_is_shown(benchmark, tmp_path, opt_like, llama
         OPTForCausalLM(config).save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
         folders.append(tmp_path / name)
-    rows = benchmark.matching(*folders, captions)
+    rows = converter.matching(*folders, captions)
     assert [r["step"] for r in rows] == ["same", "+ spelling", "+ case", "+ mean"]
     assert [r["pairs"] for r in rows] == sorted(r["pairs"] for r in rows)
     assert rows[-1]["words_covered"] == pytest.approx(1.0)
     assert rows[1]["words_covered"] < 1.0
-    assert "+ mean" in benchmark.table(rows)
+    assert "+ mean" in converter.table(rows)

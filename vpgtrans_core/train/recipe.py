@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.model import VLModel
 from vpgtrans_core.settings import Settings
@@ -17,8 +18,8 @@ LOOKS_AN_EPOCH = 4
 WARMUP_SHARE = 0.1
 """The rise of the rate takes at most this share of the stage, however short it is."""
 COMPILED_FROM = 1e16
-"""The LLM's parameters times the captions that a process has to come (half an hour of an H100) from which compiling the
-LLM, a minute or so, pays."""
+"""An LLM's parameters times the captions that a process trains on, half an hour of an H100, from which it is worth the
+minute that compiling takes."""
 
 
 def stage_plan(settings: Settings, number: int, steps_per_epoch: int) -> StagePlan:
@@ -48,14 +49,14 @@ def stage_steps(settings: Settings, number: int, steps_per_epoch: int) -> int:
     return given if given is not None else round((epochs or 0) * steps_per_epoch)
 
 
-def compiles(settings: Settings, machine: Machine, parameters: int, steps_per_epoch: int) -> bool:
-    """Whether an LLM of so many parameters is compiled: as the settings say, else on a GPU where the run is long."""
+def compiles(settings: Settings, machine: Machine, llm: LLM, steps_per_epoch: int) -> bool:
+    """Whether the LLM is compiled: as the settings say, else on a GPU where its family gains and the run is long."""
     if settings.compile is not None:
         return settings.compile
     steps = sum(stage_steps(settings, number, steps_per_epoch) for number in settings.stages or ())
     captions = steps * (settings.batch_size or 1) / machine.accelerator.num_processes
-    whole = settings.quantization == "none"
-    return whole and machine.device.type == "cuda" and captions * parameters >= COMPILED_FROM
+    long = captions * llm.model.num_parameters() >= COMPILED_FROM
+    return long and machine.device.type == "cuda" and llm.family.compiles and settings.quantization == "none"
 
 
 def stage_factor(settings: Settings, number: int, steps: int) -> Callable[[int], float]:

@@ -1,0 +1,39 @@
+"""What the recipe decides by the run's size."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from llm_llama import vpgt_llm_families as llama
+from llm_opt import vpgt_llm_families as opt
+
+from vpgtrans_core.settings import Settings
+from vpgtrans_core.train.recipe import compiles
+
+LONG: dict[str, Any] = {"stages": (1, 2), "stage1_epochs": 1.0, "stage2_epochs": 1.0, "batch_size": 1728}
+
+
+@pytest.mark.parametrize(
+    ("changed", "device", "family", "processes", "steps", "expected"),
+    [
+        ({}, "cuda", llama, 1, 1000, True),
+        ({}, "cuda", opt, 1, 1000, False),
+        ({}, "cpu", llama, 1, 1000, False),
+        ({}, "cuda", llama, 1, 100, False),
+        ({}, "cuda", llama, 8, 1000, False),
+        ({"stages": (1,)}, "cuda", llama, 1, 600, False),
+        ({"quantization": "8bit"}, "cuda", llama, 1, 1000, False),
+        ({"compile": True}, "cpu", opt, 1, 1, True),
+        ({"compile": False}, "cuda", llama, 1, 1000, False),
+    ],
+)
+def test_long_runs_on_a_gpu_are_compiled(
+    changed: dict[str, Any], device: str, family: Any, processes: int, steps: int, expected: bool
+) -> None:
+    machine: Any = SimpleNamespace(
+        device=SimpleNamespace(type=device), accelerator=SimpleNamespace(num_processes=processes)
+    )
+    llm: Any = SimpleNamespace(family=family()[0], model=SimpleNamespace(num_parameters=lambda: 7 * 10**9))
+    assert compiles(Settings(**{**LONG, **changed}), machine, llm, steps) is expected
