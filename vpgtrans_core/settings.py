@@ -304,6 +304,8 @@ def _relations(s: Settings) -> list[str]:
         problems.append(f"stages: must be 1, 2 or 1 2, not {' '.join(map(str, s.stages))}")
     if not 0 < s.crop_min <= 1:
         problems.append(f"crop_min: must be above 0 and at most 1, not {s.crop_min}")
+    if s.compile and s.checkpoint_activations:
+        problems.append("compile: blocks that checkpoint_activations recomputes run uncompiled; give one of the two")
     if s.resume and s.overwrite:
         problems.append("resume and overwrite exclude each other")
     return problems

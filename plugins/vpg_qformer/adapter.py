@@ -161,7 +161,8 @@ class QFormerVPG(VPG):
         """Pixels ``[B, 3, H, W]`` to the ViT's last layer ``[B, N, C]``, before its last norm, in the ViT's dtype."""
         if self.waiting is not None:
             self._read_vit()
-        with torch.autocast(pixels.device.type, enabled=False):  # it would cast every norm to fp32 and back
+        kind = "cuda" if pixels.is_cuda else "cpu"  # a plan's "meta" device knows no autocast
+        with torch.autocast(kind, enabled=False):  # it would cast every norm to fp32 and back
             embedded = self.vision_model.embeddings(pixels.to(self.vision_model.embeddings.class_embedding.dtype))
             return self.vision_model.encoder(inputs_embeds=embedded).last_hidden_state
 

@@ -38,6 +38,17 @@ def test_steps_of_one_family(tmp_path: Path) -> None:
     assert "tiny-opt" in out and "tiny-t5" not in out and "packed rows" not in out
 
 
+@pytest.mark.slow
+def test_whole_run(tmp_path: Path) -> None:
+    options = ("--shape", "tiny-opt", "--pictures", "80", "--batch-size", "20", "--steps", "5", "4", "--workers", "1")
+    out = run("whole_run.py", *options, "--json", str(tmp_path / "runs.json"))
+    rates = json.loads((tmp_path / "runs.json").read_text())
+    assert [(r["run"], r["stage"]) for r in rates] == [(f"{n} run", s) for n in ("first", "second") for s in (1, 2)]
+    assert all(r["captions_per_second"] > 0 and 0 <= r["waiting"] < 1 for r in rates)
+    assert rates[0]["last_loss"] == pytest.approx(rates[2]["last_loss"], rel=1e-4)
+    assert "| second run | 2 | " in out
+
+
 def test_cold_start(tmp_path: Path) -> None:
     every = ("--help", "list-models", "cache build --help")
     named = [f"--command={command}" for command in every]

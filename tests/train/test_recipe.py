@@ -9,7 +9,8 @@ import pytest
 from llm_llama import vpgt_llm_families as llama
 from llm_opt import vpgt_llm_families as opt
 
-from vpgtrans_core.settings import Settings
+from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.settings import Settings, build
 from vpgtrans_core.train.recipe import compiles
 
 LONG: dict[str, Any] = {"stages": (1, 2), "stage1_epochs": 1.0, "stage2_epochs": 1.0, "batch_size": 1728}
@@ -24,6 +25,7 @@ LONG: dict[str, Any] = {"stages": (1, 2), "stage1_epochs": 1.0, "stage2_epochs":
         ({}, "cuda", llama, 1, 100, False),
         ({}, "cuda", llama, 8, 1000, False),
         ({"stages": (1,)}, "cuda", llama, 1, 600, False),
+        ({"checkpoint_activations": True}, "cuda", llama, 1, 1000, False),
         ({"quantization": "8bit"}, "cuda", llama, 1, 1000, False),
         ({"compile": True}, "cpu", opt, 1, 1, True),
         ({"compile": False}, "cuda", llama, 1, 1000, False),
@@ -37,3 +39,8 @@ def test_long_runs_on_a_gpu_are_compiled(
     )
     llm: Any = SimpleNamespace(family=family()[0], model=SimpleNamespace(num_parameters=lambda: 7 * 10**9))
     assert compiles(Settings(**{**LONG, **changed}), machine, llm, steps) is expected
+
+
+def test_compiling_and_recomputing_are_not_asked_for_together() -> None:
+    with pytest.raises(ConfigError, match="give one of the two"):
+        build({"compile": True, "checkpoint_activations": True})

@@ -158,7 +158,7 @@ def _assumed(plan: Plan, cost: Cost) -> list[str]:
         f"assumed: MFU {a.mfu:g} of {cost.chip.tflops:g} TFLOP/s ({cost.chip.title}), {a.gpus} of them, "
         f"{a.price:.2f} USD an hour each;",
         f"captions of {a.caption_tokens:g} tokens, {a.captions_per_image:.3g} an image; amounts of data: {amounts};",
-        "every image computed anew in each epoch; reading images keeps up; MFU and price were not measured here",
+        "every image computed anew in each epoch; reading images keeps up; MFU and price are guesses",
     ]
 
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from vpgtrans_core.planning import Plan, StageWork
 
 MFU = 0.35
-"""The share of a GPU's peak that training reaches. The paper's four runs imply 0.3 to 0.4 for its own code."""
+"""The share of a GPU's peak that training reaches. The paper's four runs imply 0.3 to 0.4 for its own code; one H100
+reached 0.34 to 0.51 with OPT and LLaMA, and 0.14 to 0.25 with T5 (benchmarks/README.md)."""
 CAPTION_TOKENS = 13.0
 """Tokens of a caption, start and end included; COCO's captions have about that many."""
 TOKENS_PER_WORD = 1.1
