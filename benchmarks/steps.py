@@ -14,7 +14,6 @@ as much at once as it holds), in ours in micro-batches as `vpgt transfer` finds 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import ctypes
 import gc
@@ -24,7 +23,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +68,6 @@ class Variant:
     half: bool = False
     headline: bool = False
     compiled: bool = False
-
-    @property
-    def eager(self) -> tuple[int, str, str, bool]:
-        """What is computed, compiled or not."""
-        return self.stage, self.llm, self.vpg, self.half
 
 
 VARIANTS = (
@@ -257,17 +251,13 @@ def measure(shape: str, device: torch.device, images: int, rounds: int, variants
     if any(variant.compiled for variant in variants):
         bench.compile()
     steps = {variant: bench.step(variant) for variant in variants}
-    flops: dict[tuple[int, str, str, bool], float] = {}
-    memory = {}
+    flops, memory = {}, {}
     for variant, step in steps.items():
         began = time.perf_counter()
         if device.type == "cuda":
             step()  # finds how much fits at once, and compiles
         bench.leave_gradients(variant)
-        with _counter(variant) as counter:
-            memory[variant] = _memory(step, device)
-        if not variant.compiled:  # whose work no counter sees
-            flops[variant.eager] = float(counter.get_total_flops())
+        memory[variant], flops[variant] = _memory_and_work(bench, variant, device)
         took = time.perf_counter() - began
         print(f"{shape}: warmed up {variant.name} of stage {variant.stage} in {took:.0f} s", file=sys.stderr)
     seconds: dict[Variant, list[float]] = {variant: [] for variant in variants}
@@ -291,15 +281,19 @@ def measure(shape: str, device: torch.device, images: int, rounds: int, variants
                 speedup=median[base] / median[variant],
                 memory_gb=used,
                 memory_share=used / most if used is not None and most else None,
-                tflop=flops[variant.eager] / 1e12,
-                mfu=flops[variant.eager] / median[variant] / 1e12 / peak if (peak := _peak(device)) else None,
+                tflop=flops[variant] / 1e12,
+                mfu=flops[variant] / median[variant] / 1e12 / peak if (peak := _peak(device)) else None,
             )
         )
     return results
 
 
-def _counter(variant: Variant) -> Any:
-    return contextlib.nullcontext() if variant.compiled else FlopCounterMode(display=False)
+def _memory_and_work(bench: Bench, variant: Variant, device: torch.device) -> tuple[float | None, float]:
+    """Gigabytes and FLOPs of a step. No counter sees the work inside of a compiled one: its eager twin is counted."""
+    memory = _memory(bench.step(variant), device) if variant.compiled else None
+    with FlopCounterMode(display=False) as counter:
+        eager = _memory(bench.step(replace(variant, compiled=False)), device)
+    return memory if variant.compiled else eager, float(counter.get_total_flops())
 
 
 def _seconds(step: Callable[[], float], device: torch.device) -> float:

@@ -1,7 +1,7 @@
 """Whole transfers at a real model's size with random weights: do runs keep the speed of their steps?
 
     python benchmarks/whole_run.py --shape opt-2.7b                    # a GPU; 10 GB of disk
-    python benchmarks/whole_run.py --shape tiny-opt --pictures 40 --batch-size 40 --steps 3 3
+    python benchmarks/whole_run.py --shape tiny-opt --pictures 40 --batch-size 40 --steps 5 5
 
 Pictures of COCO's size with five captions each, a source and a target LLM are written into a temporary folder. The same
 transfer runs twice; the second finds the first one's cache. Shown are captions a second and the share of the time that
@@ -134,6 +134,8 @@ def main(arguments: list[str] | None = None) -> list[Rate]:
     parser.add_argument("--workers", type=int, help="that read pictures; default by the cores")
     parser.add_argument("--json", type=Path, help="write the results there")
     options = parser.parse_args(arguments)
+    if min(options.steps) <= SKIPPED:
+        parser.error(f"--steps: more than {SKIPPED} of each stage")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found: list[Rate] = []
     with tempfile.TemporaryDirectory() as place:

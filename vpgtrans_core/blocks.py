@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 if TYPE_CHECKING:
+    import torch
     from transformers.modeling_layers import GradientCheckpointingLayer
 
 KINDS = 32
@@ -32,14 +34,23 @@ def checkpoint_blocks(model: nn.Module) -> None:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
-def compile_blocks(model: nn.Module) -> None:
+def compile_blocks(model: nn.Module, whole: Sequence[nn.Module]) -> None:
     """``torch.compile`` each block; blocks alike share one compiled function, which is ready in seconds where a whole
-    model takes minutes. A block that cannot be compiled here (no C compiler, say) runs as it is, with torch's warning.
-    """
+    model takes minutes. Of a model without blocks that transformers marks, compile the parts in `whole`."""
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, KINDS)
-    torch._dynamo.config.suppress_errors = True
-    alike: list[nn.Module] = [*blocks(model)]
-    for block in alike or [model]:
-        block.compile(dynamic=True)  # rows of other lengths need no function of their own
+    found: Sequence[nn.Module] = blocks(model)
+    for part in found or whole:
+        part.compile(dynamic=True)  # rows of other lengths need no function of their own
+
+
+def why_not_compile(device: torch.device) -> str | None:
+    """Say why nothing can be compiled for a device (no C compiler, no Triton), or None."""
+    import torch
+
+    try:
+        torch.compile(lambda x: x + 1, fullgraph=True)(torch.zeros(8, device=device))
+    except Exception as error:  # compilers fail in many ways
+        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return None

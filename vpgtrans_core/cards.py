@@ -81,9 +81,9 @@ class LLMFamily:
     half: str = "bfloat16"
     """The half precision of the frozen LLM on a GPU, ``"float16"`` or ``"bfloat16"`` (the paper: fp16 for OPT, bf16
     for FlanT5)."""
-    compiles: bool = True
-    """Whether long runs on a GPU compile its blocks: False where it was measured to bring nothing (OPT, whose norms and
-    activations are single kernels as they are)."""
+    compiles: bool = False
+    """Whether long runs on a GPU compile its blocks: True where that was seen to be faster (LLaMA by a third; OPT,
+    whose norms and activations are single kernels as they are, gains nothing)."""
     batch_size: int = 1728
     """Captions a step in the paper's recipe."""
     question_prompt: str = "Question: {} Answer:"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 
 import torch
@@ -45,8 +46,11 @@ class Machine:
         each = BYTES_PER_POSITION * layers * hidden_size * (2 if self.dtype == torch.float32 else 1)
         if self.device.type != "cuda":
             return min(max(FEWEST_POSITIONS, int(CPU_ACTIVATIONS / each)), CPU_MOST_POSITIONS)
+        gc.collect()
+        torch.cuda.empty_cache()  # what torch keeps from what was computed before is free too
         free, _ = torch.cuda.mem_get_info(self.device)
-        return max(FEWEST_POSITIONS, int(0.7 * free / each))
+        whole = free // 10**9 * 10**9  # a resumed run shall find as much
+        return max(FEWEST_POSITIONS, int(0.7 * whole / each))
 
 
 def choose_machine(settings: Settings, half: str) -> Machine:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vpgtrans_core.machine import Machine
     from vpgtrans_core.model import VLModel
     from vpgtrans_core.output.run_folder import RunFolder
-    from vpgtrans_core.train.stage import Progress, Stage
+    from vpgtrans_core.train.stage import Progress, Stage, StageState
     from vpgtrans_core.vpg.adapter import VPG
 
 START_IMAGES = 1024
@@ -134,16 +134,29 @@ class Run:
             stage, feed = self._stage(number)
             if checkpoint is not None and number == checkpoint.stage:
                 stage.restore(checkpoint)
+                if self.settings.micro_positions is None and "micro_positions" in checkpoint.state:
+                    stage.stepper.micro_positions = checkpoint.state["micro_positions"]  # batches are cut as before
                 feed.restore(checkpoint.state.get("feed", {}))
                 self.reporter.message(f"resuming stage {number} after step {checkpoint.step}")
             elif checkpoint is not None:
                 load_weights(self.model, checkpoint)
             began = time.monotonic()
-            state = stage.run()
+            state = self._train(stage)
             checkpoint = None
             stages[str(number)] = self._stage_record(state, feed, time.monotonic() - began)
             self.folder.write_record(stages=stages, data=self._data_record(feed))
         return self._finish()
+
+    def _train(self, stage: Stage) -> StageState:
+        if not self.compiled:
+            return stage.run()
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            return stage.run()
+        except TorchDynamoException as error:
+            cause = str(error).strip().partition("\n")[0]
+            raise VpgtError(f"the LLM cannot be compiled: {cause}", "--no-compile runs it as it is") from error
 
     def _check_output(self) -> None:
         """Refuse now what could not be written at the end.
@@ -198,7 +211,6 @@ class Run:
 
         from vpgtrans_core.assemble import load_llm, projector_module
         from vpgtrans_core.model import VLModel
-        from vpgtrans_core.train.recipe import compiles
 
         llm = load_llm(self.target, self.machine, self.settings)
         if self.settings.checkpoint_activations:
@@ -206,13 +218,24 @@ class Run:
         device = self.machine.device
         blank = torch.zeros(llm.embedding_size, vpg.output_size), torch.zeros(llm.embedding_size)
         model = VLModel(vpg, projector_module(*blank, device), llm).to(device)
-        self.compiled = compiles(self.settings, self.machine, llm, self._feed(model, 1).steps_per_epoch)
-        if self.compiled:
-            self.reporter.message("compiling the LLM; the first steps take longer")
-            llm.compile()
         if not begun:
             self._start(model)
+        self._compile(model)
         return model
+
+    def _compile(self, model: VLModel) -> None:
+        """Have the LLM compiled where the run gains by it and torch can."""
+        from vpgtrans_core.blocks import why_not_compile
+        from vpgtrans_core.train.recipe import compiles
+
+        steps_per_epoch = self._feed(model, 1).steps_per_epoch
+        self.compiled = compiles(self.settings, self.machine, model.llm, steps_per_epoch)
+        if self.compiled and (cause := why_not_compile(self.machine.device)):
+            self.compiled = False
+            self.reporter.warning(f"the LLM is not compiled, for torch cannot do it here: {cause}")
+        if self.compiled:
+            self.reporter.message("compiling the LLM; the first steps take longer")
+            model.llm.compile()
 
     def _start(self, model: VLModel) -> None:
         """Give the model the projector that training begins with, the same in every process."""

@@ -306,6 +306,8 @@ def _relations(s: Settings) -> list[str]:
         problems.append(f"crop_min: must be above 0 and at most 1, not {s.crop_min}")
     if s.compile and s.checkpoint_activations:
         problems.append("compile: blocks that checkpoint_activations recomputes run uncompiled; give one of the two")
+    if s.compile and s.quantization != "none":
+        problems.append("compile: not for a quantised LLM; give one of compile and quantization")
     if s.resume and s.overwrite:
         problems.append("resume and overwrite exclude each other")
     return problems

@@ -17,6 +17,7 @@ def vpgt_llm_families() -> list[LLMFamily]:
             adapter="vpgtrans_core.llm.decoder:DecoderOnlyLLM",
             cards=CARDS,
             half="bfloat16",
+            compiles=True,
             batch_size=1728,
         )
     ]

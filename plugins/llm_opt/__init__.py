@@ -17,7 +17,6 @@ def vpgt_llm_families() -> list[LLMFamily]:
             adapter="llm_opt.adapter:OPT",
             cards=CARDS,
             half="float16",
-            compiles=False,
             batch_size=1728,
         )
     ]

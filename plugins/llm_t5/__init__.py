@@ -18,6 +18,7 @@ def vpgt_llm_families() -> list[LLMFamily]:
             cards=CARDS,
             encoder_decoder=True,
             half="bfloat16",
+            compiles=True,
             batch_size=1152,
             question_prompt="Question: {} Short answer:",
         )

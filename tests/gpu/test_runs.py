@@ -115,6 +115,7 @@ def test_a_compiled_run_has_the_losses_of_the_other(world: Path, tmp_path: Path)
         vpgtrans_core.transfer(**values(world, "llama", tmp_path / str(c), compile=c, dtype="float32"))
         for c in (False, True)
     )
+    assert compiled.record["machine"]["compiled"] and not plain.record["machine"]["compiled"]
     assert losses(compiled.folder) == pytest.approx(losses(plain.folder), rel=0.05)
 
 

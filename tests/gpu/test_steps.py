@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from accelerate import Accelerator
 from shapes import FAMILIES
-from steps import VARIANTS, Bench
+from steps import COMPILED, VARIANTS, Bench
+from torch._dynamo.utils import counters
 
 from tests.benchmarks.compare import difference, plain_of
 from vpgtrans_core.llm.adapter import LLM
@@ -127,7 +129,10 @@ def test_checkpointing_activations_takes_less_memory_and_leaves_the_gradient() -
 @pytest.mark.parametrize("family", FAMILIES)
 def test_compiled_steps_leave_the_gradient(family: str) -> None:
     bench = Bench(f"tiny-{family}", GPU, images=6, precise=torch.float32)
-    variant = next(v for v in OURS if v.stage == 1 and v.vpg == "outputs" and v.llm == "tree")
-    wanted = bench.gradients(variant)
-    bench.models[False].llm.compile()
-    assert difference(bench.gradients(variant), wanted) < 1e-4
+    counters.clear()
+    bench.compile()
+    for compiled in (v for v in COMPILED if v.vpg != "image"):
+        wanted = bench.gradients(replace(compiled, compiled=False))
+        assert not counters["frames"] or compiled.stage == 2
+        assert difference(bench.gradients(compiled), wanted) < 1e-4
+        assert counters["frames"]["ok"] == counters["frames"]["total"] > 0

@@ -11,9 +11,11 @@ import torch
 
 import vpgtrans_core
 from vpgtrans_core.errors import ConfigError, DataError, ModelError, VpgtError
+from vpgtrans_core.output.run_folder import RunFolder
 from vpgtrans_core.pipeline import Run, Silent
 from vpgtrans_core.registry import default_registry
 from vpgtrans_core.settings import build
+from vpgtrans_core.train.stage import Stage
 from vpgtrans_core.train.step import Stepper
 
 TINY: dict[str, Any] = {
@@ -117,7 +119,7 @@ def half_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_fp16_trains_with_a_loss_scale(world: Path, tmp_path: Path, half_arithmetic: None) -> None:
-    made = run(world, "llama", tmp_path / "out", checkpoint_steps=2, keep_checkpoints=9, cache_features=False)
+    made = run(world, "llama", tmp_path / "out", cache_features=False)
     exact = run(world, "llama", tmp_path / "exact", cache_features=False)
     for number in ("1", "2"):
         stage, wanted = made.folder.record["stages"][number], exact.folder.record["stages"][number]
@@ -146,6 +148,41 @@ def test_a_loss_scale_too_high_is_lowered_and_one_that_cannot_help_stops_the_run
     monkeypatch.setattr(Stepper, "backward", infinite)
     with pytest.raises(VpgtError, match="not finite"):
         run(world, "llama", tmp_path / "never", stages=[1], stage1_steps=40, early_stop=False)
+
+
+def test_a_resumed_run_has_the_loss_scale_that_it_had(
+    world: Path, tmp_path: Path, half_arithmetic: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scale is still too high when the run is killed: one that began anew would take steps that were skipped."""
+    scaler, train_step = torch.amp.GradScaler, Stage._train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.amp, "GradScaler", lambda *a, **k: scaler(*a, **k, init_scale=2.0**26))
+        more = {"stages": [1], "stage1_steps": 14, "early_stop": False, "checkpoint_steps": 2, "save": "vpg"}
+        whole = run(world, "llama", tmp_path / "whole", **more)
+        patch.setattr(Stage, "_train_step", lambda self, *a: 1 / 0 if self.state.step == 3 else train_step(self, *a))
+        with pytest.raises(ZeroDivisionError):
+            run(world, "llama", tmp_path / "killed", **more)
+    resumed = vpgtrans_core.transfer(out=str(tmp_path / "killed"), resume=True)
+    norms = [
+        [m["grad_norm"] for m in f.metrics() if "grad_norm" in m] for f in (whole.folder, RunFolder(resumed.folder))
+    ]
+    assert not any(map(math.isfinite, norms[0][:4])) and math.isfinite(norms[0][-1])
+    assert [str(n) for n in norms[0]] == [str(n) for n in norms[1]]
+    files = [folder / "vpg.safetensors" for folder in (resumed.folder, tmp_path / "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_process_without_images_has_a_loss_scale_too(
+    world: Path, tmp_path: Path, half_arithmetic: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(self: Stepper, *given: Any) -> torch.Tensor:
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)  # as `_sum_gradients` leaves them
+        return torch.zeros((), dtype=torch.float64)
+
+    monkeypatch.setattr(Stepper, "_accumulate", nothing)
+    made = run(world, "llama", tmp_path / "out", stages=[1])
+    assert made.folder.record["stages"]["1"]["steps"] == 3
 
 
 def test_a_loss_that_is_not_finite_never_reaches_the_weights(world: Path, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ class LLM(ABC):
 
     def compile(self) -> None:
         """``torch.compile`` what training runs."""
-        compile_blocks(self.model)
+        compile_blocks(self.model, [self.model])
 
     def freeze(self) -> None:
         """Freeze every parameter and leave training mode for good: no dropout inside a frozen LLM."""

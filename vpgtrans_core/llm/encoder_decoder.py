@@ -81,6 +81,9 @@ class EncoderDecoderLLM(FrozenLLM):
     def trunk_name(self) -> str:
         return "decoder" if "decoder" in self.model._modules else self.model.base_model_prefix
 
+    def trunks(self) -> list[nn.Module]:
+        return [self.model.get_encoder(), self.model.get_decoder()]
+
     def run_head(self, shell: nn.Module, hidden: Tensor) -> Tensor:
         return shell(
             encoder_outputs=(hidden,), decoder_inputs_embeds=hidden, inputs_embeds=hidden, use_cache=False

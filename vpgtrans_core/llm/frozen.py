@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from vpgtrans_core.blocks import compile_blocks
 from vpgtrans_core.cards import LLMFamily
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions
@@ -114,6 +115,13 @@ class FrozenLLM(LLM):
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(ids)
+
+    def compile(self) -> None:
+        compile_blocks(self.model, self.trunks())
+
+    def trunks(self) -> list[nn.Module]:
+        """The parts that training calls; the whole model's own forward it does not call."""
+        return [getattr(self.model, self.trunk_name())]
 
     def freeze(self) -> None:
         super().freeze()

@@ -56,7 +56,7 @@ def compiles(settings: Settings, machine: Machine, llm: LLM, steps_per_epoch: in
     steps = sum(stage_steps(settings, number, steps_per_epoch) for number in settings.stages or ())
     captions = steps * (settings.batch_size or 1) / machine.accelerator.num_processes
     long = captions * llm.model.num_parameters() >= COMPILED_FROM
-    plain = settings.quantization == "none" and not settings.checkpoint_activations  # these run uncompiled anyway
+    plain = settings.quantization == "none" and not settings.checkpoint_activations
     return long and plain and machine.device.type == "cuda" and llm.family.compiles
 
 

@@ -177,6 +177,7 @@ class Stage:
                 "progress": vars(self.state),
                 "optimizer": numbers,
                 "scaler": self._scaler.state_dict(),
+                "micro_positions": self.stepper.micro_positions,
                 "metrics_size": self.folder.metrics_size(),
                 **extra,
             }
@@ -193,6 +194,7 @@ class Stage:
         torch.manual_seed(step_seed(plan.seed, plan.number, state.step, self.stepper.accelerator.process_index))
         self.optimizer.zero_grad(set_to_none=True)
         set_rates(self.optimizer, plan.factor(state.step))
+        self._scaler.scale(torch.zeros((), device=self.model.device))  # a process without images makes no use of it
         result = self.stepper.backward(batch, signal, self._scaler.scale)
         if not result.labels:
             return result, 0.0
