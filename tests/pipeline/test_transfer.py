@@ -185,6 +185,28 @@ def test_a_process_without_images_has_a_loss_scale_too(
     assert made.folder.record["stages"]["1"]["steps"] == 3
 
 
+@pytest.mark.parametrize("cause", [None, "no C++ compiler"])
+def test_what_cannot_be_compiled(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str | None
+) -> None:
+    """Without a compiler a run goes on uncompiled; a block that a compiler fails at stops it and says what to do."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    def fails(self: Stage) -> Any:
+        raise TorchDynamoException("a block is beyond me\nlong story")
+
+    monkeypatch.setattr("vpgtrans_core.blocks.why_not_compile", lambda device: cause)
+    monkeypatch.setattr("vpgtrans_core.llm.frozen.FrozenLLM.compile", lambda self: None)
+    if cause:
+        made = run(world, "llama", tmp_path / "out", compile=True)
+        assert made.folder.record["machine"]["compiled"] is False
+        return
+    monkeypatch.setattr(Stage, "run", fails)
+    with pytest.raises(VpgtError, match="cannot be compiled: a block is beyond me") as error:
+        run(world, "llama", tmp_path / "out", compile=True)
+    assert "--no-compile" in str(error.value) and "long story" not in str(error.value)
+
+
 def test_a_loss_that_is_not_finite_never_reaches_the_weights(world: Path, tmp_path: Path) -> None:
     made = Run(
         build(settings(world, "llama", tmp_path, stage1_steps=9, start="random", cache_features=False)),

@@ -1,0 +1,41 @@
+"""What of a model is compiled."""
+
+import pytest
+import torch
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from vpgtrans_core import blocks
+from vpgtrans_core.blocks import compile_blocks, why_not_compile
+
+
+class Block(GradientCheckpointingLayer):
+    def forward(self, x):
+        return x + 1
+
+
+def compiled(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if module._compiled_call_impl is not None]
+
+
+def test_blocks_are_compiled_one_by_one() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), Block(), Block())
+    compile_blocks(model, [model])
+    assert compiled(model) == ["1", "2"]
+
+
+def test_of_a_model_without_marked_blocks_what_training_calls_is_compiled() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    compile_blocks(model, [model[0]])
+    assert compiled(model) == ["0"]
+    assert torch._dynamo.config.recompile_limit >= blocks.KINDS
+
+
+def test_a_compiler_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert why_not_compile(torch.device("meta")) is None
+
+    def broken(*given: object, **more: object) -> None:
+        raise RuntimeError("no C++ compiler\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    assert why_not_compile(torch.device("cpu")) == "no C++ compiler"
