@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +114,7 @@ def build_model(shape: str, dtype: torch.dtype, device: torch.device, seed: int 
         )  # fmt: skip
         projector = nn.Linear(vpg.output_size, config.hidden_size)
     family = next(f for f in default_registry().llm_families() if kind in f.model_types)
-    adapter = load(family.adapter)(llm.to(dtype), _tokenizer(), family)
+    adapter = load(family.adapter)(llm.to(dtype), word_tokenizer(["a"]), family)
     trained = {name for name, _ in vpg.trained()}
     for name, parameter in vpg.named_parameters():
         if name not in trained:
@@ -139,8 +140,9 @@ def _text(model: VLModel, rng: random.Random) -> Text:
     return Text((), (2, *words, 1))
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
-    """The least that an adapter asks for; captions here are made of ids."""
-    words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "<s>": 2, "<unk>": 3, "a": 4}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
+def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Padding, end, start and unknown, and then these words."""
+    vocabulary = {word: n for n, word in enumerate(["<pad>", "</s>", "<s>", "<unk>", *words])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")

@@ -33,6 +33,7 @@ from plain import plain_step
 from shapes import FAMILIES, Work, build_model, make_work
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from variants import COMPILED, VARIANTS, Variant
 
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.machine import Machine
@@ -44,57 +45,6 @@ PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165
 """Dense bf16 TFLOP/s by the makers' data sheets."""
 STAGE1_CAPTIONS, STAGE2_CAPTIONS = 1.4e6, 12.4e6
 """Captions of the paper's OPT-2.7B -> 6.7B run: 13.8 million in all, 1.4 of them in the warm-up."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to compute a step.
-
-    Attributes:
-        name: in the table.
-        stage: 1 or 2.
-        llm: ``plain`` (padded, all logits), ``rows`` (padded, head at labels), ``packed`` (rows packed, nothing
-            shared) or ``tree`` (captions of an image share its prefix).
-        vpg: ``caption`` (for each), ``image`` (once), ``features`` or ``outputs`` (from a cache).
-        half: frozen parts in bf16, autocast for the rest.
-        headline: one of the rows that ``--headline`` is content with.
-        compiled: the LLM's blocks are compiled, as in long runs on a GPU.
-    """
-
-    name: str
-    stage: int
-    llm: str
-    vpg: str
-    half: bool = False
-    headline: bool = False
-    compiled: bool = False
-
-
-VARIANTS = (
-    Variant("plain", 1, "plain", "caption", headline=True),
-    Variant("VPG once an image, alone", 1, "plain", "image"),
-    Variant("head at labels, alone", 1, "rows", "caption"),
-    Variant("packed rows, head at labels", 1, "packed", "caption"),
-    Variant("first epoch: VPG once, tree", 1, "tree", "image", headline=True),
-    Variant("plain LLM, VPG cached", 1, "plain", "outputs"),
-    Variant("head at labels, VPG cached", 1, "rows", "outputs"),
-    Variant("packed, head, VPG cached", 1, "packed", "outputs"),
-    Variant("cached: tree, head", 1, "tree", "outputs", headline=True),
-    Variant("plain", 2, "plain", "caption", headline=True),
-    Variant("VPG once, tree", 2, "tree", "image", headline=True),
-    Variant("features cached, tree", 2, "tree", "features", headline=True),
-    Variant("plain, bf16", 1, "plain", "caption", half=True),
-    Variant("first epoch, bf16", 1, "tree", "image", half=True, headline=True),
-    Variant("cached, bf16", 1, "tree", "outputs", half=True, headline=True),
-    Variant("features cached, bf16", 2, "tree", "features", half=True, headline=True),
-)
-COMPILED = (
-    Variant("first epoch, compiled", 1, "tree", "image", headline=True, compiled=True),
-    Variant("cached, compiled", 1, "tree", "outputs", headline=True, compiled=True),
-    Variant("VPG once, compiled", 2, "tree", "image", headline=True, compiled=True),
-    Variant("features cached, compiled", 2, "tree", "features", headline=True, compiled=True),
-)
-"""On a GPU, whose precision is bf16 for all."""
 
 
 @dataclass
@@ -257,7 +207,7 @@ def measure(shape: str, device: torch.device, images: int, rounds: int, variants
         if device.type == "cuda":
             step()  # finds how much fits at once, and compiles
         bench.leave_gradients(variant)
-        memory[variant], flops[variant] = _memory_and_work(bench, variant, device)
+        memory[variant], flops[variant] = _memory_and_work(bench, variant, step, device)
         took = time.perf_counter() - began
         print(f"{shape}: warmed up {variant.name} of stage {variant.stage} in {took:.0f} s", file=sys.stderr)
     seconds: dict[Variant, list[float]] = {variant: [] for variant in variants}
@@ -288,12 +238,16 @@ def measure(shape: str, device: torch.device, images: int, rounds: int, variants
     return results
 
 
-def _memory_and_work(bench: Bench, variant: Variant, device: torch.device) -> tuple[float | None, float]:
+def _memory_and_work(
+    bench: Bench, variant: Variant, step: Callable[[], float], device: torch.device
+) -> tuple[float | None, float]:
     """Gigabytes and FLOPs of a step. No counter sees the work inside of a compiled one: its eager twin is counted."""
-    memory = _memory(bench.step(variant), device) if variant.compiled else None
     with FlopCounterMode(display=False) as counter:
-        eager = _memory(bench.step(replace(variant, compiled=False)), device)
-    return memory if variant.compiled else eager, float(counter.get_total_flops())
+        if variant.compiled:
+            bench.step(replace(variant, compiled=False))()
+        else:
+            memory = _memory(step, device)
+    return _memory(step, device) if variant.compiled else memory, float(counter.get_total_flops())
 
 
 def _seconds(step: Callable[[], float], device: torch.device) -> float:

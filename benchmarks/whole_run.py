@@ -23,15 +23,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from shapes import CAPTIONS_AN_IMAGE, SHAPES
-from tokenizers import Tokenizer, models, pre_tokenizers
+from shapes import CAPTIONS_AN_IMAGE, SHAPES, word_tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     Blip2Config,
     Blip2ForConditionalGeneration,
-    PreTrainedTokenizerFast,
 )
 
 import vpgtrans_core
@@ -82,17 +80,10 @@ def save_data(folder: Path, pictures: int) -> Path:
     return path
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {word: n for n, word in enumerate(["<pad>", "</s>", "<s>", "<unk>", *WORDS])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
-
-
 def save_models(folder: Path, shape: str, device: torch.device) -> None:
     """``source`` (the shape's VPG around a tiny LLM) and ``target`` (the shape's LLM)."""
     kind, sizes, vit, qformer = SHAPES[shape]
-    words = tokenizer()
+    words = word_tokenizer(WORDS)
     special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     text = AutoConfig.for_model("opt", **SOURCE_LLM, **special, vocab_size=len(words) + 4)

@@ -15,11 +15,10 @@ from vpgtrans_core.cards import RunEvent
 from vpgtrans_core.errors import ConfigError, DataError, VpgtError
 from vpgtrans_core.registry import Registry, default_registry
 from vpgtrans_core.resolve import ResolvedLLM, ResolvedSource, check_names, needs_code, resolve_source, resolve_target
+from vpgtrans_core.resuming import output_folder, resumed_settings
 from vpgtrans_core.settings import Settings, build, recipe
 
 if TYPE_CHECKING:
-    import torch
-
     from vpgtrans_core.feeding import Feed
     from vpgtrans_core.machine import Machine
     from vpgtrans_core.model import VLModel
@@ -27,17 +26,8 @@ if TYPE_CHECKING:
     from vpgtrans_core.train.stage import Progress, Stage, StageState
     from vpgtrans_core.vpg.adapter import VPG
 
-START_IMAGES = 1024
-"""Training images from whose soft prompts the projector starts."""
-JUDGED_IMAGES = 64
-"""Those of them, about, whose loss chooses the spread."""
 START_CAPTIONS = 200_000
 """Training captions whose words pair the two vocabularies: more bring no new words."""
-FREE_ON_RESUME = frozenset(
-    {"resume", "overwrite", "out", "device", "workers", "checkpoint_minutes", "checkpoint_steps", "keep_checkpoints"}
-    | {"micro_positions", "offline", "cache", "cache_gb"}
-)
-"""Settings that may differ when a run is resumed: they do not change what is computed."""
 
 
 @dataclass(frozen=True)
@@ -245,6 +235,7 @@ class Run:
         from vpgtrans_core.assemble import source_words
         from vpgtrans_core.feeding import training_captions
         from vpgtrans_core.projector_start import start_projector
+        from vpgtrans_core.start_probe import StartProbe
 
         model.set_stage(1)
         probe = StartProbe(model, self._feed(model, 1), self._stepper(model))
@@ -374,86 +365,9 @@ class Run:
         self.registry.emit(RunEvent(kind, str(self.out), values=values))
 
 
-class StartProbe:
-    """What the projector's start asks of the model: VPG outputs of some images, and the loss that a projector has."""
-
-    def __init__(self, model: VLModel, feed: Feed, stepper: Any) -> None:
-        self.model = model
-        self.feed = feed
-        self.stepper = stepper
-        self._batches: list[Any] = []
-
-    def outputs(self) -> torch.Tensor:
-        """The VPG's outputs ``[n, Q, D]`` of `START_IMAGES` training images."""
-        import torch
-
-        return torch.cat([batch.visual for batch in self._computed()]).float()
-
-    def captions(self) -> list[list[str]]:
-        """The captions of the same images."""
-        views = [view for batch in self._computed() for view in batch.views]
-        return [[c.text for c in self.feed.data.sample(source, row).captions] for source, row, _ in views]
-
-    def loss(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
-        """The LLM's mean loss on the first of those images with this projector."""
-        import torch
-
-        with torch.no_grad():
-            self.model.projector.weight.copy_(weight)
-            self.model.projector.bias.copy_(bias)
-        sums = [self.stepper.loss_sum(batch) for batch in self._judged()]
-        return sum(s for s, _ in sums) / max(1, sum(n for _, n in sums))
-
-    def _judged(self) -> list[Any]:
-        images = itertools.accumulate((len(batch.texts) for batch in self._computed()), initial=0)
-        return [batch for before, batch in zip(images, self._computed(), strict=False) if before < JUDGED_IMAGES]
-
-    def _computed(self) -> list[Any]:
-        if not self._batches:
-            self._batches = [self.feed.frozen(batch) for batch in self.feed.some_batches(START_IMAGES)]
-        return self._batches
-
-
 def is_miniature(source: ResolvedSource, target: ResolvedLLM) -> bool:
     """Whether both models ship with vpgt: the small world they know stands in for data, with its own recipe."""
     return source.bundled and target.bundled
-
-
-def output_folder(settings: Settings) -> Path:
-    """Where the run goes: ``--out``, or ``runs/SOURCE--TARGET``."""
-    if settings.out:
-        return Path(settings.out).expanduser()
-    return Path("runs") / f"{_slug(settings.source)}--{_slug(settings.target)}"
-
-
-def resumed_settings(settings: Settings) -> Settings:
-    """The settings of the run that is resumed, with those of `settings` that may differ.
-
-    Raises:
-        ConfigError: there is no such run, or settings are given that would change what it computes; all are listed.
-    """
-    from vpgtrans_core.output.run_folder import RunFolder
-
-    if not settings.out and not (settings.source and settings.target):
-        raise ConfigError(["resume: which run?"], "name its folder with --out")
-    out = output_folder(settings)
-    saved = build(RunFolder.reopen(out).record["settings"])
-    default = Settings()
-    problems, free = [], {}
-    for field in dataclasses.fields(Settings):
-        given, before = getattr(settings, field.name), getattr(saved, field.name)
-        if given == getattr(default, field.name) or given == before:
-            continue
-        if field.name not in FREE_ON_RESUME:
-            problems.append(f"{field.name}: the run in {out} has {before!r}, not {given!r}")
-        free[field.name] = given
-    if problems:
-        raise ConfigError(problems, "resume without these settings, or start a new run with another --out")
-    return dataclasses.replace(saved, **{**free, "resume": True, "overwrite": False, "out": str(out)})
-
-
-def _slug(name: str) -> str:
-    return Path(name.rstrip("/")).name.replace(":", "-").replace("@", "-") or "model"
 
 
 def _brief(record: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """How far a variant's gradients are from the plain ones."""
 
 import torch
-from steps import VARIANTS, Variant
+from variants import VARIANTS, Variant
 
 
 def plain_of(variant: Variant) -> Variant:

@@ -1,12 +1,17 @@
 """Every lever leaves the gradients of the plain step: for each family, in each stage."""
 
+from typing import Any
+
 import pytest
 import torch
+from plain import plain_step
 from shapes import SHAPES, build_model
-from steps import VARIANTS, Bench, Variant
+from steps import Bench, _memory_and_work
 from torch.nn import functional
+from variants import VARIANTS, Variant
 
 from tests.benchmarks.compare import difference, plain_of
+from vpgtrans_core.model import VLModel
 
 EXACT = [v for v in VARIANTS if not v.half and v.name != "plain"]
 FAMILIES = ("opt", "llama", "t5")
@@ -66,6 +71,30 @@ def test_in_double_precision_the_projectors_gradient_is_the_plain_one(family: st
         found = bench.gradients(variant)
         names = ("projector.weight", "projector.bias")
         assert difference({n: found[n] for n in names}, {n: wanted[n] for n in names}) < tolerance, variant.name
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_plain_step_that_does_not_fit_is_done_in_parts_and_its_work_counted_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, stage: int
+) -> None:
+    plain = next(v for v in VARIANTS if v.stage == stage and v.name == "plain")
+    wanted, asked = bench.gradients(plain), []
+    step = bench.step(plain)
+    (_, whole), loss = _memory_and_work(bench, plain, step, bench.device), step()
+
+    def small(model: VLModel, pixels: torch.Tensor, *given: Any, parts: int, **more: Any) -> float:
+        asked.append(parts)
+        done = plain_step(model, pixels, *given, parts=parts, **more)  # out of memory at the very end
+        if parts == 1:
+            raise torch.OutOfMemoryError
+        return done
+
+    monkeypatch.setattr("steps.plain_step", small)
+    step = bench.step(plain)
+    assert step() == pytest.approx(loss, rel=1e-5) and asked == [1, 2]
+    found = {n: p.grad.clone() for n, p in bench.models[False].trained().items() if p.grad is not None}
+    assert difference(found, wanted) < 1e-4
+    assert _memory_and_work(bench, plain, step, bench.device)[1] == pytest.approx(whole, rel=0.15)  # less padding
 
 
 def test_the_comparison_sees_a_wrong_caption(bench: Bench) -> None:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from vpgtrans_core.errors import ConfigError
-from vpgtrans_core.pipeline import resumed_settings
+from vpgtrans_core.resuming import resumed_settings
 from vpgtrans_core.settings import Settings
 
 RUNNER = """
