@@ -20,7 +20,7 @@ demo: export OMP_NUM_THREADS = 1
 demo: $(VENV)/.installed
 	rm -rf $(DEMO)
 	$(BIN)/vpgt transfer --from opt-mini-s --to llama-mini --out $(DEMO)/llama-mini
-	$(BIN)/python -m vpgtrans_core.miniature.demo $(DEMO)/llama-mini --out $(DEMO)
+	$(BIN)/python -m zoo.demo $(DEMO)/llama-mini --out $(DEMO)
 
 test: $(VENV)/.installed lint
 	$(BIN)/pytest -n 2
@@ -31,7 +31,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 zoo: $(VENV)/.installed
-	$(BIN)/python -m vpgtrans_core.miniature.build --out build/zoo
+	$(BIN)/python -m zoo.build --out build/zoo
 
 clean:
 	rm -rf $(VENV) $(DEMO) build

@@ -20,8 +20,8 @@ from typing import Any
 from miniature import table
 
 from vpgtrans_core.miniature.data import items
-from vpgtrans_core.miniature.demo import as_dict, judge
-from vpgtrans_core.pipeline import transfer
+from vpgtrans_core.run.pipeline import transfer
+from zoo.demo import as_dict, judge
 
 WAYS: dict[str, dict[str, Any]] = {
     "grouped": {},

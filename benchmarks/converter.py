@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from vpgtrans_core.converter import WordConverter, cosine, fit_ridge, fit_sgd, split_pairs
 from vpgtrans_core.llm.embeddings import open_embeddings
 from vpgtrans_core.miniature import ZOO, language, world
-from vpgtrans_core.pairs import KINDS, CaptionTokens, WordPairs, word_pairs
+from vpgtrans_core.start.converter import WordConverter, cosine, fit_ridge, fit_sgd, split_pairs
+from vpgtrans_core.start.pairs import KINDS, CaptionTokens, WordPairs, word_pairs
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.miniature.data import items
-from vpgtrans_core.miniature.demo import as_dict, judge
-from vpgtrans_core.pipeline import transfer
+from vpgtrans_core.run.pipeline import transfer
+from zoo.demo import as_dict, judge
 
 METHODS: dict[str, dict[str, Any]] = {
     "vpgtrans": {},

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vpgtrans_core.llm.text import Text
-from vpgtrans_core.model import VLModel
+from vpgtrans_core.vlm.model import VLModel
 
 IGNORED = -100
 

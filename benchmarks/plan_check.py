@@ -165,7 +165,7 @@ def check(name: str, stage: int) -> dict[str, Any]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from vpgtrans_core.cost.rows import TextSize, invented_texts
+    from vpgtrans_core.planning.cost.rows import TextSize, invented_texts
 
     torch.manual_seed(0)
     case = CASES[name]
@@ -203,13 +203,13 @@ def plan_of(case: Case, stage: int, text: Any) -> dict[str, Any]:
     import torch
     from vpg_qformer.adapter import QFormerVPG
 
-    from vpgtrans_core.cost.flops import image_flops
-    from vpgtrans_core.cost.memory import MemoryModel
-    from vpgtrans_core.cost.rows import row_sizes
-    from vpgtrans_core.cost.shapes import llm_shape
-    from vpgtrans_core.cost.trace import llm_saved_bytes, vpg_saved_bytes, vpg_work
     from vpgtrans_core.llm.loss import CHUNK_LOGITS
-    from vpgtrans_core.planning import VPGPlan
+    from vpgtrans_core.planning.cost.flops import image_flops
+    from vpgtrans_core.planning.cost.memory import MemoryModel
+    from vpgtrans_core.planning.cost.rows import row_sizes
+    from vpgtrans_core.planning.cost.shapes import llm_shape
+    from vpgtrans_core.planning.cost.trace import llm_saved_bytes, vpg_saved_bytes, vpg_work
+    from vpgtrans_core.planning.plan import VPGPlan
 
     shape = llm_shape(case.llm, case.family.adapter)
     sizes = QFormerVPG.describe(case.vpg)
@@ -250,8 +250,8 @@ def build(case: Case, stage: int) -> Any:
     from vpg_qformer.adapter import QFormerVPG
 
     from vpgtrans_core.cards import load
-    from vpgtrans_core.cost.shapes import config_of
-    from vpgtrans_core.model import VLModel
+    from vpgtrans_core.planning.cost.shapes import config_of
+    from vpgtrans_core.vlm.model import VLModel
 
     words = {word: n for n, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", "a", "\n"])}
     backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))

@@ -15,8 +15,8 @@ from vpg_qformer.adapter import QFormerVPG
 
 from vpgtrans_core.cards import load
 from vpgtrans_core.llm.text import Text
-from vpgtrans_core.model import VLModel
 from vpgtrans_core.registry import default_registry
+from vpgtrans_core.vlm.model import VLModel
 
 FAMILIES = ("opt", "llama", "t5")
 CAPTIONS_AN_IMAGE = 5

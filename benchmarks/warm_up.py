@@ -16,7 +16,7 @@ from typing import Any
 
 from miniature import with_spread
 
-from vpgtrans_core.pipeline import transfer
+from vpgtrans_core.run.pipeline import transfer
 
 RECIPES: dict[str, dict[str, Any]] = {
     "the paper's": {"start": "converter", "converter": "sgd", "stage1_optimizer": "adamw", "validate_every": 7},

@@ -14,9 +14,9 @@ _EXPORTS = {
     "hookimpl": "vpgtrans_core.hookspecs",
     "VpgtError": "vpgtrans_core.errors",
     "Settings": "vpgtrans_core.settings",
-    "transfer": "vpgtrans_core.pipeline",
-    "plan": "vpgtrans_core.planning",
-    "caption": "vpgtrans_core.captioning",
+    "transfer": "vpgtrans_core.run.pipeline",
+    "plan": "vpgtrans_core.planning.plan",
+    "caption": "vpgtrans_core.vlm.captioning",
 }
 __all__ = ["__version__", *sorted(_EXPORTS)]
 

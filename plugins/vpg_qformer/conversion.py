@@ -15,16 +15,16 @@ from vpg_qformer.adapter import QFormerVPG
 from vpg_qformer.config import MODEL_TYPES
 from vpg_qformer.lavis import Imported, export_lavis, read_lavis, save_imported
 from vpg_qformer.reading import REFERENCES
-from vpgtrans_core.assemble import load_llm, projector_module
 from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.machine import choose_machine
-from vpgtrans_core.output.finish import identity
-from vpgtrans_core.output.model_card import plain_model_card, write_model_card
-from vpgtrans_core.output.run_folder import RECORD as RUN
+from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, resolve_source, resolve_target
 from vpgtrans_core.registry import Registry
-from vpgtrans_core.resolve import ResolvedLLM, ResolvedSource, resolve_source, resolve_target
+from vpgtrans_core.run.card import plain_model_card, write_model_card
+from vpgtrans_core.run.finish import identity
+from vpgtrans_core.run.folder import RECORD as RUN
 from vpgtrans_core.settings import Settings
+from vpgtrans_core.vlm.assemble import load_llm, projector_module
 from vpgtrans_core.weights import Weights, read_json, sha256_file, write_json
 
 Format = Literal["hf", "vpg", "lavis"]

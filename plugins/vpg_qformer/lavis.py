@@ -27,8 +27,8 @@ from vpg_qformer.lavis_names import (
 )
 from vpg_qformer.reading import PROJECTOR
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.pickles import read_pickle, tensors_in
 from vpgtrans_core.weights import check_finite, check_shapes, fsync, load_strict
+from vpgtrans_core.weights.pickles import read_pickle, tensors_in
 
 if TYPE_CHECKING:
     from vpgtrans_core.llm.adapter import LLM

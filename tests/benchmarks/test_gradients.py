@@ -11,7 +11,7 @@ from torch.nn import functional
 from variants import VARIANTS, Variant
 
 from tests.benchmarks.compare import difference, plain_of
-from vpgtrans_core.model import VLModel
+from vpgtrans_core.vlm.model import VLModel
 
 EXACT = [v for v in VARIANTS if not v.half and v.name != "plain"]
 FAMILIES = ("opt", "llama", "t5")

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline import tiny_world
+from tests.run import tiny_world
 
 
 @pytest.fixture(scope="session")

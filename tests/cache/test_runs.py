@@ -23,7 +23,7 @@ from vpgtrans_core.data.images import Augmentation
 from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.loader import ReadOptions
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.pipeline import Silent, transfer
+from vpgtrans_core.run.pipeline import Silent, transfer
 from vpgtrans_core.vpg.adapter import Preprocessing
 
 
@@ -103,7 +103,7 @@ def test_augmentation_without_a_number_of_views_keeps_nothing(cache_world: Path,
 
 
 def test_another_vpg_never_uses_it(cache_world: Path, tmp_path: Path, seen: list[int]) -> None:
-    from tests.pipeline import tiny_world
+    from tests.run import tiny_world
 
     run(cache_world, tmp_path / "one", tmp_path / "cache", stages=[1])
     tiny_world.save_source(tmp_path / "other", cache_world / "opt", seed=5)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from vpgtrans_core.cli.plugin_probe import probe_plugin
-from vpgtrans_core.plugin_loading import PluginRecord
+from vpgtrans_core.registry.loading import PluginRecord
 
 
 def doctor(tmp_path, *arguments, **variables):

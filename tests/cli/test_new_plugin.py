@@ -60,7 +60,7 @@ from pathlib import Path
 import torch
 from vpgtrans_core.cards import load
 from vpgtrans_core.registry import load_registry
-from vpgtrans_core.resolve import resolve_source
+from vpgtrans_core.models.resolve import resolve_source
 from vpgtrans_core.settings import Settings
 
 config = {"image_size": 32, "patch_size": 8, "width": 16, "num_prompts": 4, "output_size": 24, "heads": 2}

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.pipeline import tiny_world
-from vpgtrans_core.captioning import caption
+from tests.run import tiny_world
 from vpgtrans_core.errors import ConfigError, DataError, ModelError
 from vpgtrans_core.llm.adapter import GenerateOptions
 from vpgtrans_core.miniature.data import items
 from vpgtrans_core.settings import Settings
+from vpgtrans_core.vlm.captioning import caption
 
 MODEL = "opt-mini-s"
 PICTURES = 3

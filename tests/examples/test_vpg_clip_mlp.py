@@ -9,10 +9,10 @@ import vpg_clip_mlp
 from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 from vpg_clip_mlp.adapter import ClipMLP
 
-from tests.pipeline import tiny_world
+from tests.run import tiny_world
 from vpgtrans_core.errors import ConfigError
-from vpgtrans_core.pipeline import transfer
 from vpgtrans_core.registry import load_registry
+from vpgtrans_core.run.pipeline import transfer
 from vpgtrans_core.testing import VPGConformance
 
 PIXELS = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from vpgtrans_core import blocks
-from vpgtrans_core.blocks import compile_blocks, why_not_compile
+from vpgtrans_core.llm import blocks
+from vpgtrans_core.llm.blocks import compile_blocks, why_not_compile
 
 
 class Block(GradientCheckpointingLayer):

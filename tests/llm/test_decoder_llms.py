@@ -21,9 +21,9 @@ from conftest import (
 from llm_opt.adapter import OPT
 from tiny_tokenizers import byte_level, metaspace
 
-from vpgtrans_core.blocks import blocks
 from vpgtrans_core.data.sample import Caption
 from vpgtrans_core.llm.adapter import GenerateOptions
+from vpgtrans_core.llm.blocks import blocks
 from vpgtrans_core.llm.decoder import DecoderOnlyLLM
 from vpgtrans_core.testing.plain import plain_loss
 
@@ -82,7 +82,7 @@ def test_generation_runs_blocks_as_they_are():
     """A text that grows by a word would be compiled anew with each."""
     from torch._dynamo.testing import CompileCounter
 
-    from vpgtrans_core.model import VLModel
+    from vpgtrans_core.vlm.model import VLModel
 
     llm, model = llama()
     counter = CompileCounter()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vpgtrans_core.miniature import data, language
-from vpgtrans_core.miniature.score import read, score, truth
 from vpgtrans_core.miniature.world import NOUNS, Scene, Thing, draw, held_out, sample
+from zoo.score import read, score, truth
 
 BALL = Thing("red", "ball", "small", 1, 0)
 CUP = Thing("blue", "cup", "large", 1, 2)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from vpgtrans_core.miniature import ZOO, build, tokenizers
+from vpgtrans_core.miniature import ZOO
+from zoo import build, tokenizers
 
 RECORD = json.loads((ZOO / build.RECORD).read_text())
 LLMS = sorted(build.read_recipe()["llms"])

@@ -130,7 +130,7 @@ def test_snapshot_identifies_what_ran(nowhere, plugin_file):
 
 def test_loading_all_plugins_loads_no_torch():
     code = (
-        "import sys, vpgtrans_core, vpgtrans_core.resolve\n"
+        "import sys, vpgtrans_core, vpgtrans_core.models.resolve\n"
         "from vpgtrans_core.registry import load_registry\n"
         "r = load_registry(); r.llms(); r.sources()\n"
         "assert not r.problems(), r.problems()\n"

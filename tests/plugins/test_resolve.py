@@ -5,9 +5,9 @@ import json
 import pytest
 
 from vpgtrans_core.errors import ModelError, UnsafeInput, VpgtError
-from vpgtrans_core.hub import wanted_files
+from vpgtrans_core.models.hub import wanted_files
+from vpgtrans_core.models.resolve import card_config, resolve_reference, resolve_source, resolve_target
 from vpgtrans_core.registry import load_registry
-from vpgtrans_core.resolve import card_config, resolve_reference, resolve_source, resolve_target
 from vpgtrans_core.settings import Settings
 
 OPT = {"model_type": "opt", "hidden_size": 16, "vocab_size": 99, "architectures": ["OPTForCausalLM"]}

@@ -6,7 +6,7 @@ import pytest
 from distributions import GOOD, Distribution, install, records, vpgt
 
 from vpgtrans_core.errors import ConfigError
-from vpgtrans_core.plugin_switches import read_switches
+from vpgtrans_core.registry.switches import read_switches
 
 RAISES = "raise RuntimeError('no')\n"
 CARDS = """

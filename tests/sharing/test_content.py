@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import ModelCard
 
 from vpgtrans_core.errors import ModelError, UnsafeInput
-from vpgtrans_core.output.model_card import plain_model_card, write_model_card
+from vpgtrans_core.run.card import plain_model_card, write_model_card
 from vpgtrans_core.sharing.content import model_content
 from vpgtrans_core.sharing.places import Places
 from vpgtrans_core.weights import save_tensors

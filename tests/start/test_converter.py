@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vpgtrans_core import converter as module
-from vpgtrans_core.converter import WordConverter, cosine, fit_ridge, fit_sgd, split_pairs
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.pairs import CaptionTokens, WordPairs
+from vpgtrans_core.start import converter as module
+from vpgtrans_core.start.converter import WordConverter, cosine, fit_ridge, fit_sgd, split_pairs
+from vpgtrans_core.start.pairs import CaptionTokens, WordPairs
 
 
 def identity_pairs(count: int, seed: int = 0) -> WordPairs:

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.pairs import Vocabulary, WordPairs, caption_tokens, count_words, word_pairs, word_vectors, words_said
+from vpgtrans_core.start.pairs import (
+    Vocabulary,
+    WordPairs,
+    caption_tokens,
+    count_words,
+    word_pairs,
+    word_vectors,
+    words_said,
+)
 
 
 def text(tokenizer, ids) -> str:

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vpgtrans_core.converter import WordConverter
-from vpgtrans_core.projector import merge, random_projector, soft_prompts, spread
+from vpgtrans_core.start.converter import WordConverter
+from vpgtrans_core.start.projector import merge, random_projector, soft_prompts, spread
 
 
 @settings(max_examples=30, deadline=None)

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vpgtrans_core import start as module
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.pairs import WordPairs
-from vpgtrans_core.projector import soft_prompts, spread
-from vpgtrans_core.start import (
+from vpgtrans_core.start import words as module
+from vpgtrans_core.start.pairs import WordPairs
+from vpgtrans_core.start.projector import soft_prompts, spread
+from vpgtrans_core.start.words import (
     SHARPNESS,
     Direction,
     balance,

@@ -22,9 +22,9 @@ def main() -> None:
     import vpg_qformer.part
     from transformers import AutoModelForCausalLM, AutoTokenizer, Blip2ForConditionalGeneration
 
-    import vpgtrans_core.feeding
-    import vpgtrans_core.pipeline
-    import vpgtrans_core.start
+    import vpgtrans_core.run.feed
+    import vpgtrans_core.run.pipeline
+    import vpgtrans_core.start.words
 
     loaded = AutoModelForCausalLM, AutoTokenizer, Blip2ForConditionalGeneration, vpg_qformer, vpgtrans_core
     assert all(loaded)

@@ -132,7 +132,7 @@ def test_half_precision_llm(tmp_path):
 
 
 def test_large_folders_are_sharded(tmp_path, monkeypatch):
-    from vpgtrans_core import weights
+    from vpgtrans_core.weights import gate as weights
 
     monkeypatch.setattr(weights.save_model_tensors, "__kwdefaults__", {"shard_size": 100_000})
     vpg, llm = make(tmp_path)

@@ -13,7 +13,7 @@ from transformers import Blip2ForConditionalGeneration
 from vpg_qformer.adapter import QFormerVPG
 
 import vpgtrans_core
-from tests.pipeline import tiny_world
+from tests.run import tiny_world
 from vpgtrans_core.cli.main import main
 
 PIXELS = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))

@@ -22,9 +22,9 @@ from vpg_qformer.adapter import QFormerVPG
 from vpg_qformer.lavis_names import to_ours
 
 import vpgtrans_core
-from vpgtrans_core.assemble import projector_module
 from vpgtrans_core.cli.main import main
 from vpgtrans_core.llm.text import Text
+from vpgtrans_core.vlm.assemble import projector_module
 from vpgtrans_core.weights import Weights, read_json, tensor_shapes
 
 SHARED = Path(os.environ.get("VPGT_SHARED", Path(__file__).parents[3] / "shared"))

@@ -16,7 +16,7 @@ import torch
 from broken_checkpoints import lying_pth, with_pickle
 
 from vpgtrans_core.errors import ModelError, UnsafeInput
-from vpgtrans_core.pickles import read_pickle, tensors_in
+from vpgtrans_core.weights.pickles import read_pickle, tensors_in
 
 
 def test_reads_a_trainers_checkpoint(tmp_path):
@@ -82,7 +82,7 @@ def test_refusing_four_terabytes_takes_little_memory_and_time(tmp_path):
     script = (
         "import sys, time\n"
         "from vpgtrans_core.errors import UnsafeInput\n"
-        "from vpgtrans_core.pickles import read_pickle\n"
+        "from vpgtrans_core.weights.pickles import read_pickle\n"
         "start = time.process_time()\n"
         "try:\n    read_pickle(sys.argv[1])\nexcept UnsafeInput:\n    pass\nelse:\n    sys.exit('accepted')\n"
         # VmHWM and not ru_maxrss, which begins with the size of the process that forked this one

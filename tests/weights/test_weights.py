@@ -175,7 +175,7 @@ def test_a_save_that_fails_keeps_the_old_file(tmp_path, tensors, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vpgtrans_core.weights.save_file", full)
+    monkeypatch.setattr("vpgtrans_core.weights.gate.save_file", full)
     with pytest.raises(OSError, match="No space"):
         save_tensors(path, {"b": torch.zeros(1)})
     assert path.read_bytes() == before

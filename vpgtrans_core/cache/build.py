@@ -53,7 +53,7 @@ def build_cache(vpg: VPG, settings: Settings, machine: Machine, kind: Kind, prog
     Raises:
         ConfigError: it would pass ``cache_gb`` or the disk. DataError: see `open_data`.
     """
-    from vpgtrans_core.feeding import open_training_data
+    from vpgtrans_core.run.feed import open_training_data
 
     data = open_training_data(settings)
     images = sum(len(listing) for part in _parts(data) for listing in part.listings)

@@ -53,11 +53,11 @@ def build(
     values |= {"dtype": dtype, "workers": workers, "limit": limit, "views": 1 if views is None else views}
     settings = build_settings({**values, "augment": views is not None, "cache_features": True})
 
-    from vpgtrans_core.assemble import load_vpg
     from vpgtrans_core.cache.build import build_cache
     from vpgtrans_core.cli.progress import Reporter
     from vpgtrans_core.machine import choose_machine
-    from vpgtrans_core.resolve import resolve_source
+    from vpgtrans_core.models.resolve import resolve_source
+    from vpgtrans_core.vlm.assemble import load_vpg
 
     found = resolve_source(source, ctx.obj.registry, settings)
     if not settings.data and not found.bundled:

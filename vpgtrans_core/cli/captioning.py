@@ -32,8 +32,8 @@ def caption(
     ] = False,
 ) -> None:
     """Say what is on pictures."""
-    from vpgtrans_core.captioning import caption as say
-    from vpgtrans_core.captioning import default_options
+    from vpgtrans_core.vlm.captioning import caption as say
+    from vpgtrans_core.vlm.captioning import default_options
 
     chosen = {"num_beams": num_beams, "min_new_tokens": min_new_tokens, "max_new_tokens": max_new_tokens}
     options = dataclasses.replace(default_options(prompt), **{k: v for k, v in chosen.items() if v is not None})

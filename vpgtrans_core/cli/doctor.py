@@ -19,8 +19,8 @@ from vpgtrans_core.cards import LLMFamily, VPGFamily, load
 from vpgtrans_core.cli.listing import SLOW, exit_if_strict
 from vpgtrans_core.cli.plugin_probe import Probe, probe_plugin
 from vpgtrans_core.errors import VpgtError
-from vpgtrans_core.plugin_loading import PluginRecord
 from vpgtrans_core.registry import Registry
+from vpgtrans_core.registry.loading import PluginRecord
 
 Verdict = Literal["ok", "note", "bad"]
 TESTED = {"torch": ("2.11", "2.13"), "transformers": ("5.17", "5.23"), "accelerate": ("1.10", "1.15")}
@@ -212,7 +212,7 @@ def _adapters(registry: Registry) -> Iterator[Finding]:
 
 
 def _zoo(registry: Registry) -> Iterator[Finding]:
-    from vpgtrans_core.resolve import resolve_source, resolve_target
+    from vpgtrans_core.models.resolve import resolve_source, resolve_target
     from vpgtrans_core.settings import Settings
 
     here, lost = [], []

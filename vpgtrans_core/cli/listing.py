@@ -12,8 +12,8 @@ import typer
 from vpgtrans_core.cards import LLMCard
 from vpgtrans_core.cli.columns import columns, short_count
 from vpgtrans_core.errors import did_you_mean
-from vpgtrans_core.plugin_loading import PluginRecord
 from vpgtrans_core.registry import KnownLLM, KnownSource, Registry
+from vpgtrans_core.registry.loading import PluginRecord
 
 SLOW = 0.5
 """Seconds from which the time of a plugin's import is shown."""

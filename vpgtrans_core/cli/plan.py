@@ -13,8 +13,8 @@ from vpgtrans_core.cli.options import settings_from, with_settings
 from vpgtrans_core.cli.transfer import require_models
 
 if TYPE_CHECKING:
-    from vpgtrans_core.cost.estimate import Cost, Fit
-    from vpgtrans_core.planning import Plan
+    from vpgtrans_core.planning.cost.estimate import Cost, Fit
+    from vpgtrans_core.planning.plan import Plan
 
 PANEL = "This command"
 PARTS = {
@@ -57,9 +57,9 @@ def plan(
     """Say what a transfer takes: shapes, memory, FLOPs, hours, dollars, disk, downloads. Loads no weights."""
     settings = settings_from(config, flags)
     require_models(settings)
-    from vpgtrans_core.cost.chips import chip, chips
-    from vpgtrans_core.cost.estimate import Estimator, assumptions_for
-    from vpgtrans_core.planning import plan as make_plan
+    from vpgtrans_core.planning.cost.chips import chip, chips
+    from vpgtrans_core.planning.cost.estimate import Estimator, assumptions_for
+    from vpgtrans_core.planning.plan import plan as make_plan
 
     registry = ctx.obj.registry
     device = chip(gpu, chips(registry.switches.folder))
@@ -124,7 +124,7 @@ def _fit(fit: Fit, cost: Cost) -> str:
 
 
 def _disk(cost: Cost) -> list[str]:
-    from vpgtrans_core.output.plan_text import size
+    from vpgtrans_core.planning.text import size
 
     names = {
         "cache_of_vpg_outputs": "cache of VPG outputs (stage 1, if kept)",

@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from vpgtrans_core.plugin_loading import PluginRecord
+from vpgtrans_core.registry.loading import PluginRecord
 
 _CODE = """
 import importlib, json, sys, time

@@ -37,7 +37,7 @@ def push(
 
 def _show(content: Content) -> None:
     from vpgtrans_core.cli.columns import columns
-    from vpgtrans_core.output.plan_text import size
+    from vpgtrans_core.planning.text import size
 
     rows = [
         (name, size(content.size(name)), "without the places of this machine" if name in content.changed else "")

@@ -41,7 +41,7 @@ def transfer(
         _show_plan(ctx, settings, as_json)
         return
     from vpgtrans_core.cli.progress import Reporter
-    from vpgtrans_core.pipeline import transfer as run
+    from vpgtrans_core.run.pipeline import transfer as run
 
     with Reporter(quiet=quiet) as reporter:
         ctx.obj.registry.on_warning = reporter.warning
@@ -66,7 +66,7 @@ def require_models(settings: Settings) -> None:
 
 
 def _show_plan(ctx: typer.Context, settings: Settings, as_json: bool) -> None:
-    from vpgtrans_core.planning import plan
+    from vpgtrans_core.planning.plan import plan
 
     found = plan(settings, registry=ctx.obj.registry)
     print(json.dumps(found.as_dict(), indent=2, default=str) if as_json else found)

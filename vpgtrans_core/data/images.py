@@ -17,8 +17,8 @@ from torch import Tensor
 
 from vpgtrans_core.data import bad
 from vpgtrans_core.data.bad import BadSampleError
+from vpgtrans_core.data.preprocessing import Preprocessing
 from vpgtrans_core.data.sample import ImageRef, InMemoryImage
-from vpgtrans_core.vpg.adapter import Preprocessing
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_BYTES = 64 << 20

@@ -24,10 +24,10 @@ from vpgtrans_core.data.bad import BadLog, BadSample, BadSampleError
 from vpgtrans_core.data.data import Data
 from vpgtrans_core.data.images import Augmentation
 from vpgtrans_core.data.order import Draw
+from vpgtrans_core.data.preprocessing import Preprocessing
 from vpgtrans_core.data.sample import Caption, Sample
 from vpgtrans_core.errors import DataError
 from vpgtrans_core.llm.text import Text, TextEncoder
-from vpgtrans_core.vpg.adapter import Preprocessing
 
 log = logging.getLogger(__name__)
 

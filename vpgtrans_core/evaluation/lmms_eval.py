@@ -17,7 +17,6 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from PIL.Image import Image
 
-from vpgtrans_core.captioning import BATCH, load_model, say
 from vpgtrans_core.data.images import pixels
 from vpgtrans_core.data.sample import Caption
 from vpgtrans_core.errors import ConfigError, DataError
@@ -25,6 +24,7 @@ from vpgtrans_core.evaluation.prompts import Asked, as_blip2, as_given, cut, unt
 from vpgtrans_core.llm.adapter import GenerateOptions
 from vpgtrans_core.registry import default_registry
 from vpgtrans_core.settings import build
+from vpgtrans_core.vlm.captioning import BATCH, load_model, say
 
 PROMPTS = ("blip2", "task")
 GREEDY = GenerateOptions(num_beams=1, min_new_tokens=1)

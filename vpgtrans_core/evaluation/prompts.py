@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vpgtrans_core.captioning import default_options
 from vpgtrans_core.llm.adapter import GenerateOptions
+from vpgtrans_core.vlm.captioning import default_options
 
 _CAPTION = re.compile(r"\b(captions?|describe|description)\b", re.IGNORECASE)
 _INSTRUCTION = re.compile(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vpgtrans_core.blocks import checkpoint_blocks, compile_blocks
 from vpgtrans_core.cards import LLMFamily
+from vpgtrans_core.llm.blocks import checkpoint_blocks, compile_blocks
 from vpgtrans_core.llm.text import Text, TextEncoder
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vpgtrans_core.blocks import compile_blocks
 from vpgtrans_core.cards import LLMFamily
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions
+from vpgtrans_core.llm.blocks import compile_blocks
 from vpgtrans_core.llm.loading import load_model, load_tokenizer
 from vpgtrans_core.llm.loss import Head
 from vpgtrans_core.llm.text import TextEncoder

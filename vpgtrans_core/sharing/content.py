@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.output.model_card import plain_model_card
-from vpgtrans_core.output.run_folder import METRICS, RECORD
+from vpgtrans_core.run.card import plain_model_card
+from vpgtrans_core.run.folder import METRICS, RECORD
 from vpgtrans_core.sharing.places import Places
 from vpgtrans_core.weights import Weights, read_json
 

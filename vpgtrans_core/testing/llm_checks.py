@@ -13,7 +13,7 @@ from vpgtrans_core.data.sample import Caption
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions, trainable_names
 from vpgtrans_core.llm.embeddings import EmbeddingReader, empty_model, open_embeddings
 from vpgtrans_core.llm.text import Text
-from vpgtrans_core.resolve import card_config
+from vpgtrans_core.models.resolve import card_config
 from vpgtrans_core.testing.checks import Check, CheckFailed, check, expect
 from vpgtrans_core.testing.llm_subject import PROMPTS, TEXTS, LLMSubject
 from vpgtrans_core.testing.opening import expect_active, expect_no_heavy_import
@@ -333,8 +333,8 @@ def _ends(llm: LLM) -> set[int]:
 
 def _train_one_step(subject: LLMSubject, llm: LLM) -> Any:
     """One step of stage 2 with the kit's VPG; returns the VL-LLM, gradients still in place."""
-    from vpgtrans_core.model import VLModel
     from vpgtrans_core.testing.patch_vpg import SIZE, PatchVPG
+    from vpgtrans_core.vlm.model import VLModel
 
     torch.manual_seed(5)
     vpg = PatchVPG()

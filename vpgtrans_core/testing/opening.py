@@ -13,8 +13,8 @@ from typing import Any
 
 from vpgtrans_core.cards import LLMFamily, VPGFamily
 from vpgtrans_core.errors import PluginError, did_you_mean
-from vpgtrans_core.plugin_loading import PluginRecord
 from vpgtrans_core.registry import Registry, load_registry
+from vpgtrans_core.registry.loading import PluginRecord
 from vpgtrans_core.testing.checks import CheckFailed, expect
 
 HEAVY = ("torch", "transformers", "tensorflow", "jax")

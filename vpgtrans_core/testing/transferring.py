@@ -19,7 +19,7 @@ def transfer_two_steps(registry: Registry, source: Path, target: Path, home: Pat
     Raises:
         CheckFailed: the run's record does not say that it trained and ended well.
     """
-    from vpgtrans_core.pipeline import transfer
+    from vpgtrans_core.run.pipeline import transfer
 
     data = home / "data" / "captions.json"
     if not data.is_file():

@@ -206,9 +206,9 @@ def whole_model_comes_back(subject: VPGSubject) -> None:
 @check(VPG_CHECKS, "the run's message; then the checks above, of which one may have failed for the same cause")
 def transfer_of_two_steps(subject: VPGSubject) -> None:
     """A whole transfer from one LLM to another runs; it trains what `trained` names and nothing else, and speaks."""
-    from vpgtrans_core.captioning import caption
     from vpgtrans_core.llm.adapter import GenerateOptions
     from vpgtrans_core.settings import Settings
+    from vpgtrans_core.vlm.captioning import caption
 
     registry, home = subject.opened.registry, subject.home / "transfer"
     transfer_two_steps(registry, subject.folder, subject.llm("target"), home)

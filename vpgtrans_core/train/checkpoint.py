@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vpgtrans_core.errors import ModelError
+from vpgtrans_core.files import fsync, write_synced
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -68,10 +68,10 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, keep: int = 1) -> Path:
             write_synced(temporary / name, content)
             manifest[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
-        sync_folder(temporary)
+        fsync(temporary)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
-        sync_folder(root)
+        fsync(root)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -122,23 +122,6 @@ def damage(folder: Path) -> str | None:
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
             return f"{name} is not what was written"
     return None
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    """Write and fsync one file."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """fsync a folder, so that a rename inside it survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _folders(root: Path) -> list[Path]:

@@ -8,10 +8,10 @@ import torch
 
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.machine import Machine
-from vpgtrans_core.model import VLModel
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.train import optim
 from vpgtrans_core.train.stage import StagePlan
+from vpgtrans_core.vlm.model import VLModel
 
 LOOKS_AN_EPOCH = 4
 """Held-out losses an epoch, where the settings do not say."""

@@ -18,8 +18,7 @@ import torch
 
 from vpgtrans_core.cards import RunEvent
 from vpgtrans_core.errors import VpgtError
-from vpgtrans_core.model import VLModel, snapshot
-from vpgtrans_core.output.run_folder import RunFolder
+from vpgtrans_core.run.folder import RunFolder
 from vpgtrans_core.train.checkpoint import Checkpoint, save_checkpoint
 from vpgtrans_core.train.optim import (
     EarlyStop,
@@ -30,6 +29,7 @@ from vpgtrans_core.train.optim import (
 )
 from vpgtrans_core.train.signals import Interrupted, StopSignals
 from vpgtrans_core.train.step import Batch, Stepper, StepResult
+from vpgtrans_core.vlm.model import VLModel, snapshot
 
 MAX_BAD_STEPS = 5
 """Steps in a row with a loss or gradient that is not finite, after which the run stops."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.llm.text import Text
-from vpgtrans_core.model import VisualKind, VLModel
+from vpgtrans_core.vlm.model import VisualKind, VLModel
 
 SMALLEST = 64
 """Positions at once below which running out of memory is no longer answered by smaller micro-batches."""

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from vpgtrans_core.data.preprocessing import Preprocessing
 from vpgtrans_core.weights import sha256_tensors
 
 if TYPE_CHECKING:
     from vpgtrans_core.llm.adapter import LLM
 
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How an image becomes pixels: resize the shorter way transformers' BLIP processor does, to a square."""
-
-    size: int = 224
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+__all__ = ["VPG", "Preprocessing"]
 
 
 class VPG(nn.Module, ABC):

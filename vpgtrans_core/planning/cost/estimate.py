@@ -1,0 +1,380 @@
+"""Time, memory, money and disk of a transfer, from its plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from vpgtrans_core.cards import load
+from vpgtrans_core.errors import ConfigError, VpgtError
+from vpgtrans_core.models.resolve import card_config, resolve_source, resolve_target
+from vpgtrans_core.planning.cost import paper
+from vpgtrans_core.planning.cost.chips import Chip
+from vpgtrans_core.planning.cost.flops import Flops, VPGWork, image_flops
+from vpgtrans_core.planning.cost.memory import Memory, MemoryModel
+from vpgtrans_core.planning.cost.rows import RowSizes, TextSize, paper_rows, row_sizes
+from vpgtrans_core.planning.cost.shapes import LLMShape, llm_shape
+from vpgtrans_core.registry import Registry
+
+if TYPE_CHECKING:
+    from vpgtrans_core.planning.plan import Plan, StageWork
+
+MFU = 0.35
+"""The share of a GPU's peak that training reaches. The paper's four runs imply 0.3 to 0.4 for its own code; one H100
+reached 0.34 to 0.51 with OPT and LLaMA, and 0.14 to 0.25 with T5 (benchmarks/README.md)."""
+CAPTION_TOKENS = 13.0
+"""Tokens of a caption, start and end included; COCO's captions have about that many."""
+TOKENS_PER_WORD = 1.1
+"""Tokens of a caption's word, for data whose tokenizer is not at hand; start and end token come on top."""
+FULL = 0.95
+"""The share of a GPU's memory that a plan fills."""
+FEATURE_BYTES, OUTPUT_BYTES = 2, 4
+"""Bytes a value of cached ViT features (half precision) and of cached VPG outputs (fp32)."""
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What the estimate takes as given; every one of them can be set."""
+
+    mfu: float = MFU
+    caption_tokens: float = CAPTION_TOKENS
+    captions_per_image: float = 1.0
+    price: float = 0.0
+    gpus: int = 1
+
+
+def assumptions_for(plan: Plan, chip: Chip, **given: float | None) -> Assumptions:
+    """Assumptions for a plan: what is given, what its data shows, and the defaults."""
+    values: dict[str, Any] = {"price": chip.usd_hour}
+    if plan.data is not None:
+        values["caption_tokens"] = round(2 + TOKENS_PER_WORD * plan.data.words_per_caption, 1)
+        values["captions_per_image"] = plan.data.captions_per_image
+    elif plan.settings.captions_per_image:
+        values["captions_per_image"] = float(plan.settings.captions_per_image)
+    values |= {name: value for name, value in given.items() if value is not None}
+    problems = [f"{name}: must be above 0, not {v:g}" for name, v in values.items() if v <= 0 and name != "price"]
+    problems += [f"mfu: must be at most 1, not {values['mfu']:g}"] if values.get("mfu", 0) > 1 else []
+    problems += [f"price: must not be negative, not {values['price']:g}"] if values["price"] < 0 else []
+    if problems:
+        raise ConfigError(problems)
+    return Assumptions(**values)
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """One stage: FLOPs of a caption and of all, hours on the clock, GPU-hours, US dollars."""
+
+    number: int
+    captions: float
+    flops: Flops
+    flops_per_caption: float
+    total_flops: float
+    hours: float
+    gpu_hours: float
+    usd: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a stage fits on the GPU.
+
+    Attributes:
+        images: computed at once; 0 when not one image fits.
+        most_images: the most that fit, or all of a step's.
+        positions: LLM positions at once.
+        quantization: ``none``, ``8bit`` or ``4bit``: the least that makes it fit, or that of the settings.
+        checkpointing: whether it fits only with recomputed activations.
+        memory: at `images`.
+    """
+
+    stage: int
+    images: int
+    most_images: int
+    positions: int
+    quantization: str
+    checkpointing: bool
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A run of the paper beside what its code and vpgt's are expected to take on the same GPU (A100-hours)."""
+
+    name: str
+    pairs: float
+    reported: float
+    paper_code: float
+    ours: float
+    implied_mfu: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a transfer costs.
+
+    Attributes:
+        stages: its stages; `gpu_hours` and `usd` are their sums.
+        scratch: training from scratch with the paper's data amount, by vpgt; `scratch_paper_code` by the paper's code,
+            in GPU-hours on this chip.
+        fits: of each stage.
+        disk: bytes of a cache of VPG outputs and of ViT features, if they are kept, and of the model folder.
+        paper: the paper's runs.
+    """
+
+    chip: Chip
+    assumptions: Assumptions
+    stages: tuple[StageCost, ...]
+    scratch: StageCost
+    scratch_paper_code: float
+    fits: tuple[Fit, ...]
+    disk: dict[str, float]
+    paper: tuple[Comparison, ...]
+
+    @property
+    def gpu_hours(self) -> float:
+        return sum(stage.gpu_hours for stage in self.stages)
+
+    @property
+    def usd(self) -> float:
+        return sum(stage.usd for stage in self.stages)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        totals = [{**dataclasses.asdict(f.memory), "total": f.memory.total} for f in self.fits]
+        values = dataclasses.asdict(self)
+        for fit, memory in zip(values["fits"], totals, strict=True):
+            fit["memory"] = memory
+        return {**values, "gpu_hours": self.gpu_hours, "usd": self.usd}
+
+
+class Estimator:
+    """Estimates for one plan.
+
+    Args:
+        plan: of the run.
+        registry: the plugins that made it.
+        chip: the GPU.
+        assumptions: what is taken as given.
+    """
+
+    def __init__(self, plan: Plan, registry: Registry, chip: Chip, assumptions: Assumptions) -> None:
+        self.plan = plan
+        self.registry = registry
+        self.chip = chip
+        self.assumptions = assumptions
+        self.shape = plan.target.shape
+        source = resolve_source(plan.settings.source, registry, plan.settings, weights=False)
+        target = resolve_target(plan.settings.target, registry, plan.settings, weights=False)
+        self._llm_config, self._llm_adapter = _json(target.config), target.family.adapter
+        # Without its LLM, so that sources that differ only in that are counted once.
+        vpg_config = {key: value for key, value in source.config.items() if key != "text_config"}
+        self._vpg = source.vpg_family.adapter, _json(vpg_config)
+        self.work = _vpg_work(*self._vpg)
+        self.precision = 4 if plan.settings.dtype == "float32" else 2
+        self.rows = self._rows()
+
+    def cost(self) -> Cost:
+        """The whole estimate."""
+        scratch = paper.scratch_like(self.shape.encoder_decoder)
+        from_scratch = self._stage_cost(2, scratch.pairs, self.rows)
+        theirs = paper_code_flops(self.shape, self.work, self.plan.vpg.num_prompts, self.plan.vpg.output_size, 2)
+        return Cost(
+            chip=self.chip,
+            assumptions=self.assumptions,
+            stages=tuple(self._stage_cost(s.number, self.captions(s), self.rows) for s in self.plan.stages),
+            scratch=from_scratch,
+            scratch_paper_code=self._hours(theirs * scratch.pairs),
+            fits=tuple(self.fit(stage) for stage in self.plan.stages),
+            disk=self.disk(),
+            paper=paper_comparisons(self.registry, self.assumptions),
+        )
+
+    def captions(self, stage: StageWork) -> float:
+        """Captions that a stage trains on: the data's, those of its steps, or as many as in the paper."""
+        if stage.captions is not None:
+            return stage.captions
+        if stage.steps is not None:
+            return stage.steps * self.plan.batch_captions
+        if self.plan.method == "scratch":
+            return paper.scratch_like(self.shape.encoder_decoder).pairs
+        like = paper.transfer_like(self.shape.encoder_decoder)
+        return (like.stage1_pairs if stage.number == 1 else like.pairs - like.stage1_pairs) * (stage.epochs or 0)
+
+    def fit(self, stage: StageWork) -> Fit:
+        """How many images at once fit, with the least quantisation that lets one fit.
+
+        The parts that the settings fix (quantisation, recomputed activations, positions at once) are left as they are.
+        """
+        settings = self.plan.settings
+        room = FULL * self.chip.memory_gb * 1e9
+        a_step = math.ceil(self.plan.batch_captions / self.rows.captions / self.assumptions.gpus)
+        given = settings.quantization
+        for quantization in (given,) if given != "none" else ("none", "8bit", "4bit"):
+            for checkpointing in (True,) if settings.checkpoint_activations else (False, True):
+                model = self.memory_model(stage, quantization, checkpointing)
+                most = model.most_images(room, a_step)
+                if most:
+                    return self._fit(stage, model, most)
+        return self._fit(stage, model, 0)
+
+    def memory_model(self, stage: StageWork, quantization: str, checkpointing: bool) -> MemoryModel:
+        """The memory of a stage as a function of the images computed at once."""
+        return MemoryModel(
+            shape=self.shape,
+            vpg=self.plan.vpg,
+            rows=self.rows,
+            llm_saved=_llm_saved(self._llm_config, self._llm_adapter, self.rows, self.precision),
+            vpg_saved=_vpg_saved(*self._vpg),
+            trained=stage.trained,
+            trains_vpg=stage.number == 2,
+            precision=self.precision,
+            quantization=quantization,
+            checkpointing=checkpointing,
+        )
+
+    def disk(self) -> dict[str, float]:
+        """Bytes on disk: caches (each only if it is kept) and the model folder."""
+        vpg, data = self.plan.vpg, self.plan.data
+        captions = sum(self.captions(s) / max(s.epochs or 1.0, 1.0) for s in self.plan.stages[:1])
+        images = data.images if data else captions / self.assumptions.captions_per_image
+        whole = self.plan.settings.save == "model"
+        kept = vpg.trained + self.shape.embedding_size * (vpg.output_size + 1)
+        frozen = vpg.frozen * 4 + self.shape.loaded * self.precision
+        return {
+            "cache_of_vpg_outputs": images * OUTPUT_BYTES * vpg.num_prompts * vpg.output_size,
+            "cache_of_vit_features": images * FEATURE_BYTES * math.prod(vpg.feature_shape),
+            "model_folder": kept * 4 + (frozen if whole else 0),
+            "checkpoint": 12 * max((s.trained for s in self.plan.stages), default=0),
+        }
+
+    def _fit(self, stage: StageWork, model: MemoryModel, most: int) -> Fit:
+        wanted = self.plan.settings.micro_positions
+        images = most if wanted is None else max(1, int(wanted / model.rows.all_positions))
+        return Fit(
+            stage=stage.number,
+            images=images if most else 0,
+            most_images=most,
+            positions=round((images if most else 1) * model.rows.all_positions),
+            quantization=model.quantization,
+            checkpointing=model.checkpointing,
+            memory=model.at(max(images, 1)),
+        )
+
+    def _rows(self) -> RowSizes:
+        """What the LLM computes of one image."""
+        return row_sizes(
+            TextSize(self.assumptions.caption_tokens, self.assumptions.captions_per_image),
+            self.plan.vpg.num_prompts,
+            self.shape.embedding_size,
+            encoder_decoder=self.shape.encoder_decoder,
+            share=self.plan.settings.share_prefix,
+            max_tokens=self.plan.settings.max_tokens,
+        )
+
+    def _stage_cost(self, stage: int, captions: float, rows: RowSizes) -> StageCost:
+        vpg = self.plan.vpg
+        flops = image_flops(
+            self.shape, self.work, rows, stage=stage, num_prompts=vpg.num_prompts, output_size=vpg.output_size
+        )
+        each = flops.total / rows.captions
+        gpu_hours = self._hours(each * captions)
+        return StageCost(
+            number=stage,
+            captions=captions,
+            flops=flops,
+            flops_per_caption=each,
+            total_flops=each * captions,
+            hours=gpu_hours / self.assumptions.gpus,
+            gpu_hours=gpu_hours,
+            usd=gpu_hours * self.assumptions.price,
+        )
+
+    def _hours(self, flops: float) -> float:
+        return flops / (self.chip.tflops * 1e12 * self.assumptions.mfu) / 3600
+
+
+def paper_code_flops(shape: LLMShape, work: VPGWork, num_prompts: int, output_size: int, stage: int) -> float:
+    """FLOPs of a caption in the paper's code."""
+    rows = paper_rows(TextSize(CAPTION_TOKENS, 1.0), num_prompts, encoder_decoder=shape.encoder_decoder)
+    return image_flops(shape, work, rows, stage=stage, num_prompts=num_prompts, output_size=output_size).total
+
+
+@lru_cache(maxsize=8)
+def paper_comparisons(registry: Registry, assumptions: Assumptions) -> tuple[Comparison, ...]:
+    """The paper's runs on an A100: what it reports, and what its code and vpgt's are expected to take.
+
+    vpgt's is for one caption an image, as most of the paper's data at scale has.
+    """
+    found = []
+    for run in paper.RUNS:
+        with suppress(VpgtError):  # a plugin is switched off, or another claims the name: nothing to compare with
+            found.append(_comparison(run, registry, assumptions))
+    return tuple(found)
+
+
+def _comparison(run: paper.PaperRun, registry: Registry, assumptions: Assumptions) -> Comparison:
+    known = registry.llm_card(run.target)
+    shape = llm_shape(card_config(known.card, known.family), known.family.adapter)
+    source = registry.source(run.source or ("opt-2.7b" if not shape.encoder_decoder else "flan-t5-xl"))
+    config = {"model_type": source.family.model_types[0], **source.card.config}
+    work = _vpg_work(source.family.adapter, _json(config))
+    sizes = load(source.family.adapter).describe(config)
+    prompts, width = sizes["num_prompts"], sizes["output_size"]
+    pairs = {1: run.stage1_pairs, 2: run.pairs - run.stage1_pairs}
+    theirs = sum(n * paper_code_flops(shape, work, prompts, width, stage) for stage, n in pairs.items())
+    rows = row_sizes(
+        TextSize(CAPTION_TOKENS, 1.0),
+        prompts,
+        shape.embedding_size,
+        encoder_decoder=shape.encoder_decoder,
+        share=True,
+    )
+    ours = sum(
+        n * image_flops(shape, work, rows, stage=stage, num_prompts=prompts, output_size=width).total
+        for stage, n in pairs.items()
+    )
+    a_second = paper.A100_TFLOPS * 1e12 * 3600
+    return Comparison(
+        name=f"{run.source} -> {run.target}" if run.source else f"{run.target} from scratch",
+        pairs=run.pairs,
+        reported=run.hours,
+        paper_code=theirs / a_second / assumptions.mfu,
+        ours=ours / a_second / assumptions.mfu,
+        implied_mfu=theirs / a_second / run.hours,
+    )
+
+
+@lru_cache(maxsize=16)
+def _vpg_work(adapter: str, config: str) -> VPGWork:
+    """Counted once for each VPG; `config` is JSON."""
+    from vpgtrans_core.planning.cost.trace import vpg_work
+
+    return vpg_work(load(adapter), json.loads(config))
+
+
+@lru_cache(maxsize=16)
+def _vpg_saved(adapter: str, config: str) -> float:
+    """Bytes that the VPG's trained part keeps of one image for the backward pass."""
+    from vpgtrans_core.planning.cost.trace import vpg_saved_bytes
+
+    return vpg_saved_bytes(load(adapter), json.loads(config))
+
+
+@lru_cache(maxsize=16)
+def _llm_saved(config: str, adapter: str, rows: RowSizes, precision: int) -> float:
+    """Bytes that the LLM keeps of one image for the backward pass."""
+    import torch
+
+    from vpgtrans_core.planning.cost.trace import llm_saved_bytes
+
+    return llm_saved_bytes(json.loads(config), adapter, rows, {2: torch.bfloat16, 4: torch.float32}[precision])
+
+
+def _json(config: dict[str, Any]) -> str:
+    """A config as a key: two are one when they say the same."""
+    return json.dumps(config, sort_keys=True, default=str)

@@ -1,0 +1,134 @@
+"""Memory of one GPU in training, by part, in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vpgtrans_core.planning.cost.rows import RowSizes
+from vpgtrans_core.planning.cost.shapes import LLMShape
+
+if TYPE_CHECKING:
+    from vpgtrans_core.planning.plan import VPGPlan
+
+QUANTIZED = {"8bit": 1.0, "4bit": 0.53}
+"""Bytes a quantised weight, its scales included (bitsandbytes int8; nf4 with doubly quantised scales)."""
+LOGITS_AT_ONCE = 1 << 25
+"""On a GPU, as in `vpgtrans_core.llm.loss`."""
+BYTES_PER_LOGIT = 8
+"""Logits and the loss's slope for one chunk: both in fp32, or in the LLM's half precision with a softmax in fp32."""
+RESERVED = 1.0e9
+"""What the CUDA context, its libraries and fragments take."""
+VIT_LIVE = 14
+"""Live values a feature position and unit of width inside one ViT block (input, norm, queries, keys, values, MLP)."""
+BLOCK_LIVE = 12
+"""The same inside one block of the LLM in its backward pass."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one GPU at the peak of a step."""
+
+    llm_weights: float
+    vpg_weights: float
+    gradients: float
+    optimizer: float
+    llm_activations: float
+    vpg_activations: float
+    working: float
+    reserved: float
+
+    @property
+    def total(self) -> float:
+        return sum(vars(self).values())
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """Everything that decides a GPU's memory except for how many images are computed at once.
+
+    Attributes:
+        shape, vpg: of the LLM and of the VPG.
+        rows: what the LLM computes for one image.
+        llm_saved, vpg_saved: bytes that an image keeps for the backward pass, in the LLM and in the VPG's trained part.
+        trained: parameters that the stage trains.
+        precision: bytes of a value in the frozen parts: 2 or 4.
+        checkpointing: whether the LLM recomputes its activations.
+        reserved: bytes that no tensor takes.
+        logits_at_once: most logits of a chunk of the loss.
+    """
+
+    shape: LLMShape
+    vpg: VPGPlan
+    rows: RowSizes
+    llm_saved: float
+    vpg_saved: float
+    trained: int
+    trains_vpg: bool
+    precision: int = 2
+    quantization: str = "none"
+    checkpointing: bool = False
+    cached: bool = False
+    reserved: float = RESERVED
+    logits_at_once: int = LOGITS_AT_ONCE
+
+    def at(self, images: float) -> Memory:
+        """Memory with `images` images computed at once."""
+        projector = self.shape.embedding_size * (self.vpg.output_size + 1)
+        frozen_vpg = self.precision * self.vpg.frozen
+        return Memory(
+            llm_weights=self._llm_weights(),
+            vpg_weights=(0 if self.cached else frozen_vpg) + 4 * (self.vpg.trained + projector),
+            gradients=4 * self.trained,
+            optimizer=8 * self.trained,
+            llm_activations=images * self._llm_kept(),
+            vpg_activations=images * self.vpg_saved if self.trains_vpg else 0.0,
+            working=self._working(images),
+            reserved=self.reserved,
+        )
+
+    def most_images(self, memory: float, limit: int) -> int:
+        """The most images at once that fit in `memory` bytes, at most `limit`; 0 when not one does."""
+        return largest(lambda images: self.at(images).total <= memory, limit)
+
+    def _llm_weights(self) -> float:
+        shape = self.shape
+        if self.quantization == "none":
+            return float(self.precision * shape.loaded)
+        plain = shape.embedding_weights
+        return QUANTIZED[self.quantization] * (shape.loaded - plain) + self.precision * plain
+
+    def _llm_kept(self) -> float:
+        if not self.checkpointing:
+            return self.llm_saved
+        # The input of every block, and all that one block keeps while its turn comes.
+        shape, rows = self.shape, self.rows
+        blocks = shape.layers * rows.positions + shape.encoder_layers * rows.encoder_positions
+        return self.precision * shape.embedding_size * blocks + self.llm_saved / (shape.layers + shape.encoder_layers)
+
+    def _working(self, images: float) -> float:
+        """The largest that lives for a moment: inside the ViT, in the loss, or in a block's backward pass."""
+        width = self.precision * self.shape.embedding_size
+        logits = min(self.logits_at_once, images * self.rows.logits * self.shape.vocab_size)
+        loss = BYTES_PER_LOGIT * logits
+        block = BLOCK_LIVE * width * images * max(self.rows.positions, self.rows.encoder_positions)
+        values = 1
+        for size in self.vpg.feature_shape:
+            values *= size
+        vision = 0 if self.cached else VIT_LIVE * self.precision * images * values
+        # The ViT has run before anything of the LLM is kept.
+        vision -= images * (self._llm_kept() + (self.vpg_saved if self.trains_vpg else 0.0))
+        return max(loss, block, vision)
+
+
+def largest(fits: Callable[[int], bool], limit: int) -> int:
+    """The largest number up to `limit` that fits, where every smaller one does too; 0 when 1 does not."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low

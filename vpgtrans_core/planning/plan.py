@@ -1,0 +1,324 @@
+"""The plan of a run: what will be trained, with which shapes and counts, from configs alone.
+
+No weight is loaded and no image opened: the modules are built on the meta device, the data is only listed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vpgtrans_core.cards import load
+from vpgtrans_core.errors import ModelError
+from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, check_names, resolve_source, resolve_target
+from vpgtrans_core.registry import Registry, default_registry
+from vpgtrans_core.settings import Settings, recipe
+
+if TYPE_CHECKING:
+    from vpgtrans_core.planning.cost.downloads import Download
+    from vpgtrans_core.planning.cost.shapes import LLMShape
+    from vpgtrans_core.run.feed import TrainingData
+
+Shape = tuple[int, int]
+SAMPLED_IMAGES = 1000
+"""Images of a source whose captions are read to know how long captions are."""
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """A language model of the run: who it is, and its sizes.
+
+    Attributes:
+        from_card: its sizes come from vpgt's own table, because the hub could not be asked.
+    """
+
+    name: str
+    hub_id: str | None
+    revision: str | None
+    origin: str
+    family: str
+    from_card: bool
+    shape: LLMShape
+
+
+@dataclass(frozen=True)
+class VPGPlan:
+    """The VPG of the run.
+
+    Attributes:
+        name: the source that it comes from; the pre-trained one for training from scratch.
+        num_prompts, output_size: Q and D of its output ``[Q, D]``.
+        feature_shape: what its frozen part gives of an image.
+        frozen, trained: parameters that stay frozen in stage 2, and those that it trains.
+    """
+
+    name: str
+    family: str
+    num_prompts: int
+    output_size: int
+    feature_shape: tuple[int, ...]
+    image_size: int
+    frozen: int
+    trained: int
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """The data that is trained on: images and captions of one epoch."""
+
+    images: int
+    captions: int
+    held_out_images: int
+    captions_per_image: float
+    """Captions that an image brings to a step, on average."""
+    words_per_caption: float
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """What one stage does.
+
+    `steps`, `images` and `captions` are None where no data is given and the settings name no steps.
+    """
+
+    number: int
+    trains: tuple[str, ...]
+    trained: int
+    frozen: int
+    epochs: float | None
+    steps: int | None
+    images: int | None
+    captions: int | None
+    optimizer: str
+    rate: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of a run that is known before it begins.
+
+    Attributes:
+        settings: every setting, the recipe's values filled in.
+        source: the source's name; `source_llm` its language model, None for a VPG alone.
+        projector: shape ``[D_target, D]`` of the projector's weight.
+        converter: shape ``[D_target, D_source]`` of the word converter, None where the start needs none.
+        rows: how the target LLM computes the captions of an image.
+        batch_captions, batch_images: of one step, over all processes; images None without data.
+        data: None when no data is given.
+        downloads: what has to come from the hub.
+    """
+
+    settings: Settings
+    source: str
+    source_llm: ModelPlan | None
+    target: ModelPlan
+    vpg: VPGPlan
+    method: str
+    start: str
+    projector: Shape
+    converter: Shape | None
+    rows: str
+    stages: tuple[StageWork, ...]
+    batch_captions: int
+    batch_images: int | None
+    data: DataPlan | None
+    downloads: tuple[Download, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        from vpgtrans_core.planning.text import plan_text
+
+        return plan_text(self)
+
+
+def plan(
+    settings: Settings, *, registry: Registry | None = None, data: TrainingData | None = None, downloads: bool = True
+) -> Plan:
+    """Make the plan of a run.
+
+    Args:
+        settings: as for the run; ``data`` may be missing.
+        registry: the plugins; default all that are installed.
+        data: the opened data, where the caller has it; else it is listed here when the settings name some.
+        downloads: whether to find out what the hub would have to send; asks the hub unless ``settings.offline``.
+
+    Raises:
+        VpgtError: a model or the data is not there or cannot be used; what the run itself would say.
+    """
+    registry = registry or default_registry()
+    check_names((settings.source, settings.target), registry)
+    source = resolve_source(settings.source, registry, settings, weights=False)
+    target = resolve_target(settings.target, registry, settings, weights=False)
+    miniature = source.bundled and target.bundled
+    settings = recipe(settings, miniature=miniature, batch_size=target.family.batch_size)
+    target_plan = _model(target)
+    vpg = _vpg(source, settings, registry)
+    source_llm = _source_llm(source, settings)
+    if data is None and (settings.data or miniature):
+        from vpgtrans_core.run.feed import open_training_data
+
+        data = open_training_data(settings)
+    listed = _data(data, settings)
+    images = _images_per_step(data, settings)
+    width = target_plan.shape.embedding_size
+    return Plan(
+        settings=settings,
+        source=source.name,
+        source_llm=source_llm,
+        target=target_plan,
+        vpg=vpg,
+        method=settings.method,
+        start=settings.start,
+        projector=(width, vpg.output_size),
+        converter=_converter(settings, source_llm, width),
+        rows=_rows(target, settings),
+        stages=tuple(_stage(n, settings, vpg, target_plan, data, images) for n in settings.stages or ()),
+        batch_captions=settings.batch_size or 1,
+        batch_images=images,
+        data=listed,
+        downloads=_downloads(source, source_llm, target_plan, vpg, settings) if downloads else (),
+    )
+
+
+def _model(llm: ResolvedLLM) -> ModelPlan:
+    from vpgtrans_core.planning.cost.shapes import llm_shape
+
+    shape = llm_shape(llm.config, llm.family.adapter)
+    return ModelPlan(llm.name, llm.hub_id, llm.revision, llm.origin, llm.family.name, llm.from_card, shape)
+
+
+def _source_llm(source: ResolvedSource, settings: Settings) -> ModelPlan | None:
+    """The source's language model; only its words are needed, and only for a start from words.
+
+    Raises:
+        ModelError: the start needs a language model and the source has none.
+    """
+    if source.llm is None and settings.start != "random":
+        raise ModelError(
+            f"{source.name} has no projector, so there is nothing to convert to the new LLM",
+            "use --start random, or --method scratch or inherit",
+        )
+    return _model(source.llm) if source.llm else None
+
+
+def _vpg(source: ResolvedSource, settings: Settings, registry: Registry) -> VPGPlan:
+    from vpgtrans_core.vlm.assemble import vpg_source
+
+    origin = vpg_source(source, settings, registry, weights=False)
+    sizes = load(origin.vpg_family.adapter).describe(origin.config)
+    return VPGPlan(
+        name=origin.name,
+        family=origin.vpg_family.name,
+        num_prompts=sizes["num_prompts"],
+        output_size=sizes["output_size"],
+        feature_shape=tuple(sizes["feature_shape"]),
+        image_size=sizes["image_size"],
+        frozen=sizes["frozen"],
+        trained=sizes["trained"],
+    )
+
+
+def _converter(settings: Settings, source_llm: ModelPlan | None, width: int) -> Shape | None:
+    if settings.start == "random" or source_llm is None:
+        return None
+    return width, source_llm.shape.embedding_size
+
+
+def _rows(target: ResolvedLLM, settings: Settings) -> str:
+    """How the adapter lays out rows, in words."""
+    if not settings.share_prefix:
+        return "padded rows, one caption each"
+    if target.family.encoder_decoder:
+        return "captions with the same encoder text share it; segments packed into rows"
+    if target.plugin is None:
+        return "captions of an image share its visual prefix, if a probe of the loaded model shows that they can"
+    return "captions of an image share its visual prefix; trees packed into rows"
+
+
+def _data(data: TrainingData | None, settings: Settings) -> DataPlan | None:
+    if data is None:
+        return None
+    counts = data.train.describe()
+    return DataPlan(
+        images=counts["images"],
+        captions=counts["captions"],
+        held_out_images=data.held_out_images,
+        captions_per_image=data.train.captions_a_visit(settings.captions_per_image),
+        words_per_caption=_words_per_caption(data),
+    )
+
+
+def _words_per_caption(data: TrainingData) -> float:
+    """Mean length of captions, by images from all over each source."""
+    words = captions = 0
+    for source, rows in enumerate(data.train.train):
+        for row in rows[:: max(1, len(rows) // SAMPLED_IMAGES)]:
+            for caption in data.train.sample(source, int(row)).captions:
+                words += len(f"{caption.prompt} {caption.text}".split())
+                captions += 1
+    return words / max(captions, 1)
+
+
+def _images_per_step(data: TrainingData | None, settings: Settings) -> int | None:
+    if data is None:
+        return None
+    wanted = data.train.images_per_step(settings.batch_size or 1, settings.captions_per_image)
+    return min(data.train.images, wanted)
+
+
+def _stage(
+    number: int,
+    settings: Settings,
+    vpg: VPGPlan,
+    target: ModelPlan,
+    data: TrainingData | None,
+    images_per_step: int | None,
+) -> StageWork:
+    shape = target.shape
+    projector = shape.embedding_size * (vpg.output_size + 1)
+    trained = projector + (vpg.trained if number == 2 else 0)
+    steps = _steps(number, settings, data, images_per_step)
+    images = None if steps is None or images_per_step is None else steps * images_per_step
+    a_visit = data.train.captions_a_visit(settings.captions_per_image) if data else None
+    return StageWork(
+        number=number,
+        trains=("projector",) if number == 1 else ("VPG without its frozen part", "projector"),
+        trained=trained,
+        frozen=vpg.frozen + vpg.trained + projector + shape.parameters - trained,
+        epochs=settings.stage1_epochs if number == 1 else settings.stage2_epochs,
+        steps=steps,
+        images=images,
+        captions=None if images is None or a_visit is None else round(images * a_visit),
+        optimizer=(settings.stage1_optimizer or "adamw") if number == 1 else "adamw",
+        rate=(settings.stage1_lr if number == 1 else settings.stage2_lr) or 0.0,
+    )
+
+
+def _steps(number: int, settings: Settings, data: TrainingData | None, images_per_step: int | None) -> int | None:
+    """Steps of a stage, None when they depend on data that is not given."""
+    from vpgtrans_core.train.recipe import stage_steps
+
+    if data is None or images_per_step is None:
+        return settings.stage1_steps if number == 1 else settings.stage2_steps
+    order = data.train.order(settings.seed, images_per_step, stream=number)
+    return stage_steps(settings, number, order.steps(1))
+
+
+def _downloads(
+    source: ResolvedSource, source_llm: ModelPlan | None, target: ModelPlan, vpg: VPGPlan, settings: Settings
+) -> tuple[Download, ...]:
+    from vpgtrans_core.planning.cost.downloads import download_of
+
+    inside = source_llm.shape.parameters if source_llm and source.whole else 0
+    wanted = {}
+    if source.origin == "hub" and source.hub_id:
+        wanted[source.hub_id] = (vpg.frozen + vpg.trained + inside, source.revision)
+    for llm in (target, source_llm if source_llm and not source.whole else None):
+        if llm and llm.origin == "hub" and llm.hub_id:
+            wanted[llm.hub_id] = (llm.shape.parameters, llm.revision)
+    found = (download_of(i, size, revision, offline=settings.offline) for i, (size, revision) in wanted.items())
+    return tuple(d for d in found if d is not None)

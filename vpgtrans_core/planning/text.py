@@ -1,0 +1,83 @@
+"""The plan of a run as text: what ``--dry-run`` prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vpgtrans_core.planning.cost.downloads import Download
+    from vpgtrans_core.planning.plan import ModelPlan, Plan, StageWork
+
+
+def plan_text(plan: Plan) -> str:
+    """One line for each thing worth knowing before a run."""
+    vpg = plan.vpg
+    lines = {
+        "method": f"{plan.method}, projector starts {'at random' if plan.start == 'random' else f'from {plan.start}'}",
+        "source": plan.source + (f", whose LLM is {_model(plan.source_llm)}" if plan.source_llm else ", a VPG alone"),
+        "target": _model(plan.target),
+        "VPG": f"{vpg.name} ({vpg.family}): image {vpg.image_size} px -> {shape(vpg.feature_shape)} frozen features "
+        f"-> {shape((vpg.num_prompts, vpg.output_size))} outputs; {count(vpg.frozen + vpg.trained)} parameters",
+        "converter": f"{shape(plan.converter)} (words of the source's LLM to the target's)"
+        if plan.converter
+        else "none",
+        "projector": f"{shape(plan.projector)}, {count(plan.projector[0] * (plan.projector[1] + 1))} parameters",
+        "rows": plan.rows,
+        "batch": f"{plan.batch_captions} captions" + (f" of {plan.batch_images} images" if plan.batch_images else ""),
+        "data": _data(plan),
+        **{f"stage {stage.number}": _stage(stage) for stage in plan.stages},
+        "downloads": "; ".join(map(download_text, plan.downloads)) or "none",
+    }
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
+
+
+def shape(sizes: tuple[int, ...] | None) -> str:
+    return f"[{', '.join(map(str, sizes or ()))}]"
+
+
+def count(number: float) -> str:
+    """A count in three digits: ``6.66 B``, ``188 M``, ``512``."""
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * limit:
+            return f"{number / limit:#.3g}".rstrip(".") + f" {unit}"
+    return f"{number:.0f}"
+
+
+def size(number: float) -> str:
+    """Bytes: ``13.3 GB``, ``98.3 kB``."""
+    return count(number).replace("B", "G") + ("B" if number >= 999.5 else " B")
+
+
+def download_text(download: Download) -> str:
+    return f"{download.hub_id} ({'' if download.exact else 'at most '}{size(download.size)})"
+
+
+def _model(model: ModelPlan | None) -> str:
+    if model is None:
+        return "none"
+    sizes = model.shape
+    told = ", sizes from vpgt's own table" if model.from_card else ""
+    return (
+        f"{model.name} ({model.family}, {count(sizes.parameters)} parameters, words [{sizes.vocab_size}, "
+        f"{sizes.embedding_size}]{told})"
+    )
+
+
+def _data(plan: Plan) -> str:
+    if plan.data is None:
+        return "none given"
+    data = plan.data
+    return (
+        f"{data.images:,} images with {data.captions:,} captions ({data.captions_per_image:.2f} an image); "
+        f"{data.held_out_images:,} images held out"
+    )
+
+
+def _stage(stage: StageWork) -> str:
+    epochs = f"{stage.epochs:g} epoch{'' if stage.epochs == 1 else 's'}"
+    work = epochs if stage.steps is None else f"{stage.steps:,} steps"
+    if stage.images is not None and stage.captions is not None:
+        work += f", {stage.images:,} images, {stage.captions:,} captions"
+    of_all = f"{count(stage.trained)} of {count(stage.trained + stage.frozen)} parameters"
+    return f"trains {' + '.join(stage.trains)} ({of_all}); {work}; {stage.optimizer} at {stage.rate:g}"

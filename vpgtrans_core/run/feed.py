@@ -1,0 +1,244 @@
+"""From data to a stage's batches: which images, read how, and what of them is already computed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from vpgtrans_core.cache.cached_images import CachedImages
+from vpgtrans_core.cache.key import Kind
+from vpgtrans_core.cache.names import EntryNames
+from vpgtrans_core.cache.opening import Caches
+from vpgtrans_core.data.bad import BadLog, Bounds
+from vpgtrans_core.data.data import Data, open_data
+from vpgtrans_core.data.images import Augmentation
+from vpgtrans_core.data.listing import Listing
+from vpgtrans_core.data.loader import Loader, ReadOptions, StepData, StepReader
+from vpgtrans_core.data.order import InOrder
+from vpgtrans_core.machine import Machine
+from vpgtrans_core.settings import Settings
+from vpgtrans_core.train.step import Batch, View
+from vpgtrans_core.vlm.model import VisualKind, VLModel
+
+if TYPE_CHECKING:
+    from vpgtrans_core.cache.store import FeatureCache
+
+HELD_OUT_BATCH = 64
+"""Held-out images computed together, over all processes."""
+MINIATURE_IMAGES = 1500
+"""Pictures of the small world: as many as its source was trained on."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The images trained on and those held out: of the same data, or of data of their own (``--val-data``); and what
+    is kept of them on disk."""
+
+    train: Data
+    own_held_out: Data | None = None
+    caches: Caches = field(default_factory=Caches)
+
+    @property
+    def held_out(self) -> Data:
+        return self.own_held_out or self.train
+
+    @property
+    def held_out_images(self) -> int:
+        return self.own_held_out.images if self.own_held_out else self.train.held_out_images
+
+    def held_out_order(self, images_per_step: int) -> InOrder:
+        if self.own_held_out:
+            return self.own_held_out.train_in_order(images_per_step)
+        return self.train.held_out_order(images_per_step)
+
+    def describe(self) -> dict[str, Any]:
+        """Counts, hashes and skipped samples for run.json."""
+        own = {"held_out": self.own_held_out.describe()} if self.own_held_out else {}
+        return {**self.train.describe(), **own}
+
+
+def open_training_data(settings: Settings) -> TrainingData:
+    """Open the settings' data, or the miniature's small world when none is given.
+
+    Raises:
+        DataError: see `open_data`.
+    """
+    bounds = Bounds(settings.max_bad_ratio, settings.max_bad_run)
+    own = None
+    if settings.val_data:
+        own = open_data([settings.val_data], bounds=bounds, limit=settings.val_images)
+    val_images = 0 if own else settings.val_images or 0
+    train = open_data(
+        settings.data or [small_world()],
+        settings.format,
+        settings.ratios,
+        val_images=val_images,
+        limit=settings.limit,
+        bounds=bounds,
+    )
+    return TrainingData(train, own)
+
+
+def small_world(images: int = MINIATURE_IMAGES) -> Listing:
+    """The miniature's training pictures, drawn now: always the same ones."""
+    from vpgtrans_core.miniature.data import items
+
+    drawn = items("train", images)
+    return Listing.from_pairs([(i.image, i.captions) for i in drawn], name="miniature", keys=[i.key for i in drawn])
+
+
+def training_captions(data: Data) -> Iterator[str]:
+    """The captions of the training images, in the order of their rows."""
+    for source, rows in enumerate(data.train):
+        for row in rows:
+            yield from (caption.text for caption in data.sample(source, int(row)).captions)
+
+
+class Feed:
+    """The batches of one stage for this process.
+
+    Args:
+        data: training and held-out images.
+        model: whose VPG and texts the batches are for; its stage must be set.
+        stage: chooses the order of the images.
+    """
+
+    def __init__(self, data: TrainingData, settings: Settings, model: VLModel, machine: Machine, stage: int) -> None:
+        self.all = data
+        self.data = data.train
+        self.settings = settings
+        self.model = model
+        self.machine = machine
+        self.stage = stage
+        batch_size = settings.batch_size or 1
+        self.images_per_step = min(self.data.images, self.data.images_per_step(batch_size, settings.captions_per_image))
+        self.order = self.data.order(settings.seed, self.images_per_step, stream=stage)
+        self.bad = [BadLog() for _ in self.data.listings]
+        self._held_out: list[Batch] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.order.steps(1)
+
+    def batches(self, total: int) -> Callable[[int], Iterator[tuple[Batch, float]]]:
+        """Return what gives the batches from a first step to step `total`, each with the seconds waited for it."""
+
+        def generate(first: int) -> Iterator[tuple[Batch, float]]:
+            loader = self._loader(self._reader(augment=True, cache=self.cache), self.order, first, total)
+            for log, before in zip(loader.bad, self.bad, strict=True):
+                log.load_state_dict(before.state_dict())
+            self.bad = loader.bad
+            for data in loader:
+                yield self._batch(data), data.waited
+
+        return generate
+
+    def held_out(self) -> Iterable[Batch]:
+        """The held-out images' batches; what is frozen of them is computed once."""
+        if self._held_out is None:
+            order = self.all.held_out_order(HELD_OUT_BATCH)
+            reader = self._reader(augment=False, held_out=True, cache=self.cache)
+            loader = self._loader(reader, order, 0, len(order))
+            self._held_out = [self._frozen(self._batch(data), reader) for data in loader]
+        return self._held_out
+
+    def frozen(self, batch: Batch) -> Batch:
+        """A batch of `some_batches` whose images are computed up to where the stage's training begins, on the CPU."""
+        return self._frozen(batch, self._reader(augment=False, cache=self.cache))
+
+    def _frozen(self, batch: Batch, reader: StepReader) -> Batch:
+        visual, kind = self.model.frozen(batch.visual.to(self.model.device), batch.kind)
+        if isinstance(reader.features, CachedImages) and batch.kind != kind:
+            visual = reader.features.keep(batch.views, visual, kind)
+        return Batch(visual.cpu(), kind, batch.texts, batch.views)
+
+    def some_batches(self, images: int) -> Iterator[Batch]:
+        """The first `images` training images, the same in every process."""
+        reader = self._reader(augment=False, cache=self.cache)
+        count = 0
+        for step in itertools.count():
+            if count >= min(images, self.data.images):
+                return
+            draws = self.order.step(step)[: images - count]
+            count += len(draws)
+            for start in range(0, len(draws), HELD_OUT_BATCH):
+                yield self._batch(reader.read(step, draws[start : start + HELD_OUT_BATCH]))
+
+    def examples(self, images: int) -> Iterator[tuple[Batch, list[str], list[str]]]:
+        """A batch of some held-out (or else training) images, with their names and one caption each."""
+        held = self.all.held_out_images > 0
+        draws = (self.all.held_out_order(images) if held else self.order).step(0)[:images]
+        reader = self._reader(augment=False, held_out=held, cache=self._cache_of_finished())
+        read = reader.read(0, draws)
+        samples = [reader.data.sample(draw.source, draw.row) for draw in read.draws]
+        if samples:
+            yield self._batch(read), read.keys, [s.captions[0].text for s in samples]
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the feed: the bad samples met; the place in the data is the stage's step. What
+        was computed so far goes to the cache."""
+        self.all.caches.flush()
+        return {"bad": [log.state_dict() for log in self.bad]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for log, saved in zip(self.bad, state.get("bad", []), strict=False):
+            log.load_state_dict(saved)
+
+    def bad_record(self) -> list[dict[str, Any]]:
+        """The bad samples met in training, by source, for run.json."""
+        return [log.describe() for log in self.bad]
+
+    @cached_property
+    def cache(self) -> FeatureCache | None:
+        """What is kept on disk of what this stage does not train: the VPG's outputs in stage 1, its features in 2."""
+        return self._open_cache("features" if self.model.trains_vpg else "outputs")
+
+    @property
+    def keep(self) -> Callable[[Sequence[View], Tensor, VisualKind], Tensor] | None:
+        """What the step gives its frozen results to."""
+        features = self._reader(augment=True, cache=self.cache).features
+        return features.keep if isinstance(features, CachedImages) else None
+
+    def _cache_of_finished(self) -> FeatureCache | None:
+        """The cache that still fits when training is over: after stage 2 the outputs are new, the features are not."""
+        return self._open_cache("features" if 2 in (self.settings.stages or ()) else "outputs")
+
+    def _open_cache(self, kind: Kind) -> FeatureCache | None:
+        images = self.data.images + self.all.held_out_images
+        return self.all.caches.open(self.model.vpg, kind, self.machine.dtype, self.settings, images=images)
+
+    def _reader(self, *, augment: bool, held_out: bool = False, cache: FeatureCache | None = None) -> StepReader:
+        settings = self.settings
+        options = ReadOptions(
+            preprocessing=self.model.vpg.preprocessing,
+            max_tokens=settings.max_tokens,
+            seed=0 if held_out else settings.seed,  # every run is measured on the same texts
+            captions_per_image=None if held_out else settings.captions_per_image,
+            augmentation=Augmentation(crop_min=settings.crop_min) if augment and settings.augment else None,
+            views=settings.views if cache is not None else None,
+        )
+        data = self.all.held_out if held_out else self.data
+        features = CachedImages(cache, EntryNames(data, options)) if cache is not None else None
+        return StepReader(data, self.model.llm.text, options, features)
+
+    def _loader(self, reader: StepReader, order: Any, start: int, stop: int) -> Loader:
+        accelerator = self.machine.accelerator
+        return Loader(
+            reader,
+            order,
+            start=start,
+            stop=stop,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            workers=self.settings.workers,
+            pin=self.machine.device.type == "cuda",
+        )
+
+    def _batch(self, data: StepData) -> Batch:
+        views = [(draw.source, draw.row, view) for draw, view in zip(data.draws, data.views, strict=True)]
+        return Batch(data.visual, data.visual_kind, data.texts, views)

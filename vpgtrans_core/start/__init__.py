@@ -1,0 +1,1 @@
+"""How the projector is initialised: word pairs, the word converter, the merge, the start from words."""

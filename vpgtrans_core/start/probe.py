@@ -1,0 +1,53 @@
+"""What the projector's start asks of the model before there is anything to train."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+
+from vpgtrans_core.run.feed import Feed
+from vpgtrans_core.train.step import Stepper
+from vpgtrans_core.vlm.model import VLModel
+
+START_IMAGES = 1024
+"""Training images from whose soft prompts the projector starts."""
+JUDGED_IMAGES = 64
+"""Those of them, about, whose loss chooses the spread."""
+
+
+class StartProbe:
+    """What the projector's start asks of the model: VPG outputs of some images, and the loss that a projector has."""
+
+    def __init__(self, model: VLModel, feed: Feed, stepper: Stepper) -> None:
+        self.model = model
+        self.feed = feed
+        self.stepper = stepper
+        self._batches: list[Any] = []
+
+    def outputs(self) -> torch.Tensor:
+        """The VPG's outputs ``[n, Q, D]`` of `START_IMAGES` training images."""
+        return torch.cat([batch.visual for batch in self._computed()]).float()
+
+    def captions(self) -> list[list[str]]:
+        """The captions of the same images."""
+        views = [view for batch in self._computed() for view in batch.views]
+        return [[c.text for c in self.feed.data.sample(source, row).captions] for source, row, _ in views]
+
+    def loss(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
+        """The LLM's mean loss on the first of those images with this projector."""
+        with torch.no_grad():
+            self.model.projector.weight.copy_(weight)
+            self.model.projector.bias.copy_(bias)
+        sums = [self.stepper.loss_sum(batch) for batch in self._judged()]
+        return sum(s for s, _ in sums) / max(1, sum(n for _, n in sums))
+
+    def _judged(self) -> list[Any]:
+        images = itertools.accumulate((len(batch.texts) for batch in self._computed()), initial=0)
+        return [batch for before, batch in zip(images, self._computed(), strict=False) if before < JUDGED_IMAGES]
+
+    def _computed(self) -> list[Any]:
+        if not self._batches:
+            self._batches = [self.feed.frozen(batch) for batch in self.feed.some_batches(START_IMAGES)]
+        return self._batches

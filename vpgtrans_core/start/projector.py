@@ -1,0 +1,52 @@
+"""The projector's weights: merged with a word converter, drawn at random, or spread."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from vpgtrans_core.start.converter import WordConverter
+
+Linear = tuple[Tensor, Tensor]
+"""Weight ``[out, in]`` and bias ``[out]`` of a linear layer."""
+
+
+def merge(converter: WordConverter, weight: Tensor, bias: Tensor) -> Linear:
+    """The word converter after the source's projector, as one linear layer (paper, section 4.2, stage 1 b).
+
+    ``g(f_s(x)) = W_w (W_s x + b_s) + b_w``, so ``W_t = W_w W_s`` and ``b_t = W_w b_s + b_w``.
+
+    Args:
+        converter: weight ``[D_t, D_s]`` and bias ``[D_t]``.
+        weight, bias: the source's projector, ``[D_s, D]`` and ``[D_s]``.
+
+    Returns:
+        ``[D_t, D]`` and ``[D_t]`` in fp32, computed in fp64.
+    """
+    w, b = converter.weight.double(), converter.bias.double()
+    return (w @ weight.double()).float(), (w @ bias.double() + b).float()
+
+
+def random_projector(in_features: int, out_features: int, seed: int) -> Linear:
+    """``nn.Linear``'s own start, with which BLIP-2 trains from scratch (TFS), from a seed of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    weight, bias = torch.empty(out_features, in_features), torch.empty(out_features)
+    nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+    bound = 1 / math.sqrt(in_features)
+    nn.init.uniform_(bias, -bound, bound, generator=generator)
+    return weight, bias
+
+
+def soft_prompts(outputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The VPG's outputs ``[..., D]`` through a projector: soft prompts ``[..., D_t]``."""
+    return nn.functional.linear(outputs.to(weight.dtype), weight, bias)
+
+
+def spread(projector: Linear, center: Tensor, factor: float) -> Linear:
+    """The projector whose soft prompts lie `factor` times as far from the one of the VPG's output `center` ``[D]``."""
+    weight, bias = projector
+    return weight * factor, bias + (1 - factor) * (weight @ center)

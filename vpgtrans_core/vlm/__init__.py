@@ -1,0 +1,1 @@
+"""VPG, projector and frozen LLM as one model: loaded, trained, and asked about images."""

@@ -1,0 +1,141 @@
+"""From resolved names to modules in memory: the VPG, the frozen LLM, the source's words."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vpgtrans_core.cards import load
+from vpgtrans_core.errors import ModelError
+from vpgtrans_core.llm.adapter import LLM
+from vpgtrans_core.machine import Machine
+from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, resolve_source
+from vpgtrans_core.registry import Registry
+from vpgtrans_core.settings import Settings
+from vpgtrans_core.vpg.adapter import VPG
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from vpgtrans_core.llm.embeddings import Embeddings
+
+
+@dataclass(frozen=True)
+class SourceWords:
+    """What the start of the projector needs of the source: its projector, its LLM's words and tokenizer."""
+
+    projector: tuple[Tensor, Tensor]
+    words: Embeddings
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load_llm(llm: ResolvedLLM, machine: Machine, settings: Settings) -> LLM:
+    """Load a frozen LLM from its own folder, or out of a VL-LLM's."""
+    adapter = load(llm.family.adapter)
+    quantization = None if settings.quantization == "none" else settings.quantization
+    return adapter.load(
+        llm.folder,
+        family=llm.family,
+        dtype=machine.dtype,
+        device=machine.device,
+        model=_inner_model(llm, adapter, machine, settings) if llm.prefix else None,
+        share=settings.share_prefix,
+        quantization=quantization,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def _inner_model(llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Settings) -> PreTrainedModel:
+    """The language model inside a VL-LLM's folder, read by its prefix; nothing else of the folder is loaded."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(**llm.config)
+    with silence():  # transformers reports the VPG's tensors, which are not the LLM's, as unexpected
+        model, report = adapter.auto_class().from_pretrained(
+            str(llm.folder),
+            config=config,
+            dtype=machine.dtype,
+            key_mapping={"^" + llm.prefix.replace(".", r"\."): ""},
+            output_loading_info=True,
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(f"{llm.folder} lacks weights of its language model: {', '.join(missing[:8])}")
+    return model.to(machine.device).eval()
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keep transformers from reporting on what it loads."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def load_vpg(source: ResolvedSource, machine: Machine, *, lazily: bool = False) -> VPG:
+    """Load a source's VPG in evaluation mode; `lazily` leaves its frozen part on disk until pixels come."""
+    adapter = load(source.vpg_family.adapter)
+    read = adapter.load_lazily if lazily else adapter.load
+    vpg: VPG = read(source.folder, dtype=machine.dtype, device=machine.device)
+    return vpg
+
+
+def vpg_source(
+    source: ResolvedSource, settings: Settings, registry: Registry, *, weights: bool = True
+) -> ResolvedSource:
+    """Where the VPG comes from: the source itself, or for training from scratch the VPG that its pre-training left.
+
+    Raises:
+        ModelError: nobody knows the source's pre-trained VPG.
+    """
+    if settings.method != "scratch" or source.llm is None:
+        return source
+    if source.pretrained is None:
+        raise ModelError(
+            f"training from scratch starts from the VPG as its pre-training left it, and {source.name} names none",
+            "import one (`vpgt import blip2_pretrained.pth ...`) and give its folder as --from",
+        )
+    return resolve_source(source.pretrained, registry, settings, weights=weights)
+
+
+def source_words(source: ResolvedSource, registry: Registry) -> SourceWords:
+    """Read the source's projector and its LLM's word embeddings, and nothing else of its LLM.
+
+    Raises:
+        ModelError: the source is a VPG alone, or its LLM's weights are not there.
+    """
+    from vpgtrans_core.llm.embeddings import EmbeddingReader, open_embeddings
+    from vpgtrans_core.llm.loading import load_tokenizer
+
+    projector = load(source.vpg_family.adapter).load_projector(source.folder)
+    if projector is None or source.llm is None or source.llm.folder is None:
+        raise ModelError(
+            f"{source.name} has no projector, so there is nothing to convert to the new LLM",
+            "use --start random, or --method scratch or inherit",
+        )
+    access = registry.embedding_access(str(source.llm.config.get("model_type")))
+    words = open_embeddings(source.llm.folder, load(access.reader) if access else EmbeddingReader)
+    if words.shape[1] != projector[0].shape[0]:
+        raise ModelError(
+            f"the source's projector ends in {projector[0].shape[0]} dimensions, its LLM's words have {words.shape[1]}",
+            "the projector belongs to another LLM",
+        )
+    return SourceWords(projector, words, load_tokenizer(source.llm.folder))
+
+
+def projector_module(weight: Tensor, bias: Tensor, device: torch.device) -> torch.nn.Linear:
+    """A projector as a module: fp32 weight ``[D_llm, D]`` and bias ``[D_llm]`` on `device`."""
+    projector = torch.nn.Linear(weight.shape[1], weight.shape[0], device=device)
+    with torch.no_grad():
+        projector.weight.copy_(weight)
+        projector.bias.copy_(bias)
+    return projector

@@ -1,0 +1,122 @@
+"""A finished VL-LLM at work: load it from its folder and ask it about images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vpgtrans_core.errors import DataError, ModelError
+from vpgtrans_core.registry import Registry, default_registry
+from vpgtrans_core.settings import Settings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from vpgtrans_core.llm.adapter import GenerateOptions
+    from vpgtrans_core.vlm.model import VLModel
+
+BATCH = 16
+"""Images generated for at once."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the model said of one image."""
+
+    image: str
+    text: str
+
+
+def caption(
+    model: str,
+    images: Sequence[str | Path | Image],
+    *,
+    prompt: str = "",
+    options: GenerateOptions | None = None,
+    settings: Settings | None = None,
+    registry: Registry | None = None,
+) -> list[Said]:
+    """Let a VL-LLM say what it sees (or, with a prompt such as ``Question: what is it? Answer:``, answer).
+
+    Args:
+        model: an alias, hub id or folder of a VL-LLM; an output of `transfer`.
+        images: files or PIL images.
+        prompt: the text before what is generated.
+        options: beam search as in the paper by default; for a prompt, its settings for answers.
+        settings: device, precision and the like.
+
+    Raises:
+        DataError: an image cannot be read. ModelError: the model cannot be found or has no projector or LLM.
+    """
+    vl = load_model(model, settings or Settings(), registry or default_registry())
+    return list(say(vl, images, prompt=prompt, options=options))
+
+
+def load_model(name: str, settings: Settings, registry: Registry) -> VLModel:
+    """Load a VL-LLM whole, for use and not for training."""
+    from vpgtrans_core.cards import load
+    from vpgtrans_core.machine import choose_machine
+    from vpgtrans_core.models.resolve import resolve_source
+    from vpgtrans_core.vlm.assemble import load_llm, load_vpg, projector_module
+    from vpgtrans_core.vlm.model import VLModel
+
+    source = resolve_source(name, registry, settings)
+    if source.llm is None:
+        raise ModelError(f"{name} is a VPG without a language model: it cannot speak", "transfer it to an LLM first")
+    machine = choose_machine(settings, source.llm.family.half)
+    projector = load(source.vpg_family.adapter).load_projector(source.folder)
+    vpg, llm = load_vpg(source, machine), load_llm(source.llm, machine, settings)
+    if projector is None or projector[0].shape != (llm.embedding_size, vpg.output_size):
+        raise ModelError(f"{name} has no projector that fits its language model")
+    model = VLModel(vpg, projector_module(projector[0], projector[1], machine.device), llm)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def say(
+    model: VLModel,
+    images: Sequence[str | Path | Image],
+    *,
+    prompt: str = "",
+    options: GenerateOptions | None = None,
+    batch: int = BATCH,
+) -> Iterator[Said]:
+    """Generate for images in order, `batch` at once."""
+    import torch
+
+    from vpgtrans_core.data.images import pixels
+
+    chosen = options or default_options(prompt)
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        named = [_open(image, start + number) for number, image in enumerate(part)]
+        stacked = torch.stack([pixels(image, model.vpg.preprocessing) for _, image in named]).to(model.device)
+        texts = model.generate(stacked, "pixels", prompt, chosen)
+        yield from (Said(name, text) for (name, _), text in zip(named, texts, strict=True))
+
+
+def default_options(prompt: str) -> GenerateOptions:
+    """The paper's generation: captions of 8 to 30 tokens, or answers of at most 10 with length penalty -1."""
+    from vpgtrans_core.llm.adapter import GenerateOptions
+
+    if prompt:
+        return GenerateOptions(num_beams=5, max_new_tokens=10, min_new_tokens=1, length_penalty=-1.0)
+    return GenerateOptions()
+
+
+def _open(image: Any, number: int) -> tuple[str, Image]:
+    """A name and an RGB image; files pass through the gate."""
+    from vpgtrans_core.data.bad import BadSampleError
+    from vpgtrans_core.data.images import decode
+
+    if not isinstance(image, (str, Path)):
+        return f"image {number + 1}", image.convert("RGB")
+    try:
+        return str(image), decode(Path(image).expanduser().read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read the image {image}: {error.strerror or error}") from error
+    except BadSampleError as error:
+        detail = f" ({error.detail})" if error.detail else ""
+        raise DataError(f"{image} is no usable image: {error.kind}{detail}", "JPEG, PNG and WebP are read") from error
