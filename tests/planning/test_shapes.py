@@ -7,7 +7,7 @@ import pytest
 
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.models.resolve import card_config
+from vpgtrans_core.models.sizes import card_config
 from vpgtrans_core.planning.cost.shapes import llm_shape
 from vpgtrans_core.planning.plan import plan
 from vpgtrans_core.registry import KnownLLM, default_registry

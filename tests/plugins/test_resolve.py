@@ -6,7 +6,8 @@ import pytest
 
 from vpgtrans_core.errors import ModelError, UnsafeInput, VpgtError
 from vpgtrans_core.models.hub import wanted_files
-from vpgtrans_core.models.resolve import card_config, resolve_reference, resolve_source, resolve_target
+from vpgtrans_core.models.resolve import resolve_reference, resolve_source, resolve_target
+from vpgtrans_core.models.sizes import card_config
 from vpgtrans_core.registry import load_registry
 from vpgtrans_core.settings import Settings
 
@@ -146,7 +147,7 @@ def test_refused_folders(registry, tmp_path):
 
 def test_a_language_model_is_no_source(registry, tmp_path):
     said = refusal(resolve_source, folder(tmp_path / "llm", OPT), registry)
-    assert "is no VL-LLM (model_type 'opt')" in said
+    assert "is not a VL-LLM (model_type 'opt')" in said
     assert "blip2-opt-2.7b" in said
 
 
@@ -167,7 +168,7 @@ def test_a_model_that_sees_is_no_target(registry, tmp_path):
 )
 def test_a_model_without_word_embeddings_for_us_is_no_target(registry, tmp_path, config):
     said = refusal(resolve_target, folder(tmp_path / "m", config), registry)
-    assert "no language model that vpgt can give soft prompts" in said
+    assert "vpgt cannot feed soft prompts to" in said
 
 
 def test_an_ordinary_causal_model_needs_no_plugin(registry, tmp_path):

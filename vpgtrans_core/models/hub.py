@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.errors import ModelError
+from vpgtrans_core.files import read_json
+from vpgtrans_core.models.refusals import ADAPTER, hub_adapter
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 """``organisation/model``, with ``@revision`` where one is wanted."""
@@ -21,7 +23,13 @@ _PICKLE_INDEX, _PICKLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
 
 
 class HubUnreachable(ModelError):
-    """The hub does not answer, or may not be asked, and the model is not in its cache."""
+    """The hub does not answer or may not be asked (`why` says which), and the model is not in its cache."""
+
+    why = ""
+
+
+class HubRefused(ModelError):
+    """The hub has the model and does not give it: its owner must grant access."""
 
 
 def split_hub_id(name: str) -> tuple[str, str | None]:
@@ -30,65 +38,91 @@ def split_hub_id(name: str) -> tuple[str, str | None]:
     return hub_id, revision or None
 
 
-def hub_config(hub_id: str, revision: str | None = None, *, offline: bool = False) -> tuple[dict[str, Any], str | None]:
-    """Return a model's ``config.json`` and its revision (a commit), without its weights.
+class Hub:
+    """The hub's models: what it has now, or what its cache has where it does not answer.
 
-    Raises:
-        HubUnreachable: no network and not in the cache. ModelError: there is no such model, or it may not be read.
+    Args:
+        offline: never ask it.
+        note: told when the cache stands in for a hub that does not answer.
     """
-    from huggingface_hub import hf_hub_download
 
-    from vpgtrans_core.weights import read_json
+    def __init__(self, *, offline: bool = False, note: Callable[[str], None] = lambda text: None) -> None:
+        self.offline = offline
+        self.note = note
 
-    def download(info: Any) -> str:
-        return _ask(hub_id, hf_hub_download, filename="config.json", revision=info.sha)
+    def config(self, hub_id: str, revision: str | None = None) -> Path:
+        """The path of a model's ``config.json``, in a folder named by its revision (a commit); without its weights.
 
-    def cached() -> str:
-        return _ask(hub_id, hf_hub_download, filename="config.json", revision=revision, local_files_only=True)
+        Raises:
+            HubUnreachable: no network and not in the cache. ModelError: there is no such model, or it may not be read.
+        """
+        from huggingface_hub import hf_hub_download
 
-    path = Path(_newest(hub_id, revision, offline, download, cached))
-    return read_json(path), path.parent.name
+        def download(info: Any) -> str:
+            return _ask(hub_id, hf_hub_download, filename="config.json", revision=info.sha)
 
+        def cached() -> str:
+            return _ask(hub_id, hf_hub_download, filename="config.json", revision=revision, local_files_only=True)
 
-def hub_folder(hub_id: str, revision: str | None = None, *, offline: bool = False) -> Path:
-    """Download a model (or find it in the hub's cache) and return its folder, named by its revision.
+        return Path(self._newest(hub_id, revision, download, cached))
 
-    Raises:
-        HubUnreachable: no network and not in the cache. ModelError: there is no such model, or it may not be read.
-    """
-    from huggingface_hub import snapshot_download
+    def folder(self, hub_id: str, revision: str | None = None) -> Path:
+        """Download a model (or find it in the hub's cache) and return its folder, named by its revision.
 
-    def download(info: Any) -> str:
-        wanted = wanted_files([s.rfilename for s in info.siblings or ()])
-        return _ask(
-            hub_id, snapshot_download, revision=info.sha, allow_patterns=wanted, ignore_patterns=list(_SUBFOLDERS)
-        )
+        Raises:
+            HubUnreachable: no network and not in the cache. ModelError: there is no such model, or it may not be read.
+        """
+        from huggingface_hub import snapshot_download
 
-    def cached() -> str:
-        return _ask(hub_id, snapshot_download, revision=revision, local_files_only=True)
+        def download(info: Any) -> str:
+            wanted = wanted_files(_names(info))
+            patterns = {"allow_patterns": wanted, "ignore_patterns": list(_SUBFOLDERS)}
+            return _ask(hub_id, snapshot_download, revision=info.sha, **patterns)
 
-    return Path(_newest(hub_id, revision, offline, download, cached))
+        def cached() -> str:
+            folder = _ask(hub_id, snapshot_download, revision=revision, local_files_only=True)
+            if not _is_whole(Path(folder)):
+                raise _unreachable(hub_id, "its folder in the cache is not whole")
+            return folder
 
+        return Path(self._newest(hub_id, revision, download, cached))
 
-def _newest(
-    hub_id: str, revision: str | None, offline: bool, download: Callable[[Any], str], cached: Callable[[], str]
-) -> str:
-    """What the hub has, or what the cache has when the hub does not answer.
+    def _newest(
+        self, hub_id: str, revision: str | None, download: Callable[[Any], str], cached: Callable[[], str]
+    ) -> str:
+        """What the hub has, or what the cache has when the hub does not answer.
 
-    The hub is asked for the model's description first: unlike a download, that fails at once without network.
-    """
-    from huggingface_hub import HfApi
+        The hub is asked for the model's description first: unlike a download, that fails at once without network.
+        """
+        from huggingface_hub import HfApi
 
-    if offline:
-        return cached()
-    try:
-        info = _ask(hub_id, HfApi().model_info, revision=revision, timeout=SECONDS)
-    except HubUnreachable as unreachable:
-        try:
+        if self.offline:
             return cached()
-        except HubUnreachable:
-            raise unreachable from None
-    return download(info)
+        try:
+            info = _ask(hub_id, HfApi().model_info, revision=revision, timeout=SECONDS)
+            if ADAPTER in _names(info):
+                raise hub_adapter(hub_id)  # before its weights are downloaded
+            return download(info)
+        except HubUnreachable as unreachable:
+            try:
+                path = cached()
+            except HubUnreachable:
+                raise unreachable from None
+            self.note(f"{unreachable.why}; {hub_id} is taken from the cache")
+            return path
+
+
+def _names(info: Any) -> list[str]:
+    return [sibling.rfilename for sibling in info.siblings or ()]
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder of the cache has a config and weights, every file of its index among them."""
+    index = next((folder / name for name in (_SAFE_INDEX, _PICKLE_INDEX) if (folder / name).is_file()), None)
+    if index is None:
+        return any((folder / name).is_file() for name in (_SAFE, _PICKLE)) or any(folder.glob("*.safetensors"))
+    files = read_json(index).get("weight_map")
+    return isinstance(files, dict) and all((folder / str(name)).is_file() for name in files.values())
 
 
 def wanted_files(names: list[str]) -> list[str]:
@@ -111,7 +145,7 @@ def _ask(hub_id: str, what: Any, **arguments: Any) -> Any:
     try:
         return what(hub_id, **arguments)
     except errors.GatedRepoError as error:
-        raise ModelError(
+        raise HubRefused(
             f"{hub_id} is gated: its owner must grant access",
             f"accept its licence at https://huggingface.co/{hub_id} and log in with `hf auth login`",
         ) from error
@@ -123,19 +157,50 @@ def _ask(hub_id: str, what: Any, **arguments: Any) -> Any:
             "check its name; log in with `hf auth login` if it is private",
         ) from error
     except errors.LocalEntryNotFoundError as error:
-        asked = not arguments.get("local_files_only")
-        raise _unreachable(hub_id, str(error) if asked else "the hub may not be asked (--offline)") from error
+        raise _not_cached(hub_id, error, asked=not arguments.get("local_files_only")) from error
     except errors.EntryNotFoundError as error:
-        raise ModelError(f"{hub_id} on the hub has no config.json: it is no transformers model") from error
-    except (errors.HfHubHTTPError, errors.HFValidationError) as error:
-        raise ModelError(f"the hub refuses {hub_id!r}: {str(error).splitlines()[0]}") from error
+        raise ModelError(
+            f"{hub_id} on the hub has no config.json: it is not a transformers model",
+            "give a repository with config.json, weights and a tokenizer",
+        ) from error
+    except errors.HFValidationError as error:
+        raise ModelError(f"{hub_id!r} cannot be a model of the hub: {_first_line(error)}", "check its name") from error
+    except errors.HfHubHTTPError as error:
+        raise _http_error(hub_id, error) from error
     except Exception as error:  # httpx, requests and OS errors, as the hub's client and its version have it
-        raise _unreachable(hub_id, f"{type(error).__name__}: {error}") from error
+        raise _unreachable(hub_id, f"the hub does not answer ({type(error).__name__}: {_first_line(error)})") from error
+
+
+def _not_cached(hub_id: str, error: Exception, asked: bool) -> ModelError:
+    """The client found nothing: not in the cache, or the hub's answer was an error that it hides behind this one."""
+    if not asked:
+        return _unreachable(hub_id, "the hub may not be asked (--offline)")
+    cause = error.__cause__ or error
+    return _http_error(hub_id, cause) if _status(cause) else _unreachable(hub_id, _first_line(cause))
+
+
+def _http_error(hub_id: str, error: BaseException) -> ModelError:
+    """An outage (5xx) and too many requests (429) pass; another status is the hub's last word."""
+    status = _status(error)
+    if status == 429 or status >= 500:
+        return _unreachable(hub_id, f"the hub answers {status} ({'too many requests' if status == 429 else 'outage'})")
+    return ModelError(f"the hub refuses {hub_id!r}: {_first_line(error)}", "`hf auth whoami` shows who you are to it")
+
+
+def _status(error: BaseException) -> int:
+    """The HTTP status behind an error of the hub's client, 0 when there is none."""
+    return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)
 
 
 def _unreachable(hub_id: str, why: str) -> HubUnreachable:
-    return HubUnreachable(
-        f"cannot get {hub_id} from the hub and it is not in the cache: {why.splitlines()[0][:200]}",
+    error = HubUnreachable(
+        f"cannot get {hub_id} from the hub and it is not in the cache: {why[:200]}",
         f"where there is network run `hf download {hub_id} --local-dir FOLDER`, copy FOLDER here and give its path; "
         "a mirror is named by HF_ENDPOINT, a cache by HF_HOME",
     )
+    error.why = why[:200]
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

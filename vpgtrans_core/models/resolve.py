@@ -1,81 +1,83 @@
-"""From names to things: aliases, hub ids and folders become a `ResolvedLLM` or a `ResolvedSource`.
+"""From names to models: aliases, hub ids and folders become a `ResolvedLLM` or a `ResolvedSource`. Loads no torch.
 
-Planning needs configs only (``weights=False``): from the folder, else from the hub, else, without network, from the
-sizes on the model's card.
+A name asks the registry who it is (`Resolver`), and `places` where it is; `refusals` says what cannot be used. Planning
+needs configs only (``weights=False``): from the folder, else from the hub, else from the sizes on the model's card.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vpgtrans_core.cards import LLMCard, LLMFamily, SourceCard, VPGFamily
-from vpgtrans_core.errors import ModelError, UnsafeInput, did_you_mean
-from vpgtrans_core.models.hub import HUB_ID, HubUnreachable, hub_config, hub_folder, split_hub_id
+from vpgtrans_core.errors import ModelError
+from vpgtrans_core.files import read_json
+from vpgtrans_core.models import refusals
+from vpgtrans_core.models.kinds import fallback_of, needs_code
+from vpgtrans_core.models.places import Origin, Place, Places, is_path
+from vpgtrans_core.models.sizes import config_size
 from vpgtrans_core.registry import KnownLLM, KnownSource, Registry
 from vpgtrans_core.settings import Settings
 
-Origin = Literal["hub", "folder", "bundled"]
-CONFIG = "config.json"
 REFERENCES = "references.json"
 """Beside a VPG saved without its LLM (``--save vpg``): ``{"llm": ResolvedLLM.reference(), ...}``."""
 LLM_PREFIX = "language_model."
 """What the names of the LLM's tensors begin with in a VL-LLM's folder."""
-_HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+class _Placed:
+    """What a model's place says, for those who ask the model."""
+
+    place: Place
+
+    @property
+    def folder(self) -> Path | None:
+        return self.place.folder
+
+    @property
+    def origin(self) -> Origin:
+        return self.place.origin
+
+    @property
+    def bundled(self) -> bool:
+        return self.place.origin == "bundled"
+
+    @property
+    def hub_id(self) -> str | None:
+        return self.place.hub_id
+
+    @property
+    def revision(self) -> str | None:
+        return self.place.revision
+
+    @property
+    def from_card(self) -> bool:
+        return self.place.from_card
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a model is and what its config says.
-
-    Attributes:
-        folder: None when only its config is known (planning, not downloaded).
-        config: the content of ``config.json``.
-        origin: ``folder``, ``hub`` or ``bundled`` (inside a Python package).
-        hub_id, revision: set for a model of the hub; `revision` is a commit.
-        from_card: the config was made of a card's sizes, without network.
-    """
-
-    folder: Path | None
-    config: dict[str, Any]
-    origin: Origin
-    hub_id: str | None = None
-    revision: str | None = None
-    from_card: bool = False
-
-
-@dataclass(frozen=True)
-class ResolvedLLM:
-    """A language model, found.
+class ResolvedLLM(_Placed):
+    """A language model whose name was resolved.
 
     Attributes:
         name: what the user wrote, or the alias.
+        place: where it is; `place.config` is that of the whole VL-LLM where it lies inside one.
         config: transformers' config of the language model itself (a VL-LLM's ``text_config``).
         family: its family, the fallback's where no plugin has one.
         plugin: the plugin of the family, None for the fallback.
         card: its card where it is known.
-        prefix: what its tensors' names begin with in `folder`: ``""``, or ``"language_model."`` inside a VL-LLM.
+        prefix: what its tensors' names begin with in `folder`: ``""``, or `LLM_PREFIX` inside a VL-LLM.
     """
 
     name: str
-    folder: Path | None
+    place: Place
     config: dict[str, Any]
     family: LLMFamily
     plugin: str | None = None
     card: LLMCard | None = None
-    origin: Origin = "folder"
-    hub_id: str | None = None
-    revision: str | None = None
     prefix: str = ""
-    from_card: bool = False
-
-    @property
-    def bundled(self) -> bool:
-        return self.origin == "bundled"
 
     @property
     def embedding_size(self) -> int:
@@ -100,56 +102,170 @@ class ResolvedLLM:
 
 
 @dataclass(frozen=True)
-class ResolvedSource:
-    """A trained VL-LLM, or a VPG alone, found.
+class ResolvedSource(_Placed):
+    """A trained VL-LLM, or a VPG alone, whose name was resolved.
 
     Attributes:
-        config: the content of its ``config.json``.
         vpg_family: the family whose adapter loads it.
         llm: the LLM that its projector belongs to; None for a VPG alone, which has no projector either.
         pretrained: alias of its VPG as pre-training left it, where training from scratch starts.
-        whole: its folder holds the LLM's weights too.
+        references: what its ``references.json`` says, empty without one.
     """
 
     name: str
-    folder: Path | None
-    config: dict[str, Any]
+    place: Place
     vpg_family: VPGFamily
     plugin: str | None = None
     llm: ResolvedLLM | None = None
     card: SourceCard | None = None
     pretrained: str | None = None
-    whole: bool = True
-    origin: Origin = "folder"
-    hub_id: str | None = None
-    revision: str | None = None
-    from_card: bool = False
     references: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def bundled(self) -> bool:
-        return self.origin == "bundled"
+    def config(self) -> dict[str, Any]:
+        """The content of its ``config.json``."""
+        return self.place.config
 
     @property
-    def has_projector(self) -> bool:
-        return self.llm is not None
+    def whole(self) -> bool:
+        """Whether its folder holds the LLM's weights too."""
+        return bool(self.llm and self.llm.prefix)
 
 
-def check_names(names: Sequence[str], registry: Registry) -> None:
+class Resolver:
+    """Resolves names with one registry and one run's settings.
+
+    Args:
+        weights: whether weights are needed; without, nothing but a config is downloaded.
+    """
+
+    def __init__(self, registry: Registry, settings: Settings, *, weights: bool = True) -> None:
+        self.registry = registry
+        self.settings = settings
+        self.places = Places(registry, settings, weights)
+        self._referred: set[str] = set()
+
+    def target(self, name: str, plugin: str | None = None) -> ResolvedLLM:
+        """See `resolve_target`; `plugin` decides between families where `name` itself names no plugin."""
+        written, rest = self.registry.split_plugin(name)
+        known = self._known_llm(name, rest)
+        if known is None and self.registry.knows_source(name):
+            raise refusals.target_sees(name, "an alias of a VL-LLM", self.registry.source(name).card.llm)
+        place = self.places.of(name, rest, known)
+        self._refuse_code(name, place.config)
+        refusals.refuse_vl_target(name, place.config, self.registry)
+        family, owner = self._llm_family(name, place.config, known, written or plugin)
+        return ResolvedLLM(name, place, place.config, family, owner, known.card if known else None)
+
+    def source(self, name: str) -> ResolvedSource:
+        """See `resolve_source`."""
+        plugin, rest = self.registry.split_plugin(name)
+        known = self._known_source(name, rest)
+        place = self.places.of(name, rest, known)
+        self._refuse_code(name, place.config)
+        family = known.family if known else self.registry.vpg_family_of(str(place.config.get("model_type")), plugin)
+        if family is None:
+            raise refusals.not_a_source(name, place.folder, place.config, self.registry)
+        references = read_references(place.folder)
+        return ResolvedSource(
+            name=name,
+            place=place,
+            vpg_family=family,
+            plugin=known.plugin if known else self.registry.owner(family),
+            llm=self._llm_of_source(name, plugin, place, known, references),
+            card=known.card if known else None,
+            pretrained=known.card.pretrained if known else references.get("pretrained"),
+            references=references,
+        )
+
+    def reference(self, reference: dict[str, Any], base: Path | None, plugin: str | None = None) -> ResolvedLLM:
+        """See `resolve_reference`."""
+        name = _reference_name(reference, base or Path())
+        if not reference.get("prefix"):
+            return self.target(name, plugin)
+        if name in self._referred:
+            raise ModelError(f"{name} refers to itself for its language model", f"correct 'llm' in its {REFERENCES}")
+        self._referred.add(name)
+        if (llm := self.source(name).llm) is None:
+            raise ModelError(f"{name} is referred to for its language model and has none")
+        self._referred.discard(name)
+        return llm
+
+    def _llm_of_source(
+        self, name: str, plugin: str | None, place: Place, known: KnownSource | None, references: dict[str, Any]
+    ) -> ResolvedLLM | None:
+        """The LLM of a source: in another folder, inside its own, or what its card names."""
+        if isinstance(reference := references.get("llm"), dict):
+            return self.reference(reference, place.folder, plugin)
+        if isinstance(text := place.config.get("text_config"), dict):
+            return self._inner_llm(name, plugin, text, place, known)
+        if known and known.card.llm:
+            llm = self.registry.llm_of(known)
+            return self.target(f"{llm.plugin}:{llm.card.alias}")
+        return None
+
+    def _inner_llm(
+        self, name: str, plugin: str | None, text: dict[str, Any], place: Place, source: KnownSource | None
+    ) -> ResolvedLLM:
+        """The LLM inside a VL-LLM's folder."""
+        alias = source.card.llm if source else None
+        known = self.registry.llm_of(source) if source and alias and self.registry.knows_llm(alias) else None
+        family, owner = self._llm_family(f"the language model of {name}", text, known, plugin)
+        return ResolvedLLM(alias or name, place, text, family, owner, known.card if known else None, LLM_PREFIX)
+
+    def _known_llm(self, name: str, rest: str) -> KnownLLM | None:
+        return self.registry.llm_card(name) if self.registry.knows_llm(name) and not is_path(rest) else None
+
+    def _known_source(self, name: str, rest: str) -> KnownSource | None:
+        if is_path(rest):
+            return None
+        if self.registry.knows_source(name):
+            return self.registry.source(name)
+        if self.registry.knows_llm(name):
+            raise refusals.no_source_with(name, self.registry)
+        return None
+
+    def _refuse_code(self, name: str, config: dict[str, Any]) -> None:
+        if not self.settings.trust_remote_code:
+            refusals.refuse_code(name, config, self.registry)
+
+    def _llm_family(
+        self, name: str, config: dict[str, Any], known: KnownLLM | None, plugin: str | None
+    ) -> tuple[LLMFamily, str | None]:
+        """The family of an LLM and the plugin that has it."""
+        if known:
+            return known.family, known.plugin
+        if family := self.registry.llm_family_of(str(config.get("model_type")), plugin):
+            return family, self.registry.owner(family)
+        try:
+            return fallback_of(config), None
+        except ModelError as error:
+            raise ModelError(
+                f"vpgt cannot feed soft prompts to {name}, because its word embeddings cannot be reached: "
+                f"{error.message}",
+                refusals.join(self.registry.lost_hint(), error.hint),
+            ) from error
+
+
+def check_names(names: Sequence[str], registry: Registry, settings: Settings | None = None) -> None:
     """Refuse names that can be no model, before anything is fetched for the others.
+
+    Args:
+        settings: those of a run that is resumed: its record names the plugins that it was made with.
 
     Raises:
         ModelError: one or more are neither an alias, nor the form of a hub id, nor a folder.
     """
     unknown = [name for name in dict.fromkeys(names) if not _may_be_known(name, registry)]
     if unknown:
-        raise _unknown(unknown, registry)
+        folder = Path(settings.out).expanduser() if settings and settings.resume and settings.out else None
+        raise refusals.unknown(unknown, registry, refusals.lost_plugins(folder, registry))
 
 
 def _may_be_known(name: str, registry: Registry) -> bool:
     rest = registry.split_plugin(name)[1]
     alias = registry.knows_llm(name) or registry.knows_source(name)
-    return alias or _is_path(rest) or "/" in rest or (bool(rest) and Path(rest).exists())
+    return alias or is_path(rest) or "/" in rest or (bool(rest) and Path(rest).exists())
 
 
 def resolve_target(name: str, registry: Registry, settings: Settings, *, weights: bool = True) -> ResolvedLLM:
@@ -163,26 +279,7 @@ def resolve_target(name: str, registry: Registry, settings: Settings, *, weights
         ModelError: it is not known, not there, no language model or one that vpgt cannot run, or a VL-LLM.
         PluginError: several plugins claim it. UnsafeInput: it brings code and ``--trust-remote-code`` is not given.
     """
-    plugin, rest = registry.split_plugin(name)
-    known = _known_llm(name, rest, registry)
-    if known is None and registry.knows_source(name):
-        raise _target_sees(name, "an alias of a VL-LLM", registry.source(name).card.llm)
-    place = _locate(name, rest, known, registry, settings, weights)
-    _refuse_code(name, place.config, registry, settings)
-    _refuse_vl_target(name, place.config, registry)
-    family, owner = _llm_family(name, place.config, known, plugin, registry)
-    return ResolvedLLM(
-        name=name,
-        folder=place.folder,
-        config=place.config,
-        family=family,
-        plugin=owner,
-        card=known.card if known else None,
-        origin=place.origin,
-        hub_id=place.hub_id,
-        revision=place.revision,
-        from_card=place.from_card,
-    )
+    return Resolver(registry, settings, weights=weights).target(name)
 
 
 def resolve_source(name: str, registry: Registry, settings: Settings, *, weights: bool = True) -> ResolvedSource:
@@ -192,31 +289,7 @@ def resolve_source(name: str, registry: Registry, settings: Settings, *, weights
         ModelError: it is not known, not there, or no VL-LLM of a known kind. PluginError, UnsafeInput: as in
             `resolve_target`.
     """
-    plugin, rest = registry.split_plugin(name)
-    known = _known_source(name, rest, registry)
-    place = _locate(name, rest, known, registry, settings, weights)
-    _refuse_code(name, place.config, registry, settings)
-    family = known.family if known else registry.vpg_family_of(str(place.config.get("model_type")), plugin)
-    if family is None:
-        raise _no_source(name, place.config, registry)
-    references = _references(place.folder)
-    llm = _source_llm(name, place, known, references, registry, settings, weights)
-    return ResolvedSource(
-        name=name,
-        folder=place.folder,
-        config=place.config,
-        vpg_family=family,
-        plugin=known.plugin if known else registry.owner(family),
-        llm=llm,
-        card=known.card if known else None,
-        pretrained=known.card.pretrained if known else references.get("pretrained"),
-        whole=bool(llm and llm.prefix),
-        origin=place.origin,
-        hub_id=place.hub_id,
-        revision=place.revision,
-        from_card=place.from_card,
-        references=references,
-    )
+    return Resolver(registry, settings, weights=weights).source(name)
 
 
 def resolve_reference(
@@ -231,13 +304,12 @@ def resolve_reference(
     Raises:
         ModelError: it is not where it was.
     """
-    name = _reference_name(reference, base or Path())
-    if not reference.get("prefix"):
-        return resolve_target(name, registry, settings, weights=weights)
-    llm = resolve_source(name, registry, settings, weights=weights).llm
-    if llm is None:
-        raise ModelError(f"{name} is referred to for its language model and has none")
-    return llm
+    return Resolver(registry, settings, weights=weights).reference(reference, base)
+
+
+def read_references(folder: Path | None) -> dict[str, Any]:
+    """What a folder's ``references.json`` says, or an empty dict without one."""
+    return read_json(folder / REFERENCES) if folder and (folder / REFERENCES).is_file() else {}
 
 
 def _reference_name(reference: dict[str, Any], base: Path) -> str:
@@ -254,311 +326,16 @@ def _reference_name(reference: dict[str, Any], base: Path) -> str:
     )
 
 
-def card_config(card: LLMCard, family: LLMFamily) -> dict[str, Any]:
-    """A transformers config of a card's sizes, for planning without network.
-
-    Families write some sizes under names of their own; each config class takes those that it knows.
-    """
-    sizes = {
-        "model_type": family.model_types[0],
-        "vocab_size": card.vocab_size,
-        "hidden_size": card.hidden_size,
-        "d_model": card.hidden_size,
-        "num_hidden_layers": card.layers,
-        "num_layers": card.layers,
-        "num_decoder_layers": card.layers,
-        "num_attention_heads": card.heads,
-        "num_heads": card.heads,
-        "intermediate_size": card.intermediate_size,
-        "ffn_dim": card.intermediate_size,
-        "d_ff": card.intermediate_size,
-    }
-    if card.kv_heads:
-        sizes["num_key_value_heads"] = card.kv_heads
-    return {**sizes, **card.config}
-
-
-def config_size(config: dict[str, Any], *names: str) -> int:
-    """The first of these fields in a config.
-
-    Raises:
-        ModelError: none of them is there as a whole number above 0.
-    """
-    for name in names:
-        if isinstance(value := config.get(name), int) and value > 0:
-            return value
-    raise ModelError(f"the model's {CONFIG} (model_type {config.get('model_type')!r}) states no {' or '.join(names)}")
-
-
-# Where a model is
-
-
-def _known_llm(name: str, rest: str, registry: Registry) -> KnownLLM | None:
-    return registry.llm_card(name) if registry.knows_llm(name) and not _is_path(rest) else None
-
-
-def _known_source(name: str, rest: str, registry: Registry) -> KnownSource | None:
-    if _is_path(rest):
-        return None
-    if registry.knows_source(name):
-        return registry.source(name)
-    if registry.knows_llm(name):
-        sources = ", ".join(s.card.alias for s in registry.sources() if s.card.llm)
-        raise ModelError(
-            f"{name!r} is a language model, and no known VL-LLM has it",
-            f"the known sources are {sources or 'none'}; a folder with a VL-LLM works too",
-        )
-    return None
-
-
-def _is_path(text: str) -> bool:
-    """Whether the user writes a path, as against a name that may also be that of a folder here."""
-    return text.startswith((".", "/", "~")) or text.endswith("/")
-
-
-def _locate(
-    name: str, rest: str, known: KnownLLM | KnownSource | None, registry: Registry, settings: Settings, weights: bool
-) -> Place:
-    if not rest:
-        raise _unknown([rest], registry)
-    if known and known.card.bundled:
-        return _in_package(known.card, weights)
-    if known:
-        return _on_hub(known.card.hub_id, known.card.revision, known, registry, settings, weights)
-    folder = Path(rest).expanduser()
-    if folder.is_dir():
-        return _in_folder(folder, weights)
-    if folder.is_file():
-        raise ModelError(f"{name} is a file, not a model", "give the folder that holds config.json and the weights")
-    if _is_path(rest) or rest.count("/") > 1:
-        raise ModelError(f"there is no folder {rest}")
-    if HUB_ID.fullmatch(rest):
-        try:
-            return _on_hub(*split_hub_id(rest), None, registry, settings, weights)
-        except HubUnreachable as error:
-            raise HubUnreachable(f"{error.message} (nor is there a folder {rest} here)", error.hint) from error
-    raise _unknown([name], registry)
-
-
-def _unknown(names: Sequence[str], registry: Registry) -> ModelError:
-    if not all(names):
-        return ModelError("no model is named", "give --from and --to; `vpgt list-models` shows what is known")
-    aliases = [alias for known in registry.llms() for alias in (known.card.alias, *known.card.also)]
-    aliases += [source.card.alias for source in registry.sources()]
-    hints = [
-        *(did_you_mean(name, aliases) for name in names),
-        "`vpgt list-models` shows all that is known; a folder or a hub id (organisation/model) works too",
-        registry.lost_hint(),
-    ]
-    said = f"unknown model {names[0]!r}" if len(names) == 1 else f"unknown models {', '.join(map(repr, names))}"
-    return ModelError(f"{said}: no alias, and no folder here", _join(*hints))
-
-
-def _in_package(card: LLMCard | SourceCard, weights: bool) -> Place:
-    package, _, inner = (card.bundled or "").partition(":")
-    try:
-        folder = Path(str(resources.files(package))) / inner
-    except ImportError as error:
-        raise ModelError(f"{card.alias} ships in the package {package!r}, which is not installed") from error
-    if not (folder / CONFIG).is_file():
-        raise ModelError(f"{card.alias} should ship in {folder} and is not there", "install the package again")
-    place = _in_folder(folder, weights)
-    return Place(place.folder, place.config, "bundled")
-
-
-def _in_folder(folder: Path, weights: bool) -> Place:
-    from vpgtrans_core.weights import read_json
-
-    if not (folder / CONFIG).is_file():
-        raise ModelError(f"the folder {folder} is no model: it has no {CONFIG}", _folder_hint(folder))
-    if weights and not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
-        raise ModelError(f"the folder {folder} has a {CONFIG} and no weights", "copy its safetensors files there too")
-    return Place(folder, read_json(folder / CONFIG), "folder")
-
-
-def _folder_hint(folder: Path) -> str:
-    if (folder / "adapter_config.json").is_file():
-        return "it holds a PEFT adapter: merge it into its model and save that"
-    if (folder / "run.json").is_file():
-        return "it holds a run that has not ended: continue it with --resume"
-    inner = sorted(p.parent.name for p in folder.glob(f"*/{CONFIG}"))
-    return f"there is one in {folder / inner[-1]}" if inner else "give a folder as save_pretrained writes it"
-
-
-def _on_hub(
-    hub_id: str,
-    revision: str | None,
-    known: KnownLLM | KnownSource | None,
-    registry: Registry,
-    settings: Settings,
-    weights: bool,
-) -> Place:
-    if weights:
-        folder = hub_folder(hub_id, revision, offline=settings.offline)
-        place = _in_folder(folder, weights)
-        return Place(folder, place.config, "hub", hub_id, folder.name)
-    try:
-        config, commit = hub_config(hub_id, revision, offline=settings.offline)
-    except HubUnreachable:
-        if known is None:
-            raise
-        return Place(None, _card_config(known, registry), "hub", hub_id, revision, from_card=True)
-    return Place(None, config, "hub", hub_id, commit)
-
-
-def _card_config(known: KnownLLM | KnownSource, registry: Registry) -> dict[str, Any]:
-    if isinstance(known, KnownLLM):
-        return card_config(known.card, known.family)
-    config = {"model_type": known.family.model_types[0], **known.card.config}
-    if known.card.llm:
-        llm = registry.llm_of(known)
-        config["text_config"] = card_config(llm.card, llm.family)
-    return config
-
-
-# What a model is
-
-
-def _llm_family(
-    name: str, config: dict[str, Any], known: KnownLLM | None, plugin: str | None, registry: Registry
-) -> tuple[LLMFamily, str | None]:
-    if known:
-        return known.family, known.plugin
-    model_type = str(config.get("model_type"))
-    if family := registry.llm_family_of(model_type, plugin):
-        return family, registry.owner(family)
-    try:
-        _refuse_headless(config)
-        return _fallback(model_type, config), None
-    except ModelError as error:
-        raise ModelError(
-            f"{name} is no language model that vpgt can give soft prompts, because its word embeddings cannot be "
-            f"reached: {error.message}",
-            _join(error.hint, registry.lost_hint()),
-        ) from error
-
-
-def _refuse_headless(config: dict[str, Any]) -> None:
-    """Refuse a model that says of itself that it is something else than a language model with its head."""
-    if needs_code(config) and any("ForCausalLM" in str(name) for name in config["auto_map"]):
-        return
-    architectures = config.get("architectures")
-    if isinstance(architectures, list) and architectures and not any(str(a).endswith(_HEADS) for a in architectures):
-        raise ModelError(f"it is a {architectures[0]} (model_type {config.get('model_type')!r})")
-
-
-def _fallback(model_type: str, config: dict[str, Any]) -> LLMFamily:
-    """The family of a model that no plugin knows: transformers' own, or code that the user trusts."""
-    from vpgtrans_core.llm.fallback import fallback_family
-
-    if needs_code(config):
-        return LLMFamily(name=model_type, model_types=(model_type,), adapter="vpgtrans_core.llm.any_causal:AnyCausalLM")
-    return fallback_family(model_type)
-
-
-def needs_code(config: dict[str, Any]) -> bool:
-    """Whether a model can only be run by code that comes with it."""
-    return "auto_map" in config and not _is_native(str(config.get("model_type")))
-
-
-def _is_native(model_type: str) -> bool:
-    """Whether transformers itself has a language model of this type."""
-    from vpgtrans_core.llm.fallback import fallback_family
-
-    try:
-        return bool(fallback_family(model_type))
-    except ModelError:
-        return False
-
-
-def _source_llm(
-    name: str,
-    place: Place,
-    known: KnownSource | None,
-    references: dict[str, Any],
-    registry: Registry,
-    settings: Settings,
-    weights: bool,
-) -> ResolvedLLM | None:
-    if isinstance(reference := references.get("llm"), dict):
-        return resolve_reference(reference, registry, settings, base=place.folder, weights=weights)
-    if isinstance(text := place.config.get("text_config"), dict):
-        return _inner_llm(name, text, place, known, registry)
-    if known and known.card.llm:
-        llm = registry.llm_of(known)
-        return resolve_target(f"{llm.plugin}:{llm.card.alias}", registry, settings, weights=weights)
-    return None
-
-
-def _inner_llm(
-    name: str, text: dict[str, Any], place: Place, known: KnownSource | None, registry: Registry
-) -> ResolvedLLM:
-    """The LLM inside a VL-LLM's folder."""
-    alias = known.card.llm if known else None
-    card = registry.llm_of(known) if known and alias and registry.knows_llm(alias) else None
-    family, owner = _llm_family(f"the language model of {name}", text, card, None, registry)
-    return ResolvedLLM(
-        name=alias or name,
-        folder=place.folder,
-        config=text,
-        family=family,
-        plugin=owner,
-        card=card.card if card else None,
-        origin=place.origin,
-        hub_id=place.hub_id,
-        revision=place.revision,
-        prefix=LLM_PREFIX,
-        from_card=place.from_card,
-    )
-
-
-def _references(folder: Path | None) -> dict[str, Any]:
-    from vpgtrans_core.weights import read_json
-
-    return read_json(folder / REFERENCES) if folder and (folder / REFERENCES).is_file() else {}
-
-
-# What is refused
-
-
-def _refuse_code(name: str, config: dict[str, Any], registry: Registry, settings: Settings) -> None:
-    """Refuse a model that can only be run by code that comes with it."""
-    if "auto_map" not in config or settings.trust_remote_code:
-        return
-    model_type = str(config.get("model_type"))
-    if registry.llm_family_of(model_type) or registry.vpg_family_of(model_type) or _is_native(model_type):
-        return  # transformers' own classes are used, not the folder's
-    raise UnsafeInput(
-        f"{name} brings its own code (auto_map in its {CONFIG}), and nobody else's knows its model_type {model_type!r}",
-        "read that code; if you trust it, give --trust-remote-code",
-    )
-
-
-def _refuse_vl_target(name: str, config: dict[str, Any], registry: Registry) -> None:
-    model_type = str(config.get("model_type"))
-    if registry.vpg_family_of(model_type):
-        raise _target_sees(name, f"a VL-LLM (model_type {model_type!r})", None)
-    if "vision_config" in config and not registry.llm_family_of(model_type):
-        raise _target_sees(name, f"a model that sees already (model_type {model_type!r})", None)
-
-
-def _target_sees(name: str, what: str, llm: str | None) -> ModelError:
-    said = f": {llm!r}" if llm else ""
-    return ModelError(
-        f"{name} is {what}; the target is a language model alone", f"give the language model itself{said}"
-    )
-
-
-def _no_source(name: str, config: dict[str, Any], registry: Registry) -> ModelError:
-    model_type = str(config.get("model_type"))
-    if "vision_config" in config:
-        kinds = ", ".join(t for f in registry.vpg_families() for t in f.model_types) or "none"
-        said = f"{name} is a VL-LLM of a kind that no plugin knows (model_type {model_type!r}; known: {kinds})"
-        return ModelError(said, _join("a plugin can add it", registry.lost_hint()))
-    said = f"{name} is no VL-LLM (model_type {model_type!r}): a source has a VPG, a projector and a language model"
-    sources = ", ".join(s.card.alias for s in registry.sources() if s.card.llm)
-    return ModelError(said, _join(f"known sources: {sources or 'none'}", registry.lost_hint()))
-
-
-def _join(*hints: str) -> str:
-    return "; ".join(h for h in hints if h)
+__all__ = [
+    "LLM_PREFIX",
+    "REFERENCES",
+    "ResolvedLLM",
+    "ResolvedSource",
+    "Resolver",
+    "check_names",
+    "needs_code",
+    "read_references",
+    "resolve_reference",
+    "resolve_source",
+    "resolve_target",
+]

@@ -63,6 +63,11 @@ class PluginRecord:
         self.trace = "".join(traceback.format_exception(error)) if error else ""
 
     @property
+    def failed(self) -> bool:
+        """Whether the plugin itself is the cause that it cannot be used, and not the user's wish."""
+        return self.status in ("broken", "incompatible")
+
+    @property
     def title(self) -> str:
         """``"plugin 'my_llm' (my-llm 0.1)"``"""
         return f"plugin {self.name!r} ({' '.join(filter(None, (self.distribution, self.version)))})"

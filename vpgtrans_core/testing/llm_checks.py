@@ -13,7 +13,7 @@ from vpgtrans_core.data.sample import Caption
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions, trainable_names
 from vpgtrans_core.llm.embeddings import EmbeddingReader, empty_model, open_embeddings
 from vpgtrans_core.llm.text import Text
-from vpgtrans_core.models.resolve import card_config
+from vpgtrans_core.models.sizes import card_config
 from vpgtrans_core.testing.checks import Check, CheckFailed, check, expect
 from vpgtrans_core.testing.llm_subject import PROMPTS, TEXTS, LLMSubject
 from vpgtrans_core.testing.opening import expect_active, expect_no_heavy_import

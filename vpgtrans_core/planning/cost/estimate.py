@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ConfigError, VpgtError
-from vpgtrans_core.models.resolve import card_config, resolve_source, resolve_target
+from vpgtrans_core.models.resolve import resolve_source, resolve_target
+from vpgtrans_core.models.sizes import card_config
 from vpgtrans_core.planning.cost import paper
 from vpgtrans_core.planning.cost.chips import Chip
 from vpgtrans_core.planning.cost.flops import Flops, VPGWork, image_flops

@@ -1,0 +1,168 @@
+"""What is refused as a model, and why. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vpgtrans_core.errors import ModelError, UnsafeInput, did_you_mean
+from vpgtrans_core.files import read_json
+from vpgtrans_core.models.kinds import needs_code
+from vpgtrans_core.models.sizes import CONFIG
+from vpgtrans_core.registry import Registry
+
+ADAPTER = "adapter_config.json"
+"""The config of a PEFT adapter (LoRA and the like)."""
+RECORD = "run.json"
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_MERGE = (
+    "merge it into its model and give the result: `PeftModel.from_pretrained(MODEL, ADAPTER).merge_and_unload()"
+    ".save_pretrained(MERGED)` with the peft package, and save the tokenizer into MERGED too"
+)
+
+
+# Names
+
+
+def unknown(names: Sequence[str], registry: Registry, recorded: str = "") -> ModelError:
+    """Nobody knows these names, and they are not folders. `recorded` is what a run's record says of lost plugins."""
+    if not all(names):
+        return ModelError("no model is named", "give --from and --to; `vpgt list-models` shows what is known")
+    aliases = [alias for known in registry.llms() for alias in (known.card.alias, *known.card.also)]
+    aliases += [source.card.alias for source in registry.sources()]
+    lost = [recorded, *(_lost_prefix(name) for name in names), registry.lost_hint()]
+    hints = [
+        *lost,  # before a guess: whoever lost a plugin did not misspell a name
+        *(did_you_mean(name, aliases) for name in names),
+        "`vpgt list-models` shows all that is known; a folder or a hub id (organisation/model) works too",
+    ]
+    what = f"unknown model {names[0]!r}" if len(names) == 1 else f"unknown models {', '.join(map(repr, names))}"
+    return ModelError(f"{what}: not an alias, and not a folder here", join(*hints))
+
+
+def _lost_prefix(name: str) -> str:
+    """For ``plugin:alias`` whose plugin is not active: `Registry.split_plugin` has taken off those that are."""
+    plugin, colon, rest = name.partition(":")
+    return f"no plugin {plugin!r} is active here" if colon and rest and plugin.isidentifier() else ""
+
+
+def lost_plugins(folder: Path | None, registry: Registry) -> str:
+    """The plugins that a run's record in `folder` names and that are not active here; ``""`` without a record."""
+    if folder is None or not (folder / RECORD).is_file():
+        return ""
+    try:
+        recorded = read_json(folder / RECORD).get("plugins")
+    except ModelError:
+        return ""  # a damaged record is told by those who need it
+    plugins = [p for p in recorded if isinstance(p, dict)] if isinstance(recorded, list) else []
+    active = {record.name for record in registry.records if record.status == "active"}
+    lost = [p for p in plugins if p.get("status") == "active" and p.get("name") not in active]
+    return join(*(_how_to_get(p) for p in lost[:3]))
+
+
+def _how_to_get(plugin: dict[str, Any]) -> str:
+    home = str(plugin.get("distribution") or "")
+    way = f"give --plugin {home}" if home.endswith(".py") else f"install {home or 'it'} {plugin.get('version') or ''}"
+    return f"the run was made with the plugin {plugin.get('name')!r}, which is not active here: {way.strip()}"
+
+
+def no_source_with(name: str, registry: Registry) -> ModelError:
+    """An LLM's alias as a source, of which no VL-LLM is known."""
+    return ModelError(
+        f"{name!r} is a language model, and no known VL-LLM has it",
+        f"the known sources are {_sources(registry)}; a folder with a VL-LLM works too",
+    )
+
+
+# Folders
+
+
+def refuse_folder(folder: Path, weights: bool) -> None:
+    """Refuse a folder without a config, without weights where they are needed, or with a PEFT adapter.
+
+    An adapter beside whole weights is refused too: where peft is installed transformers loads it unasked, and what is
+    saved then has names that nothing loads; elsewhere it is left out unasked.
+    """
+    whole = any(w for pattern in _WEIGHTS for w in folder.glob(pattern) if not w.name.startswith("adapter_"))
+    adapter = (folder / ADAPTER).is_file() or (not whole and any(folder.glob("adapter_model*")))
+    if adapter and whole:
+        raise ModelError(
+            f"{folder} holds a PEFT adapter beside whole weights: which of the two is meant?",
+            "to use the weights without it, move adapter_* into another folder; to use both, move it likewise and then "
+            + _MERGE,
+        )
+    if adapter:
+        raise ModelError(f"{folder} holds a PEFT adapter, not a model", _MERGE)
+    if not (folder / CONFIG).is_file():
+        raise ModelError(f"the folder {folder} does not hold a model: it has no {CONFIG}", _folder_hint(folder))
+    if weights and not whole:
+        raise ModelError(f"the folder {folder} has a {CONFIG} and no weights", "copy its safetensors files there too")
+
+
+def hub_adapter(hub_id: str) -> ModelError:
+    """A repository of the hub that holds a PEFT adapter."""
+    return ModelError(f"{hub_id} on the hub holds a PEFT adapter", _MERGE)
+
+
+def _folder_hint(folder: Path) -> str:
+    if (folder / RECORD).is_file():
+        return "it holds a run that has not ended: continue it with --resume"
+    inner = sorted(p.parent.name for p in folder.glob(f"*/{CONFIG}"))
+    if inner:
+        return f"there is one in {folder / inner[-1]}"
+    if adapters := sorted(p.parent.name for p in folder.glob(f"*/{ADAPTER}")):
+        return f"{folder / adapters[-1]} holds a PEFT adapter: {_MERGE}"
+    return "give a folder as save_pretrained writes it"
+
+
+# Kinds of models
+
+
+def refuse_code(name: str, config: dict[str, Any], registry: Registry) -> None:
+    """Refuse a model that can only be run by code that comes with it."""
+    model_type = str(config.get("model_type"))
+    if registry.llm_family_of(model_type) or registry.vpg_family_of(model_type) or not needs_code(config):
+        return  # transformers' own classes are used, not the folder's
+    raise UnsafeInput(
+        f"{name} brings its own code (auto_map in its {CONFIG}), and nobody else's knows its model_type {model_type!r}",
+        "read that code; if you trust it, give --trust-remote-code",
+    )
+
+
+def refuse_vl_target(name: str, config: dict[str, Any], registry: Registry) -> None:
+    """Refuse a VL-LLM where a language model alone is wanted."""
+    model_type = str(config.get("model_type"))
+    if registry.vpg_family_of(model_type):
+        raise target_sees(name, f"a VL-LLM (model_type {model_type!r})", None)
+    if "vision_config" in config and not registry.llm_family_of(model_type):
+        raise target_sees(name, f"a model that sees already (model_type {model_type!r})", None)
+
+
+def target_sees(name: str, what: str, llm: str | None) -> ModelError:
+    """The target is `what` (a kind of VL-LLM), whose language model is `llm`."""
+    which = f": {llm!r}" if llm else ""
+    return ModelError(
+        f"{name} is {what}; the target is a language model alone", f"give the language model itself{which}"
+    )
+
+
+def not_a_source(name: str, folder: Path | None, config: dict[str, Any], registry: Registry) -> ModelError:
+    """No VPG family has a model of this config."""
+    model_type = str(config.get("model_type"))
+    lost = join(lost_plugins(folder, registry), registry.lost_hint())
+    if "vision_config" in config or lost_plugins(folder, registry):
+        kinds = ", ".join(t for f in registry.vpg_families() for t in f.model_types) or "none"
+        what = f"{name} is a VL-LLM of a kind that no plugin knows (model_type {model_type!r}; known: {kinds})"
+        return ModelError(what, join(lost, "a plugin can add it"))
+    what = f"{name} is not a VL-LLM (model_type {model_type!r}): a source has a VPG, a projector and a language model"
+    return ModelError(what, join(lost, f"known sources: {_sources(registry)}"))
+
+
+def _sources(registry: Registry) -> str:
+    return ", ".join(s.card.alias for s in registry.sources() if s.card.llm) or "none"
+
+
+def join(*hints: str) -> str:
+    """Hints in one line, without the empty ones."""
+    return "; ".join(h for h in hints if h)
