@@ -73,42 +73,6 @@ class Imported:
             )
 
 
-def import_lavis(
-    checkpoint: str | Path,
-    out: str | Path,
-    *,
-    vit: str | Path | None = None,
-    llm: LLM | None = None,
-    shapes: str | Path | None = None,
-    projector: str | Path | None = None,
-    vpg: str | Path | None = None,
-    llm_reference: dict[str, Any] | None = None,
-) -> Imported:
-    """Make a model folder of a checkpoint of the paper's code.
-
-    With an LLM it is transformers' BLIP-2 folder, the same that ``transfer`` gives; for a checkpoint without projector
-    (``blip2_pretrained*.pth``) it is the VPG alone.
-
-    Args:
-        checkpoint: the ``.pth`` with the Q-Former (and the ViT, where the file holds it).
-        out: the folder to write.
-        vit: the ViT's own file, when the checkpoint leaves it out as trained ones do.
-        llm: the LLM of the projector.
-        shapes: a json file with the sizes, where the tensors do not tell them.
-        projector: a second file whose projector is taken (the paper's scripts keep stage 1's apart).
-        vpg: a model folder whose VPG is taken, for a checkpoint that holds the projector alone.
-
-    Raises:
-        ModelError: listing what is missing, unexpected or of the wrong shape.
-        UnsafeInput: a file that could run code or that lies about its size.
-    """
-    found = read_lavis(checkpoint, vit=vit, shapes=shapes, projector=projector, vpg=vpg)
-    config = llm.model.config if llm else None
-    found.check_llm((config.model_type, config.hidden_size) if config else None)
-    save_imported(found, out, llm, llm_reference)
-    return found
-
-
 def save_imported(
     found: Imported, out: str | Path, llm: LLM | None, llm_reference: dict[str, Any] | None = None
 ) -> None:
@@ -127,7 +91,19 @@ def read_lavis(
     projector: str | Path | None = None,
     vpg: str | Path | None = None,
 ) -> Imported:
-    """Read VPG and projector of a checkpoint of the paper's code; see `import_lavis`."""
+    """Read VPG and projector of a checkpoint of the paper's code.
+
+    Args:
+        checkpoint: the ``.pth`` with the Q-Former (and the ViT, where the file holds it).
+        vit: the ViT's own file, when the checkpoint leaves it out as trained ones do.
+        shapes: a json file with the sizes, where the tensors do not tell them.
+        projector: a second file whose projector is taken (the paper's scripts keep stage 1's apart).
+        vpg: a model folder whose VPG is taken, for a checkpoint that holds the projector alone.
+
+    Raises:
+        ModelError: listing what is missing, unexpected or of the wrong shape.
+        UnsafeInput: a file that could run code or that lies about its size.
+    """
     given, dropped = _tensors(checkpoint, vit, projector)
     whole = None if vpg is None else QFormerVPG.load(vpg)
     sizes = whole.sizes if whole else detect_sizes(given, read_shapes(shapes))

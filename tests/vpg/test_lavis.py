@@ -14,11 +14,19 @@ from tiny import VPG_CONFIG, load_llm, save_llm, shake
 from torch import nn
 from transformers import AutoTokenizer, Blip2ForConditionalGeneration
 from vpg_qformer.adapter import QFormerVPG
-from vpg_qformer.lavis import export_lavis, import_lavis, read_lavis
+from vpg_qformer.lavis import export_lavis, read_lavis, save_imported
 from vpg_qformer.lavis_names import POSITIONS, to_lavis
 
 from vpgtrans_core.errors import ModelError, UnsafeInput
 from vpgtrans_core.weights import tensor_shapes
+
+
+def import_lavis(checkpoint, out, *, llm=None, **parts):
+    """What `vpgt import` does with files that are at hand."""
+    imported = read_lavis(checkpoint, **parts)
+    imported.check_llm((llm.model.config.model_type, llm.model.config.hidden_size) if llm else None)
+    save_imported(imported, out, llm)
+    return imported
 
 
 def close(found, reference, tolerance=1e-5):

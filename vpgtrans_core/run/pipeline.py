@@ -84,7 +84,7 @@ class Run:
         self.registry = registry
         self.reporter = reporter
         self.given = resumed_settings(settings) if settings.resume else settings
-        check_names((self.given.source, self.given.target), registry)
+        check_names((self.given.source, self.given.target), registry, self.given)
         self.source: ResolvedSource = resolve_source(self.given.source, registry, self.given)
         self.target: ResolvedLLM = resolve_target(self.given.target, registry, self.given)
         self.settings = recipe(
@@ -248,13 +248,9 @@ class Run:
         probe = StartProbe(model, self._feed(model, 1), self._stepper(model))
         started = start_projector(
             self.settings,
-            model.vpg.output_size,
-            model.llm,
+            probe,
             source=lambda: source_words(self.source, self.registry),
             captions=lambda: itertools.islice(training_captions(self.data.train), START_CAPTIONS),
-            outputs=probe.outputs,
-            said=probe.captions,
-            loss=probe.loss,
         )
         with torch.no_grad():
             model.projector.weight.copy_(broadcast(started.projector[0].to(model.device)))

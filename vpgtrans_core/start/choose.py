@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,10 +12,13 @@ from torch import Tensor
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.start.converter import fit_ridge, fit_sgd
-from vpgtrans_core.start.pairs import caption_tokens, word_pairs, words_said
+from vpgtrans_core.start.pairs import WordPairs, caption_tokens, word_pairs, words_said
 from vpgtrans_core.start.projector import Linear, merge, random_projector
 from vpgtrans_core.start.words import choose_spread, words_start
 from vpgtrans_core.vlm.assemble import SourceWords
+
+if TYPE_CHECKING:
+    from vpgtrans_core.start.probe import StartProbe
 
 SGD_EPOCHS_SAME, SGD_EPOCHS_OTHER = 5, 8
 """The paper's epochs of its word converter within a family and across types."""
@@ -30,49 +33,53 @@ class ProjectorStart:
 
 
 def start_projector(
-    settings: Settings,
-    output_size: int,
-    llm: LLM,
-    source: Callable[[], SourceWords],
-    captions: Callable[[], Iterable[str]],
-    outputs: Callable[[], Tensor],
-    said: Callable[[], Sequence[Sequence[str]]],
-    loss: Callable[[Tensor, Tensor], float],
+    settings: Settings, probe: StartProbe, *, source: Callable[[], SourceWords], captions: Callable[[], Iterable[str]]
 ) -> ProjectorStart:
     """Make the projector that training begins with.
 
     Args:
-        output_size: D, the width of the VPG's output.
-        source: gives the source's words and projector; called only where they are needed.
+        probe: what the model says of some training images; asked only where it is needed, as is `source`.
+        source: gives the source's words and projector.
         captions: gives training captions, whose words count.
-        outputs: gives the VPG's outputs ``[n, Q, D]`` of some training images.
-        said: gives the captions of each of those images.
-        loss: from weight and bias to the LLM's loss on some training images.
     """
+    llm = probe.model.llm
     if settings.start == "random":
-        projector = random_projector(output_size, llm.embedding_size, settings.seed)
+        projector = random_projector(probe.model.vpg.output_size, llm.embedding_size, settings.seed)
         return ProjectorStart(projector, {"start": "random"})
-    words = source()
-    texts = list(captions())
-    if settings.start == "converter" and settings.converter == "sgd":
-        return _paper(words, llm, texts, settings.seed)
-    pairs, spoken = word_pairs(words.tokenizer, llm.tokenizer, texts), None
+    words, texts = source(), list(captions())
     if settings.start == "words":
-        pairs = pairs.whole_words()
-        spoken = words_said(pairs, words.tokenizer, llm.tokenizer, said())
-    if settings.shuffle_pairs:  # after the captions were matched: nothing but the pairing is destroyed
-        pairs = pairs.shuffled(settings.seed)
-    record: dict[str, Any] = {"start": settings.start, "pairs": pairs.counts(), "shuffled": settings.shuffle_pairs}
-    table = _target_table(llm)
-    if settings.start == "converter":
-        converter = fit_ridge(pairs, words.words, table, seed=settings.seed)
-        record |= {"held_out_cosine": converter.held_out, "ridge": converter.ridge}
-        return ProjectorStart(merge(converter, *words.projector), record)
-    seen = outputs().cpu()
-    begun = words_start(seen, words.projector, pairs, words.words, table, spoken)
-    projector, factor = choose_spread(begun.projector, seen.mean((0, 1)), loss)
-    record |= {"agreement": begun.agreement, "words_per_prompt": begun.words, "spread": factor}
+        return _from_words(settings, words, texts, probe)
+    if settings.converter == "sgd":
+        return _paper(words, llm, texts, settings.seed)
+    return _merged(settings, words, texts, llm)
+
+
+def _from_words(settings: Settings, words: SourceWords, texts: Sequence[str], probe: StartProbe) -> ProjectorStart:
+    """From the words that the source says at each soft prompt."""
+    llm = probe.model.llm
+    pairs = word_pairs(words.tokenizer, llm.tokenizer, texts).whole_words()
+    spoken = words_said(pairs, words.tokenizer, llm.tokenizer, probe.captions())
+    pairs, record = _shuffled(settings, pairs)  # after the captions were matched: only the pairing is destroyed
+    outputs = probe.outputs().cpu()
+    start = words_start(outputs, words.projector, pairs, words.words, _target_table(llm), spoken)
+    projector, factor = choose_spread(start.projector, outputs.mean((0, 1)), probe.loss)
+    record |= {"agreement": start.agreement, "words_per_prompt": start.words, "spread": factor}
     return ProjectorStart(projector, record)
+
+
+def _merged(settings: Settings, words: SourceWords, texts: Sequence[str], llm: LLM) -> ProjectorStart:
+    """The word converter in closed form, merged with the source's projector."""
+    pairs, record = _shuffled(settings, word_pairs(words.tokenizer, llm.tokenizer, texts))
+    converter = fit_ridge(pairs, words.words, _target_table(llm), seed=settings.seed)
+    record |= {"held_out_cosine": converter.held_out, "ridge": converter.ridge}
+    return ProjectorStart(merge(converter, *words.projector), record)
+
+
+def _shuffled(settings: Settings, pairs: WordPairs) -> tuple[WordPairs, dict[str, Any]]:
+    """The pairs as the settings want them, and what the record says of them."""
+    if settings.shuffle_pairs:
+        pairs = pairs.shuffled(settings.seed)
+    return pairs, {"start": settings.start, "pairs": pairs.counts(), "shuffled": settings.shuffle_pairs}
 
 
 def _paper(words: SourceWords, llm: LLM, captions: Sequence[str], seed: int) -> ProjectorStart:

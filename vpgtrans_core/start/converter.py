@@ -78,21 +78,12 @@ def fit_ridge(
         raise ModelError(f"{len(pairs)} word pairs are too few for a word converter", "use --start random")
     weights = pairs.weights.clamp_min(1e-12) ** power
     weights = weights / weights.sum()
-    means = _means(pairs, source, target, weights)
-    xx, xy = _products(pairs, source, target, weights, means)
-    values, basis = torch.linalg.eigh(xx)
-    values = values.clamp_min(0)
-    strengths = torch.tensor(ridges, dtype=torch.float64, device=values.device) * values.mean().clamp_min(1e-30)
-    coefficients = basis.T @ xy  # [D_s, D_t]
-    del xx, xy  # of two 7 B models they are 134 MB each
+    regression = _Regression(pairs, source, target, weights)
+    strengths = regression.strengths(ridges)
     judged = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:JUDGED]
-    scores = _leave_one_out(pairs, source, target, weights, means, values, basis, coefficients, strengths, judged)
+    scores = regression.left_out_cosines(strengths, judged)
     best = int(scores.argmax())
-    weight = ((basis / (values + strengths[best])) @ coefficients).T  # [D_t, D_s]
-    bias = means.y - weight @ means.x
-    # The mean square of |g(x)|, from the same moments: that of the centred part, and that of the mean.
-    power_out = (values / (values + strengths[best]) ** 2) @ coefficients.square().sum(1) + means.y.square().sum()
-    length = means.length / float(power_out.sqrt().clamp_min(1e-30))
+    weight, bias, length = regression.solution(strengths[best])
     return WordConverter(
         (weight * length).float(), (bias * length).float(), ridge=ridges[best], held_out=float(scores[best])
     )
@@ -156,36 +147,55 @@ def _products(pairs: WordPairs, source: Table, target: Table, weights: Tensor, m
     return xx, xy
 
 
-def _leave_one_out(
-    pairs: WordPairs,
-    source: Table,
-    target: Table,
-    weights: Tensor,
-    means: _Means,
-    values: Tensor,
-    basis: Tensor,
-    coefficients: Tensor,
-    strengths: Tensor,
-    judged: Tensor,
-) -> Tensor:
-    """Mean cosine ``[R]`` on the judged words for each strength, each word predicted without itself.
+class _Regression:
+    """Ridge regression of unit targets on the source's words, for all strengths: one eigendecomposition in fp64.
 
-    For a linear smoother the prediction without word i follows from the one with it: ``y_i - y^_-i = (y_i - y^_i) /
-    (1 - h_i)`` with the leverage ``h_i = w_i (1 + z_i' (S + ridge)^-1 z_i)``.
+    Args:
+        pairs: P words; `weights` ``[P]`` sum to 1.
+        source, target: word embeddings.
     """
-    x, y = _rows(pairs.subset(judged), source, target)
-    y = _unit(y)
-    z = (x.double() - means.x) @ basis
-    w = weights[judged].to(z.device)
-    coefficients, mean = coefficients.float(), means.y.float()
-    scores = []
-    for strength in strengths:
-        shrunk = z / (values + strength)
-        fitted = shrunk.float() @ coefficients + mean
-        leverage = (w * (1 + (shrunk * z).sum(-1))).clamp(max=1 - 1e-6).float()
-        left_out = y - (y - fitted) / (1 - leverage)[:, None]
-        scores.append(nn.functional.cosine_similarity(left_out, y).mean())
-    return torch.stack(scores)
+
+    def __init__(self, pairs: WordPairs, source: Table, target: Table, weights: Tensor) -> None:
+        self.pairs, self.source, self.target, self.weights = pairs, source, target, weights
+        self.means = _means(pairs, source, target, weights)
+        xx, xy = _products(pairs, source, target, weights, self.means)
+        values, self.basis = torch.linalg.eigh(xx)
+        self.values = values.clamp_min(0)
+        self.coefficients = self.basis.T @ xy  # [D_s, D_t]
+
+    def strengths(self, ridges: Sequence[float]) -> Tensor:
+        """Absolute strengths ``[R]`` of relative ones."""
+        relative = torch.tensor(ridges, dtype=torch.float64, device=self.values.device)
+        return relative * self.values.mean().clamp_min(1e-30)
+
+    def left_out_cosines(self, strengths: Tensor, judged: Tensor) -> Tensor:
+        """Mean cosine ``[R]`` on the `judged` words for each strength, each word predicted without itself.
+
+        For a linear smoother the prediction without word i follows from the one with it: ``y_i - y^_-i = (y_i - y^_i) /
+        (1 - h_i)`` with the leverage ``h_i = w_i (1 + z_i' (S + ridge)^-1 z_i)``.
+        """
+        x, y = _rows(self.pairs.subset(judged), self.source, self.target)
+        y = _unit(y)
+        z = (x.double() - self.means.x) @ self.basis
+        w = self.weights[judged].to(z.device)
+        coefficients, mean = self.coefficients.float(), self.means.y.float()
+        scores = []
+        for strength in strengths:
+            shrunk = z / (self.values + strength)
+            fitted = shrunk.float() @ coefficients + mean
+            leverage = (w * (1 + (shrunk * z).sum(-1))).clamp(max=1 - 1e-6).float()
+            left_out = y - (y - fitted) / (1 - leverage)[:, None]
+            scores.append(nn.functional.cosine_similarity(left_out, y).mean())
+        return torch.stack(scores)
+
+    def solution(self, strength: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Weight ``[D_t, D_s]`` and bias ``[D_t]`` for one strength, and the factor that gives the target's length."""
+        weight = ((self.basis / (self.values + strength)) @ self.coefficients).T
+        bias = self.means.y - weight @ self.means.x
+        # The mean square of |g(x)|, from the same moments: that of the centred part, and that of the mean.
+        centred = (self.values / (self.values + strength) ** 2) @ self.coefficients.square().sum(1)
+        mean_square = centred + self.means.y.square().sum()
+        return weight, bias, self.means.length / float(mean_square.sqrt().clamp_min(1e-30))
 
 
 # ---------------------------------------------------------------------------------------------- the paper's way
