@@ -35,10 +35,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from variants import COMPILED, VARIANTS, Variant
 
+from vpgtrans_core.data.sample import VisualKind
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.train.step import Batch, Stepper
-from vpgtrans_core.vlm.model import VisualKind, VLModel
+from vpgtrans_core.vlm.model import VLModel
 
 GPU_SHAPES = ("opt-2.7b", "opt-6.7b", "llama-7b", "flan-t5-xl")
 PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}

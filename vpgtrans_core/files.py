@@ -1,4 +1,7 @@
-"""Small files: json of bounded size, writes that survive a power cut, hashes. Loads no torch."""
+"""Small files: json of bounded size, writes that survive a power cut, hashes, names that model folders share.
+
+Loads no torch.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,12 @@ from typing import Any
 
 from vpgtrans_core.errors import ModelError
 
+CONFIG = "config.json"
+"""A model folder's config, as transformers writes it."""
+REFERENCES = "references.json"
+"""Beside a VPG saved without its LLM (``--save vpg``): where the LLM, and the ViT, are."""
+LLM_PREFIX = "language_model."
+"""What the names of the LLM's tensors begin with in a VL-LLM's folder."""
 JSON_LIMIT = 64 << 20
 """Largest json file that is read, in bytes."""
 

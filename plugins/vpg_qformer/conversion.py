@@ -14,8 +14,8 @@ import torch
 from vpg_qformer.adapter import QFormerVPG
 from vpg_qformer.config import MODEL_TYPES
 from vpg_qformer.lavis import Imported, export_lavis, read_lavis, save_imported
-from vpg_qformer.reading import REFERENCES
 from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
+from vpgtrans_core.files import REFERENCES
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.machine import choose_machine
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, resolve_source, resolve_target

@@ -14,6 +14,7 @@ from vpg_qformer.image_token import ImageToken, with_image_token
 from vpg_qformer.images import image_processor, save_image_processor
 from vpg_qformer.reading import PROJECTOR, referred_folder
 from vpgtrans_core.errors import ModelError
+from vpgtrans_core.files import LLM_PREFIX
 from vpgtrans_core.weights import fsync, save_model_tensors
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from vpg_qformer.adapter import QFormerVPG
     from vpgtrans_core.llm.adapter import LLM
 
-LLM_PREFIX = "language_model."
 MEANINGS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vpgtrans_core.errors import ModelError
+from vpgtrans_core.files import REFERENCES
 from vpgtrans_core.weights import Weights, check_shapes, read_json, sha256_tensors
 
 VISION = "vision_model."
@@ -16,7 +17,6 @@ LAST_NORM = "vision_model.post_layernorm."
 TRAINED = ("query_tokens", "qformer.", LAST_NORM)
 PREFIXES = (VISION, "query_tokens", "qformer.")
 PROJECTOR = "language_projection."
-REFERENCES = "references.json"
 
 TEXT_BRANCH = re.compile(r"qformer\.encoder\.layer\.\d+\.(intermediate|output)\.")
 """The Q-Former's feed-forward layers for text, in checkpoints of BLIP-2's pre-training: no image passes through."""
@@ -62,13 +62,13 @@ def _referred_vit(folder: str | Path) -> dict[str, Tensor]:
         raise ModelError(
             f"the ViT in {place} is not the one that {folder} was trained with: its SHA-256 is {found[:12]}..., "
             f"not {str(reference.get('sha256'))[:12]}...",
-            f"put the right model in its place, or edit {Path(folder) / 'references.json'}",
+            f"put the right model in its place, or edit {Path(folder) / REFERENCES}",
         )
     return tensors
 
 
 def read_references(folder: str | Path) -> dict[str, Any]:
-    """What references.json says, or an empty dict when there is none."""
+    """What a folder's references say, or an empty dict when there is none."""
     path = Path(folder) / REFERENCES
     return read_json(path) if path.is_file() else {}
 

@@ -36,6 +36,7 @@ def vpgt_vpg_families():
     return [VPGFamily("{name}", ("vpgt-kit",), "{adapter}")]
 """
 LOCAL = 'VPGT_CONFORMANCE = {"broken_llm_%d": {"config": {"attention_types": [[["global", "local"], 1]]}}}'
+MISSPELT = 'VPGT_CONFORMANCE = {"broken_llm_%d": {"unsupported": {"packing_change_nothing": "it has a window"}}}'
 PARAMETERS = 36_352
 """Of a GPT-NeoX with the card's sizes."""
 NO_WHOLE = "'whole_model_comes_back': 'no library has a folder for it'"
@@ -45,6 +46,7 @@ BROKEN_LLMS = [
     ("torch_free_import", "Plain", {"extra": "import torch"}, "imports torch"),
     ("description_resolves", "NoLLM", {}, "no subclass of LLM"),
     ("description_resolves", "Plain", {"extra": "VPGT_API = 99"}, "incompatible"),
+    ("description_resolves", "Plain", {"extra": MISSPELT}, "did you mean 'packing_changes_nothing'"),
     ("tiny_model_loads", "CannotLoad", {}, "never loads"),
     ("embedding_access_has_its_shape", "Plain", {"config": '{"hidden_size": 48}'}, "embeds (300, 48), its card says"),
     ("embedding_access_has_its_shape", "WrongWidth", {}, "soft prompts have 33"),
@@ -69,6 +71,12 @@ BROKEN_LLMS = [
 BROKEN_VPGS = [
     ("torch_free_import", "Plain", {"extra": "import torch"}, "imports torch"),
     ("description_resolves", "NoVPG", {}, "no subclass of VPG"),
+    (
+        "description_resolves",
+        "Plain",
+        {"unsupported": "'whole_model_come_back': 'no folder'"},
+        "'whole_model_come_back' (did you mean 'whole_model_comes_back'?)",
+    ),
     ("shapes_are_as_stated", "WrongShape", {}, "the attributes say"),
     ("description_counts_right", "CountsWrong", {}, "trained is 156, not 7"),
     ("batching_changes_nothing", "NormOfTheBatch", {}, "depends on its batch"),

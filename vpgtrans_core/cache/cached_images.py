@@ -9,8 +9,7 @@ from torch import Tensor
 from vpgtrans_core.cache.key import Kind
 from vpgtrans_core.cache.names import EntryNames
 from vpgtrans_core.cache.store import FeatureCache
-
-View = tuple[int, int, int]
+from vpgtrans_core.data.sample import View
 
 
 class CachedImages:

@@ -8,13 +8,14 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from vpgtrans_core.data.sample import CachedKind
 from vpgtrans_core.vpg.adapter import VPG
 
-Kind = Literal["outputs", "features"]
+Kind = CachedKind
 """The VPG's outputs ``[Q, D]`` (fp32, for stage 1) or its frozen features ``[N, C]`` (for stage 2)."""
 FORMAT = 1
 """Grows whenever the same key would mean other numbers: another decoding, cropping or layout of shards."""

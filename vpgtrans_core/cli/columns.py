@@ -14,11 +14,3 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequ
         cells = [cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(row)]
         lines.append("  ".join(cells).rstrip())
     return lines
-
-
-def short_count(number: int) -> str:
-    """``2651596800`` as ``2.65 B``."""
-    for limit, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if number >= limit:
-            return f"{number / limit:.3g} {unit}"
-    return str(number)

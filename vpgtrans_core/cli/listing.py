@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from vpgtrans_core.cards import LLMCard
-from vpgtrans_core.cli.columns import columns, short_count
+from vpgtrans_core.cli.columns import columns
 from vpgtrans_core.errors import did_you_mean
+from vpgtrans_core.planning.text import count
 from vpgtrans_core.registry import KnownLLM, KnownSource, Registry
 from vpgtrans_core.registry.loading import PluginRecord
 
@@ -98,7 +99,7 @@ def _llm_lines(llms: list[KnownLLM]) -> list[str]:
         (
             k.card.alias,
             k.family.name,
-            short_count(k.card.parameters),
+            count(k.card.parameters),
             _fact(k.card, "hidden_size"),
             str(k.card.layers),
             _fact(k.card, "vocab_size"),

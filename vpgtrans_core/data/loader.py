@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from vpgtrans_core.data.data import Data
 from vpgtrans_core.data.images import Augmentation
 from vpgtrans_core.data.order import Draw
 from vpgtrans_core.data.preprocessing import Preprocessing
-from vpgtrans_core.data.sample import Caption, Sample
+from vpgtrans_core.data.sample import CachedKind, Caption, Sample, VisualKind
 from vpgtrans_core.errors import DataError
 from vpgtrans_core.llm.text import Text, TextEncoder
 
@@ -35,8 +35,6 @@ POLL_SECONDS = 5.0
 """How often a waiting loader looks whether its workers still live."""
 RESTARTS = 3
 """How often workers that died or hang are started again for the same step."""
-
-Visual = Literal["pixels", "features", "outputs"]
 
 
 class Steps(Protocol):
@@ -48,7 +46,7 @@ class Steps(Protocol):
 class FeatureSource(Protocol):
     """What the VPG made of images before: a cache, used instead of decoding. Picklable: it travels to workers."""
 
-    kind: Literal["features", "outputs"]
+    kind: CachedKind
 
     def get(self, source: int, row: int, view: int) -> Tensor | None:
         """One image's features ``[N, C]`` or output ``[Q, D]``; None when they are not there."""
@@ -112,7 +110,7 @@ class StepData:
     keys: list[str]
     views: list[int]
     visual: Tensor
-    visual_kind: Visual
+    visual_kind: VisualKind
     texts: list[list[Text]]
     bad: list[Missed] = field(default_factory=list)
     worked: float = 0.0
@@ -159,7 +157,7 @@ class StepReader:
 
     def _visuals(
         self, draws: Sequence[Draw], samples: Sequence[Sample]
-    ) -> tuple[Visual, list[Tensor | None], list[Missed]]:
+    ) -> tuple[VisualKind, list[Tensor | None], list[Missed]]:
         """One tensor an image, None for a bad one. Features when all good images have them, else pixels of all."""
         everything = range(len(draws))
         if self.features is not None:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+VisualKind = Literal["pixels", "features", "outputs"]
+"""What a batch carries of its images: pixels, the VPG's frozen features, or the VPG's outputs."""
+CachedKind = Literal["features", "outputs"]
+"""What a cache keeps of them."""
+View = tuple[int, int, int]
+"""Data source, image in it, and augmented view."""
 
 
 class ImageRef(Protocol):

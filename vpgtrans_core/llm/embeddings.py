@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from vpgtrans_core.errors import ModelError
+from vpgtrans_core.files import LLM_PREFIX
+from vpgtrans_core.llm.empty import empty_model
 from vpgtrans_core.weights import Weights, check_finite, check_shapes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-INSIDE = "language_model."
-"""Where a VL-LLM's folder keeps its LLM."""
 CHUNK = 8192
 """Rows that are in memory twice while a whole table is made."""
 
@@ -153,22 +153,6 @@ def wants_code(config: Path) -> bool:
         return False
 
 
-def empty_model(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The LLM of a config on the meta device: modules and shapes without weights.
-
-    Raises:
-        ModelError: transformers has no language model for the config.
-    """
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    try:
-        with torch.device("meta"):
-            return kind.from_config(config, trust_remote_code=trust_remote_code)
-    except Exception as error:  # a config with impossible sizes fails wherever the model uses them
-        raise ModelError(f"transformers makes no language model of type {config.model_type!r}: {error}") from error
-
-
 def _names_of(model: PreTrainedModel, weight: Tensor) -> list[str]:
     """All names of the input embedding, those of a tied head left out: transformers ties T5's on the empty model even
     where the checkpoint has a head of its own."""
@@ -202,7 +186,7 @@ def _find(weights: Weights, names: Iterable[str], folder: str | Path) -> str:
     for name in names:
         parts = name.split(".")
         spellings = [".".join(parts[i:]) for i in range(len(parts) - 1)]
-        for key in (*(INSIDE + spelling for spelling in spellings), *spellings):
+        for key in (*(LLM_PREFIX + spelling for spelling in spellings), *spellings):
             if key in weights:
                 return key
     raise ModelError(f"{folder} has no word embeddings: none of {', '.join(names)}", "its weights may be incomplete")

@@ -185,10 +185,12 @@ class FrozenLLM(LLM):
                 f"{type(self.model).__name__} gives no access to its word embeddings or its head",
                 "a plugin for this family can provide it: see docs/plugins.md",
             ) from cause
-        if self.tokenizer.vocab_size > weight.shape[0]:
+        if (tokens := len(self.tokenizer)) > (rows := weight.shape[0]):  # with those that were added to it
             raise ModelError(
-                f"the tokenizer knows {self.tokenizer.vocab_size} tokens, the model embeds {weight.shape[0]}",
-                "the tokenizer belongs to another model",
+                f"the tokenizer has {tokens} tokens, the model embeds {rows}: tokens were added and the model's table "
+                "was not resized, or the tokenizer belongs to another model",
+                f"resize it and save the model again: model.resize_token_embeddings({tokens}); or copy the model's own "
+                "tokenizer into its folder",
             )
 
 

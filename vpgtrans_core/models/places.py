@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from vpgtrans_core.cards import LLMCard, SourceCard
 from vpgtrans_core.errors import ModelError
+from vpgtrans_core.files import CONFIG
 from vpgtrans_core.models import refusals
 from vpgtrans_core.models.hub import HUB_ID, Hub, HubRefused, HubUnreachable, split_hub_id
-from vpgtrans_core.models.sizes import CONFIG, card_config, read_config
+from vpgtrans_core.models.sizes import card_config, read_config
 from vpgtrans_core.registry import KnownLLM, KnownSource, Registry
 from vpgtrans_core.settings import Settings
 

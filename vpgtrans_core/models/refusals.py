@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.errors import ModelError, UnsafeInput, did_you_mean
-from vpgtrans_core.files import read_json
+from vpgtrans_core.files import CONFIG, read_json
 from vpgtrans_core.models.kinds import needs_code
-from vpgtrans_core.models.sizes import CONFIG
 from vpgtrans_core.registry import Registry
 
 ADAPTER = "adapter_config.json"

@@ -13,18 +13,13 @@ from typing import Any
 
 from vpgtrans_core.cards import LLMCard, LLMFamily, SourceCard, VPGFamily
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.files import read_json
+from vpgtrans_core.files import LLM_PREFIX, REFERENCES, read_json
 from vpgtrans_core.models import refusals
 from vpgtrans_core.models.kinds import fallback_of, needs_code
 from vpgtrans_core.models.places import Origin, Place, Places, is_path
 from vpgtrans_core.models.sizes import config_size
 from vpgtrans_core.registry import KnownLLM, KnownSource, Registry
 from vpgtrans_core.settings import Settings
-
-REFERENCES = "references.json"
-"""Beside a VPG saved without its LLM (``--save vpg``): ``{"llm": ResolvedLLM.reference(), ...}``."""
-LLM_PREFIX = "language_model."
-"""What the names of the LLM's tensors begin with in a VL-LLM's folder."""
 
 
 class _Placed:
@@ -327,8 +322,6 @@ def _reference_name(reference: dict[str, Any], base: Path) -> str:
 
 
 __all__ = [
-    "LLM_PREFIX",
-    "REFERENCES",
     "ResolvedLLM",
     "ResolvedSource",
     "Resolver",

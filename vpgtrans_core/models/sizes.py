@@ -10,9 +10,8 @@ from typing import Any
 
 from vpgtrans_core.cards import LLMCard, LLMFamily
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.files import read_json
+from vpgtrans_core.files import CONFIG, read_json
 
-CONFIG = "config.json"
 BOUNDS: tuple[tuple[re.Pattern[str], int], ...] = (
     (re.compile(r"(num_(hidden_|decoder_)?|n_|encoder_|decoder_)layers?"), 2_000),
     (re.compile(r"(hidden|intermediate|embedding)_size|d_model|d_ff|d_kv|n_embd|n_inner|dim|(ffn|head)_dim"), 1 << 18),

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.errors import ModelError
+from vpgtrans_core.files import REFERENCES
 from vpgtrans_core.run.card import plain_model_card
 from vpgtrans_core.run.folder import METRICS, RECORD
 from vpgtrans_core.sharing.places import Places
 from vpgtrans_core.weights import Weights, read_json
 
 CARD = "README.md"
-REFERENCES = "references.json"
 RECORDS = (RECORD, "import.json")
 CONFIGS = ("config.json", "generation_config.json", "*processor_config.json", "tokenizer_config.json")
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vpgtrans_core.errors import VpgtError
+from vpgtrans_core.errors import VpgtError, did_you_mean
 
 Outcome = Literal["passed", "failed", "unsupported"]
 
@@ -106,6 +106,13 @@ def _last_place(error: Exception) -> str:
     return f"{frame.filename}:{frame.lineno}"
 
 
-def unknown_declarations(declared: Mapping[str, str], checks: Sequence[Check]) -> list[str]:
-    """Names in `declared` that no check has."""
-    return sorted(set(declared) - {c.name for c in checks})
+def expect_known_declarations(declared: Mapping[str, str], checks: Sequence[Check]) -> None:
+    """Raise `CheckFailed` when `declared` names a check that there is not: what it shall excuse would still run."""
+    names = [c.name for c in checks]
+    unknown = sorted(set(declared) - set(names))
+    guesses = (
+        did_you_mean(name, names, 1) or f"there are {', '.join(c.name for c in checks if c.optional)}"
+        for name in unknown
+    )
+    listed = "; ".join(f"{name!r} ({guess})" for name, guess in zip(unknown, guesses, strict=True))
+    expect(not unknown, f"`unsupported` names checks that the kit does not have: {listed}", "VPGT_CONFORMANCE")

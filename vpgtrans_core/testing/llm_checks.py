@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from vpgtrans_core.cards import LLMCard, load
 from vpgtrans_core.data.sample import Caption
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions, trainable_names
-from vpgtrans_core.llm.embeddings import EmbeddingReader, empty_model, open_embeddings
+from vpgtrans_core.llm.embeddings import EmbeddingReader, open_embeddings
+from vpgtrans_core.llm.empty import empty_model
 from vpgtrans_core.llm.text import Text
 from vpgtrans_core.models.sizes import card_config
-from vpgtrans_core.testing.checks import Check, CheckFailed, check, expect
+from vpgtrans_core.testing.checks import Check, CheckFailed, check, expect, expect_known_declarations
 from vpgtrans_core.testing.llm_subject import PROMPTS, TEXTS, LLMSubject
 from vpgtrans_core.testing.opening import expect_active, expect_no_heavy_import
 from vpgtrans_core.testing.plain import difference, plain_loss, plain_loss_of_ids
@@ -39,6 +40,7 @@ def torch_free_import(subject: LLMSubject) -> None:
 def description_resolves(subject: LLMSubject) -> None:
     """The plugin is active; its family, adapter and embedding reader are what they must be."""
     expect_active(subject.opened)
+    expect_known_declarations(subject.unsupported, LLM_CHECKS)
     adapter = load(subject.family.adapter)
     expect(isinstance(adapter, type) and issubclass(adapter, LLM), f"{subject.family.adapter} is no subclass of LLM")
     reader = _reader(subject)

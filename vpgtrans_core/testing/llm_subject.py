@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,8 @@ from torch import Tensor
 from vpgtrans_core.cards import LLMFamily, load
 from vpgtrans_core.llm.text import Text
 from vpgtrans_core.testing import kit_vpg
-from vpgtrans_core.testing.checks import CheckFailed
-from vpgtrans_core.testing.opening import Opened, open_plugin
+from vpgtrans_core.testing.opening import Opened
+from vpgtrans_core.testing.subject import Subject
 from vpgtrans_core.testing.tiny_models import save_tiny_llm, tiny_tokenizer
 
 if TYPE_CHECKING:
@@ -45,17 +44,15 @@ TEXTS = [
 """Three images: common beginnings, a caption twice, one alone, questions with context, a single token."""
 
 
-class LLMSubject:
-    """One LLM family of a plugin.
+class LLMSubject(Subject[LLMFamily]):
+    """One LLM family of a plugin. `config` is what its tiny models change in transformers' config; see `Subject`.
 
     Args:
-        opened: the plugin.
-        family: the family's name; None where the plugin has one.
-        config: changes to the tiny config; default the plugin's declaration.
-        unsupported: names of optional checks and why the family cannot pass them; default the declaration.
         tokenizer: a tokenizer in the family's manner; default a byte-level one.
         tolerance: largest relative difference of two ways to compute the same in fp64.
     """
+
+    kind = "LLM"
 
     def __init__(
         self,
@@ -67,35 +64,14 @@ class LLMSubject:
         tokenizer: Any = None,
         tolerance: float = TOLERANCE,
     ) -> None:
-        self.opened = opened
-        self.wanted = family
-        declared = opened.declared(family or (opened.llm_families[0].name if opened.llm_families else ""))
-        self.config = dict(declared.get("config", {})) if config is None else config
-        self.unsupported = dict(declared.get("unsupported", {})) if unsupported is None else unsupported
+        super().__init__(opened, family, config=config, unsupported=unsupported)
+        self.config = dict(self.config or {})
         self._tolerance = tolerance
         self._tokenizer = tokenizer
-        self._temporary = tempfile.TemporaryDirectory(prefix="vpgt-kit-")
-        self.home = Path(self._temporary.name)
         self._llms: dict[bool, LLM] = {}
 
-    @classmethod
-    def open(cls, plugin: str, family: str | None = None, **options: Any) -> LLMSubject:
-        return cls(open_plugin(plugin), family, **options)
-
-    def close(self) -> None:
-        self._temporary.cleanup()
-
-    @property
-    def title(self) -> str:
-        return self.wanted or (self.opened.llm_families[0].name if self.opened.llm_families else self.opened.given)
-
-    @cached_property
-    def family(self) -> LLMFamily:
-        families = [f for f in self.opened.llm_families if self.wanted in (None, f.name)]
-        if len(families) != 1:
-            names = ", ".join(f.name for f in self.opened.llm_families) or "none"
-            raise CheckFailed(f"which LLM family is meant? The plugin has {names}", "the hook vpgt_llm_families")
-        return families[0]
+    def families(self) -> list[LLMFamily]:
+        return self.opened.llm_families
 
     @property
     def model_type(self) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vpgtrans_core.errors import VpgtError
+from vpgtrans_core.files import REFERENCES
 from vpgtrans_core.testing.kit_vpg import MODEL_TYPE
 from vpgtrans_core.vpg.adapter import VPG, Preprocessing
 from vpgtrans_core.weights import Weights, load_strict, save_tensors, write_json
@@ -69,5 +70,5 @@ class PatchVPG(VPG):
         tensors = dict(self.state_dict())
         tensors |= {f"projector.{n}": v for n, v in projector.state_dict().items()} if projector is not None else {}
         save_tensors(Path(folder) / "vpg.safetensors", tensors)
-        write_json(Path(folder) / "references.json", references)
+        write_json(Path(folder) / REFERENCES, references)
         write_json(Path(folder) / "config.json", {"model_type": MODEL_TYPE})

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from vpgtrans_core.errors import VpgtError
-from vpgtrans_core.testing.checks import Check, CheckFailed, check, expect
+from vpgtrans_core.files import REFERENCES
+from vpgtrans_core.testing.checks import Check, CheckFailed, check, expect, expect_known_declarations
 from vpgtrans_core.testing.opening import expect_active, expect_no_heavy_import
 from vpgtrans_core.testing.plain import difference
 from vpgtrans_core.testing.transferring import transfer_two_steps
@@ -33,6 +34,7 @@ def torch_free_import(subject: VPGSubject) -> None:
 def description_resolves(subject: VPGSubject) -> None:
     """The plugin is active; its family and adapter are what they must be."""
     expect_active(subject.opened)
+    expect_known_declarations(subject.unsupported, VPG_CHECKS)
     adapter = subject.adapter
     expect(isinstance(adapter, type) and issubclass(adapter, VPG), f"{subject.family.adapter} is no subclass of VPG")
     missing = sorted(getattr(adapter, "__abstractmethods__", ()))
@@ -147,9 +149,9 @@ def saving_and_loading_keep_every_bit(subject: VPGSubject) -> None:
     expect(torch.equal(again(subject.pixels), subject.vpg(subject.pixels)), "the output changed")
     expect(again.preprocessing == subject.vpg.preprocessing, "the preprocessing changed")
     _expect_projector(subject, subject.folder)
-    kept = json.loads((subject.folder / "references.json").read_text(encoding="utf-8"))
+    kept = json.loads((subject.folder / REFERENCES).read_text(encoding="utf-8"))
     wanted = {"folder": str(subject.llm("source"))}
-    expect(kept.get("llm") == wanted, f"references.json says {kept.get('llm')} of the LLM, not {wanted}")
+    expect(kept.get("llm") == wanted, f"{REFERENCES} says {kept.get('llm')} of the LLM, not {wanted}")
     alone = subject.home / "alone"
     alone.mkdir()
     subject.vpg.save_part(alone, None, references={})

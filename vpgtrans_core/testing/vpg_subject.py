@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 
 from vpgtrans_core.cards import VPGFamily, load
 from vpgtrans_core.testing.checks import CheckFailed
-from vpgtrans_core.testing.opening import DECLARATION, Opened, open_plugin
+from vpgtrans_core.testing.opening import DECLARATION
+from vpgtrans_core.testing.subject import Subject
 from vpgtrans_core.testing.tiny_models import save_tiny_llm
 from vpgtrans_core.vpg.adapter import VPG
 
@@ -21,43 +21,13 @@ LLMS = {"source": ("gpt_neox", {}), "target": ("gpt2", {"n_embd": 48})}
 IMAGES = 3
 
 
-class VPGSubject:
-    """One VPG family of a plugin; see `LLMSubject`. `config` is what a tiny VPG's config.json would say."""
+class VPGSubject(Subject[VPGFamily]):
+    """One VPG family of a plugin. `config` is what a tiny VPG's config.json would say; see `Subject`."""
 
-    def __init__(
-        self,
-        opened: Opened,
-        family: str | None = None,
-        *,
-        config: dict[str, Any] | None = None,
-        unsupported: dict[str, str] | None = None,
-    ) -> None:
-        self.opened = opened
-        self.wanted = family
-        declared = opened.declared(family or (opened.vpg_families[0].name if opened.vpg_families else ""))
-        self.config = declared.get("config") if config is None else config
-        self.unsupported = dict(declared.get("unsupported", {})) if unsupported is None else unsupported
-        self._temporary = tempfile.TemporaryDirectory(prefix="vpgt-kit-")
-        self.home = Path(self._temporary.name)
+    kind = "VPG"
 
-    @classmethod
-    def open(cls, plugin: str, family: str | None = None, **options: Any) -> VPGSubject:
-        return cls(open_plugin(plugin), family, **options)
-
-    def close(self) -> None:
-        self._temporary.cleanup()
-
-    @property
-    def title(self) -> str:
-        return self.wanted or (self.opened.vpg_families[0].name if self.opened.vpg_families else self.opened.given)
-
-    @cached_property
-    def family(self) -> VPGFamily:
-        families = [f for f in self.opened.vpg_families if self.wanted in (None, f.name)]
-        if len(families) != 1:
-            names = ", ".join(f.name for f in self.opened.vpg_families) or "none"
-            raise CheckFailed(f"which VPG family is meant? The plugin has {names}", "the hook vpgt_vpg_families")
-        return families[0]
+    def families(self) -> list[VPGFamily]:
+        return self.opened.vpg_families
 
     @property
     def adapter(self) -> Any:

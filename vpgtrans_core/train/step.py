@@ -15,15 +15,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from vpgtrans_core.data.sample import View, VisualKind
 from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.llm.text import Text
-from vpgtrans_core.vlm.model import VisualKind, VLModel
+from vpgtrans_core.vlm.model import VLModel
 
 SMALLEST = 64
 """Positions at once below which running out of memory is no longer answered by smaller micro-batches."""
-
-View = tuple[int, int, int]
-"""Data source, image in it, and augmented view."""
 
 
 @dataclass

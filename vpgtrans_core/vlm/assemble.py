@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ from torch import Tensor
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import LLM
+from vpgtrans_core.llm.empty import silence
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, resolve_source
 from vpgtrans_core.registry import Registry
@@ -68,19 +67,6 @@ def _inner_model(llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Set
     return model.to(machine.device).eval()
 
 
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Keep transformers from reporting on what it loads."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
 def load_vpg(source: ResolvedSource, machine: Machine, *, lazily: bool = False) -> VPG:
     """Load a source's VPG in evaluation mode; `lazily` leaves its frozen part on disk until pixels come."""
     adapter = load(source.vpg_family.adapter)
@@ -122,7 +108,7 @@ def source_words(source: ResolvedSource, registry: Registry) -> SourceWords:
             f"{source.name} has no projector, so there is nothing to convert to the new LLM",
             "use --start random, or --method scratch or inherit",
         )
-    access = registry.embedding_access(str(source.llm.config.get("model_type")))
+    access = registry.embedding_access(str(source.llm.config.get("model_type")), source.llm.plugin)
     words = open_embeddings(source.llm.folder, load(access.reader) if access else EmbeddingReader)
     if words.shape[1] != projector[0].shape[0]:
         raise ModelError(

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from vpgtrans_core.data.images import normalize
+from vpgtrans_core.data.sample import VisualKind
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions
 from vpgtrans_core.vpg.adapter import VPG
-
-VisualKind = Literal["pixels", "features", "outputs"]
-"""What a batch carries of its images: pixels, the VPG's frozen features, or the VPG's outputs."""
 
 
 class VLModel(nn.Module):

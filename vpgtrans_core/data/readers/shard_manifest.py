@@ -5,7 +5,6 @@ Damage inside a member's bytes shows in no header; only the SHA-256 of the manif
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from vpgtrans_core.data.readers.json_rows import read_json
 from vpgtrans_core.data.readers.tar_index import index_shard
 from vpgtrans_core.errors import DataError
+from vpgtrans_core.files import sha256_file
 
 NAME = "vpgt-shards.json"
 """The manifest's file name, beside the shards."""
@@ -46,7 +46,7 @@ def write_manifest(shards: Sequence[Path]) -> Path:
         facts[shard.name] = {
             "samples": len(index.samples),
             "bytes": shard.stat().st_size,
-            "sha256": sha256_of(shard),
+            "sha256": sha256_file(shard),
         }
     path = folders.pop() / NAME
     new = path.with_suffix(".tmp")
@@ -81,11 +81,6 @@ def damage(shard: Path, samples: int, facts: ShardFacts, hashes: bool) -> str:
         return f"{size} bytes, {facts.bytes} in the manifest"
     if samples != facts.samples:
         return f"{samples} samples, {facts.samples} in the manifest"
-    if hashes and sha256_of(shard) != facts.sha256:
+    if hashes and sha256_file(shard) != facts.sha256:
         return "its SHA-256 is not that of the manifest"
     return ""
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -80,15 +77,9 @@ def meta_llm(config: PreTrainedConfig, *, attention: str | None = "eager") -> An
     Raises:
         ModelError: transformers has no language model for this config.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from vpgtrans_core.llm.empty import empty_model
 
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    try:
-        with torch.device("meta"), _quiet():
-            return auto.from_config(config, attn_implementation=attention).eval().requires_grad_(False)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise ModelError(f"no language model can be built of this {config.model_type} config: {error}") from error
+    return empty_model(config, attention=attention).eval().requires_grad_(False)
 
 
 def llm_shape(values: dict[str, Any], adapter: str) -> LLMShape:
@@ -190,15 +181,3 @@ def _probe(model: Any, encoder: int, decoder: int) -> None:
     else:
         mask = torch.ones(1, decoder, dtype=torch.long, device="meta")
         model.base_model(inputs_embeds=states(decoder), attention_mask=mask, use_cache=False)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' advice about configs: nothing is loaded here."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -1,0 +1,53 @@
+"""A language model without weights, from its config; and transformers without its advice."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vpgtrans_core.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def empty_model(
+    config: PreTrainedConfig, *, attention: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The LLM of a config on the meta device: modules and shapes without weights.
+
+    Args:
+        attention: transformers' name of the attention kernel; None for its own choice.
+        trust_remote_code: whether code that comes with the config may run.
+
+    Raises:
+        ModelError: transformers has no language model for the config.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    kernel = {"attn_implementation": attention} if attention else {}
+    try:
+        with torch.device("meta"), silence():
+            return kind.from_config(config, trust_remote_code=trust_remote_code, **kernel)
+    except Exception as error:  # a config with impossible sizes fails wherever the model uses them
+        raise ModelError(
+            f"no language model can be built of this {config.model_type} config: {error}",
+            "correct the model's config.json, or get it from its owner again",
+        ) from error
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keep transformers from reporting on what it builds and loads."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
