@@ -118,66 +118,66 @@ class Hub:
         return 200, {"commitUrl": f"{self.url}/{repo}/commit/{'0' * 40}", "commitOid": "0" * 40, "success": True}
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        hub = self
+        return type("HandlerOfOneHub", (Handler,), {"hub": self})
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
 
-            def log_message(self, *arguments: Any) -> None:
-                pass
+class Handler(BaseHTTPRequestHandler):
+    """Takes requests for the hub that a subclass names, and refuses those that the hub is told to refuse."""
 
-            def reply(self, status: int, content: Any) -> None:
-                data = json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                if isinstance(content, dict) and "error" in content:
-                    self.send_header("X-Error-Message", content["error"])
-                self.end_headers()
-                self.wfile.write(data)
+    hub: Any
+    protocol_version = "HTTP/1.1"
 
-            def take(self) -> bytes | None:
-                """The request's body; None once it was refused."""
-                body = self._body()
-                hub.asked.append(f"{self.command} {self.path}")
-                if hub.hang_up and re.search(hub.hang_up, self.path):
-                    self.close_connection = True
-                    self.connection.close()
-                    return None
-                if self.command == "POST" and self.headers.get("authorization") != f"Bearer {TOKEN}":
-                    self.reply(401, {"error": "Invalid username or password."})
-                    return None
-                for pattern, status in hub.refuse.items():
-                    if re.search(pattern, self.path):
-                        self.reply(
-                            status, {"error": "You don't have the rights to create a model under this namespace"}
-                        )
-                        return None
-                return body
+    def log_message(self, *arguments: Any) -> None:
+        pass
 
-            def _body(self) -> bytes:
-                if self.headers.get("transfer-encoding") != "chunked":
-                    return self.rfile.read(int(self.headers.get("content-length", 0)))
-                parts = []
-                while size := int(self.rfile.readline(), 16):
-                    parts.append(self.rfile.read(size))
-                    self.rfile.readline()
-                self.rfile.readline()
-                return b"".join(parts)
+    def reply(self, status: int, content: Any) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        if isinstance(content, dict) and "error" in content:
+            self.send_header("X-Error-Message", content["error"])
+        self.end_headers()
+        self.wfile.write(data)
 
-            def do_POST(self) -> None:
-                if (body := self.take()) is not None:
-                    self.reply(*hub.answer(self.path.partition("?")[0], body))
+    def take(self) -> bytes | None:
+        """The request's body; None once it was refused."""
+        body = self._body()
+        self.hub.asked.append(f"{self.command} {self.path}")
+        if self.hub.hang_up and re.search(self.hub.hang_up, self.path):
+            self.close_connection = True
+            self.connection.close()
+            return None
+        if self.command == "POST" and self.headers.get("authorization") != f"Bearer {TOKEN}":
+            self.reply(401, {"error": "Invalid username or password."})
+            return None
+        for pattern, status in self.hub.refuse.items():
+            if re.search(pattern, self.path):
+                self.reply(status, {"error": "You don't have the rights to create a model under this namespace"})
+                return None
+        return body
 
-            def do_PUT(self) -> None:
-                if (body := self.take()) is not None:
-                    oid = self.path.rpartition("/")[2]
-                    intact = hashlib.sha256(body).hexdigest() == oid
-                    if intact:
-                        hub.large[oid] = body
-                    self.reply(200 if intact else 400, {})
+    def _body(self) -> bytes:
+        if self.headers.get("transfer-encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("content-length", 0)))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
-            def do_GET(self) -> None:
-                if self.take() is not None:
-                    self.reply(*hub.show(self.path.partition("?")[0]))
+    def do_POST(self) -> None:
+        if (body := self.take()) is not None:
+            self.reply(*self.hub.answer(self.path.partition("?")[0], body))
 
-        return Handler
+    def do_PUT(self) -> None:
+        if (body := self.take()) is not None:
+            oid = self.path.rpartition("/")[2]
+            intact = hashlib.sha256(body).hexdigest() == oid
+            if intact:
+                self.hub.large[oid] = body
+            self.reply(200 if intact else 400, {})
+
+    def do_GET(self) -> None:
+        if self.take() is not None:
+            self.reply(*self.hub.show(self.path.partition("?")[0]))

@@ -1,1 +1,1 @@
-"""What a frozen VPG computed of images, kept on disk: across epochs, runs and target LLMs nothing is computed twice."""
+"""The feature cache: what a frozen VPG computed from each image, on disk for later epochs, runs and target LLMs."""

@@ -1,1 +1,1 @@
-"""The command line: flags, tables, progress. What a command does is in the core; heavy code is imported on use."""
+"""The command line: flags, tables and progress bars. The work is done in the other rooms, which are imported on use."""

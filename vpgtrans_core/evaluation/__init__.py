@@ -1,1 +1,1 @@
-"""Models of vpgt in the evaluation programs that people use; nothing else imports from here."""
+"""Adapters for evaluation harnesses (lmms-eval). No other room imports this one."""

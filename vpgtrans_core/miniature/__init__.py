@@ -1,4 +1,4 @@
-"""A miniature world and a zoo of small models made for it: the same classes and formats as the real ones, in megabytes.
+"""A drawn world and small models trained for it: the same classes and formats as the real ones, in megabytes.
 
 `world` draws scenes, `language` speaks of them, `data` splits them and `score` reads captions back. `tokenizers`,
 `llms` and `vision` train the zoo; ``python -m zoo.build --out DIR`` rebuilds it from nothing.

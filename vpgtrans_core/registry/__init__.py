@@ -1,4 +1,4 @@
-"""Plugins: found, loaded, checked, and asked by name. Loads no torch."""
+"""Finds, loads and checks plugins, and looks up models and families by name. Loads no torch."""
 
 from vpgtrans_core.registry.catalogue import KnownLLM, KnownSource, Provided
 from vpgtrans_core.registry.registry import Registry, default_registry, load_registry, use_registry

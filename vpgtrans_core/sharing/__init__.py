@@ -1,1 +1,1 @@
-"""A finished model on its way to others: what of its folder goes, and how it gets to the hub."""
+"""Publishes a finished model: chooses the files to upload and sends them to the Hugging Face hub."""

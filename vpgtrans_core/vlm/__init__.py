@@ -1,1 +1,1 @@
-"""VPG, projector and frozen LLM as one model: loaded, trained, and asked about images."""
+"""VPG, projector and frozen LLM as one model: loading, training, and generating text about images."""
