@@ -78,7 +78,7 @@ def read_manifest(folder: Path) -> dict[str, ShardFacts]:
 
 def _is_fact(name: str, facts: Any) -> bool:
     """Whether a manifest's entry names a file beside it and says what a tar file can hold."""
-    if Path(name).name != name or not name.isprintable() or not isinstance(facts, dict):
+    if name in ("", "..") or Path(name).name != name or not name.isprintable() or not isinstance(facts, dict):
         return False
     if not all(_is_count(facts.get(key)) for key in ("samples", "bytes")):
         return False
