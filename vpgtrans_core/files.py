@@ -22,6 +22,8 @@ LLM_PREFIX = "language_model."
 """What the names of the LLM's tensors begin with in a VL-LLM's folder."""
 JSON_LIMIT = 64 << 20
 """Largest json file that is read, in bytes."""
+DEPTH_LIMIT, VALUES_LIMIT = 16, 100_000
+"""How deep a settings or card file may be nested, and how many values it may hold."""
 
 
 def sha256_file(path: str | Path) -> str:
@@ -74,3 +76,27 @@ def write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def check_plain(values: Any) -> None:
+    """Refuse values of a settings or card file that are nested too deep or, by aliases, far larger than the file.
+
+    Raises:
+        ValueError: saying which of the two.
+    """
+    level, count = [values], 0
+    for _ in range(DEPTH_LIMIT):
+        inner = [v for value in level for v in _inside(value)]
+        count += len(inner)
+        if count > VALUES_LIMIT:
+            raise ValueError(f"it holds more than {VALUES_LIMIT} values, counting every use of an alias")
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"it is nested deeper than {DEPTH_LIMIT} levels")
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return [*value.keys(), *value.values()]
+    return list(value) if isinstance(value, (list, tuple, set)) else []

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from vpgtrans_core.errors import ConfigError, did_you_mean
+from vpgtrans_core.files import check_plain
 
 Method = Literal["vpgtrans", "scratch", "inherit", "linear"]
 Start = Literal["words", "converter", "random"]
@@ -193,10 +194,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if path.stat().st_size > YAML_LIMIT:
             raise ConfigError([f"{path} is larger than {YAML_LIMIT} bytes, too large for settings"])
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        check_plain(values)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"cannot read {path}: {error}"]) from error
     except yaml.YAMLError as error:
         raise ConfigError([f"{path} is not plain yaml: {error}"]) from error
+    except (ValueError, RecursionError) as error:  # yaml's own reader recurses, and refuses dates that cannot be
+        raise ConfigError([f"{path} cannot be used: {error}"], "write plain settings, one a line") from error
     if values is None:
         return {}
     if not isinstance(values, dict):

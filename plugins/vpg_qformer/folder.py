@@ -15,6 +15,7 @@ from vpg_qformer.images import image_processor, save_image_processor
 from vpg_qformer.reading import PROJECTOR, referred_folder
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import LLM_PREFIX
+from vpgtrans_core.llm.empty import empty_model
 from vpgtrans_core.weights import fsync, save_model_tensors
 
 if TYPE_CHECKING:
@@ -41,8 +42,10 @@ def save_blip2(folder: Path, vpg: QFormerVPG, projector: nn.Linear, llm: LLM, ll
     _check_width(model, projector)
     token = with_image_token(llm.tokenizer, model.config.vocab_size, _used_ids(model, settings))
     config = _config(model, vpg, token, settings, llm_reference)
+    tensors = _tensors(vpg, projector, model, rows=config.text_config.vocab_size)
+    _check_loadable(tensors, model, config)
     config.save_pretrained(folder)
-    save_model_tensors(folder, _tensors(vpg, projector, model, rows=config.text_config.vocab_size))
+    save_model_tensors(folder, tensors)
     _generation_config(settings, token).save_pretrained(folder)
     _processor(vpg, token, settings, seq2seq=model.config.is_encoder_decoder).save_pretrained(folder)
     save_image_processor(folder, vpg.preprocessing)  # where readers older than processor_config.json look
@@ -67,6 +70,21 @@ def _check_width(model: PreTrainedModel, projector: nn.Linear) -> None:
             f"the LLM's blocks are {width} wide, its embeddings {model.get_input_embeddings().weight.shape[1]} and the "
             f"projector's output {projector.out_features}: transformers' BLIP-2 needs one width",
             "save with --save vpg instead",
+        )
+
+
+def _check_loadable(tensors: dict[str, Tensor], model: PreTrainedModel, config: Blip2Config) -> None:
+    """Whether the class that the config names has a place for every tensor of the LLM (an adapter's it has not)."""
+    if not type(model).__module__.startswith("transformers."):
+        return  # code that came with the model
+    places = {LLM_PREFIX + name: value.shape for name, value in empty_model(config.text_config).state_dict().items()}
+    given = {name: value.shape for name, value in tensors.items() if name.startswith(LLM_PREFIX)}
+    strange = [name for name, shape in given.items() if places.get(name) != shape]
+    if strange:
+        raise ModelError(
+            f"{len(strange)} tensors of the language model have no place in {type(model).__name__}, so nothing would "
+            f"load them: {', '.join(strange[:4])}",
+            "if an adapter was put into it, merge that first; --save vpg leaves the language model out",
         )
 
 

@@ -30,29 +30,6 @@ def vpgt_llm_families():
 """
 
 
-@pytest.fixture
-def nowhere(tmp_path):
-    """An environment without a config folder."""
-    return {"XDG_CONFIG_HOME": str(tmp_path / "none")}
-
-
-@pytest.fixture
-def plugin_file(tmp_path):
-    """Write a single-file plugin; its module is forgotten after the test."""
-    names = []
-
-    def write(name, code):
-        path = tmp_path / f"{name}.py"
-        path.write_text(code)
-        names.append(name)
-        return str(path)
-
-    yield write
-    for name in names:
-        sys.modules.pop(name, None)
-    sys.path[:] = [p for p in sys.path if p != str(tmp_path)]
-
-
 def test_look_ups(nowhere):
     registry = load_registry((), nowhere)
     assert registry.llm_card("OPT-2.7B").card.hub_id == "facebook/opt-2.7b"

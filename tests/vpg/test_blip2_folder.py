@@ -212,3 +212,15 @@ def test_a_table_without_any_unused_token_grows_by_the_mean_row(tmp_path):
     torch.testing.assert_close(theirs[..., :61], ours, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(theirs[..., 61], ours.mean(-1), rtol=1e-4, atol=1e-4)
     assert model.generation_config.suppress_tokens == [61]
+
+
+def test_names_that_nothing_would_load_are_not_written(tmp_path):
+    """An adapter inside the LLM renames its layers."""
+    vpg, llm = make(tmp_path, "llama")
+    attention = llm.model.model.layers[0].self_attn
+    wrapped = torch.nn.Module()
+    wrapped.base_layer, wrapped.lora_A = attention.q_proj, torch.nn.Linear(40, 4, bias=False)
+    attention.q_proj = wrapped
+    with pytest.raises(ModelError, match=r"no place in LlamaForCausalLM.*q_proj\.base_layer\.weight"):
+        vpg.save_model(tmp_path / "out", torch.nn.Linear(32, 40), llm, llm_reference={})
+    assert not list((tmp_path / "out").iterdir())

@@ -190,7 +190,7 @@ FOLDERS = {
 LLM = {
     "NaN": (lambda folder: nan_in("model.norm.weight")(folder / "model.safetensors"), "model.norm.weight"),
     "wrong vocabulary": (vocabulary(99), "embed_tokens"),
-    "other tokenizer": (other_tokenizer, "the tokenizer knows 90 tokens"),
+    "other tokenizer": (other_tokenizer, "the tokenizer has 90 tokens"),
     "tokenizer with code": (own_tokenizer_code, "cannot load a tokenizer"),
 }
 OPT = {

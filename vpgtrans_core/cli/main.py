@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from vpgtrans_core import __version__
-from vpgtrans_core.cli import cache, captioning, check_plugin, doctor, listing, plan, push, scaffold, transfer
+from vpgtrans_core.cli import cache, captioning, check_plugin, data, doctor, listing, plan, push, scaffold, transfer
 from vpgtrans_core.cli.plugin_commands import PluginCommand, plugin_commands
 from vpgtrans_core.errors import PluginError, VpgtError
 from vpgtrans_core.registry import Registry, load_registry, use_registry
@@ -104,6 +104,7 @@ listing.add_to(app)
 doctor.add_to(app)
 scaffold.add_to(app)
 cache.add_to(app)
+data.add_to(app)
 check_plugin.add_to(app)
 
 

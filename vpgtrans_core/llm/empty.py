@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +14,11 @@ from vpgtrans_core.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+    from vpgtrans_core.weights import Weights
+
+PACKED = 16
+"""Most parameters that quantised checkpoints pack into one stored number (eight of 4 bits in 32), and as much again."""
 
 
 def empty_model(
@@ -38,6 +45,21 @@ def empty_model(
             f"no language model can be built of this {config.model_type} config: {error}",
             "correct the model's config.json, or get it from its owner again",
         ) from error
+
+
+def check_size(folder: str | Path, config: PreTrainedConfig, weights: Weights) -> None:
+    """Refuse a config of a model far larger than its weights, before memory for it is taken.
+
+    Raises:
+        ModelError: the config describes more than `PACKED` times as many numbers as the files hold.
+    """
+    stored = sum(math.prod(weights.shape(name)) for name in weights)
+    described = sum(p.numel() for p in empty_model(config).parameters())
+    if described > PACKED * max(stored, 1):
+        raise ModelError(
+            f"the config.json in {folder} describes a model of {described:,} parameters, its weights hold {stored:,}",
+            "the folder may hold another model's config: get both from the model's owner again",
+        )
 
 
 @contextlib.contextmanager

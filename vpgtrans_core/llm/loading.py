@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vpgtrans_core.errors import ModelError
+from vpgtrans_core.llm.embeddings import text_config
+from vpgtrans_core.llm.empty import check_size
 from vpgtrans_core.weights import Weights, check_finite, mismatch
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ def load_model(
         weights = Weights(folder)  # the gate looks at names, headers and pickles before anything is built from them
         for name in weights if quantization else ():  # what is quantised cannot be checked any more
             check_finite({name: weights.read(name)}, folder)
+        if not trust_remote_code:
+            check_size(folder, text_config(folder), weights)
     try:
         model, report = auto_class.from_pretrained(str(folder), output_loading_info=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vpgtrans_core.cards import LLMFamily, VPGFamily
 from vpgtrans_core.errors import ModelError, UnsafeInput, did_you_mean
 from vpgtrans_core.files import CONFIG, read_json
 from vpgtrans_core.models.kinds import needs_code
@@ -121,7 +122,7 @@ def _folder_hint(folder: Path) -> str:
 def refuse_code(name: str, config: dict[str, Any], registry: Registry) -> None:
     """Refuse a model that can only be run by code that comes with it."""
     model_type = str(config.get("model_type"))
-    if registry.llm_family_of(model_type) or registry.vpg_family_of(model_type) or not needs_code(config):
+    if any(registry.knows_type(kind, model_type) for kind in (LLMFamily, VPGFamily)) or not needs_code(config):
         return  # transformers' own classes are used, not the folder's
     raise UnsafeInput(
         f"{name} brings its own code (auto_map in its {CONFIG}), and nobody else's knows its model_type {model_type!r}",
@@ -132,9 +133,9 @@ def refuse_code(name: str, config: dict[str, Any], registry: Registry) -> None:
 def refuse_vl_target(name: str, config: dict[str, Any], registry: Registry) -> None:
     """Refuse a VL-LLM where a language model alone is wanted."""
     model_type = str(config.get("model_type"))
-    if registry.vpg_family_of(model_type):
+    if registry.knows_type(VPGFamily, model_type):
         raise target_sees(name, f"a VL-LLM (model_type {model_type!r})", None)
-    if "vision_config" in config and not registry.llm_family_of(model_type):
+    if "vision_config" in config and not registry.knows_type(LLMFamily, model_type):
         raise target_sees(name, f"a model that sees already (model_type {model_type!r})", None)
 
 

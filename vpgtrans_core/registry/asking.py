@@ -7,6 +7,7 @@ from typing import Any
 from vpgtrans_core.registry.card_checks import card_problems
 from vpgtrans_core.registry.hooks import DESCRIBING, EVENT, Hooks
 from vpgtrans_core.registry.loading import PluginRecord, TooSlow, watched
+from vpgtrans_core.registry.printable import control_problems
 
 
 def ask(hooks: Hooks, record: PluginRecord, limit: float) -> list[tuple[type, Any]]:
@@ -53,4 +54,4 @@ def _answer_problems(items: Any, kind: type) -> list[str]:
     if not isinstance(items, (list, tuple)):
         return [f"must be a list of {kind.__name__}, not {type(items).__name__}"]
     wrong = [f"holds a {type(i).__name__} instead of {kind.__name__}" for i in items if not isinstance(i, kind)]
-    return wrong or [p for i in items for p in card_problems(i)]
+    return wrong or [p for i in items for p in card_problems(i) + control_problems(i)]

@@ -176,6 +176,10 @@ class Catalogue:
 
     # Look-ups by model type
 
+    def knows_type(self, kind: type, model_type: str) -> bool:
+        """Whether any plugin, or several, have an item of one of the `KINDS` for a transformers model type."""
+        return any(model_type in p.item.model_types for p in self._provided[kind])
+
     def llm_family_of(self, model_type: str, plugin: str | None = None) -> LLMFamily | None:
         """Return the family of a transformers model type, or None when no plugin has it (the fallback's case).
 

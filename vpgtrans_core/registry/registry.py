@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vpgtrans_core.cards import API_VERSION, RunEvent
-from vpgtrans_core.errors import PluginError, VpgtError
+from vpgtrans_core.errors import PluginError
 from vpgtrans_core.registry.asking import ask
 from vpgtrans_core.registry.catalogue import Catalogue
 from vpgtrans_core.registry.hooks import Hooks
@@ -107,7 +107,7 @@ class Registry(Catalogue):
                 continue
             try:
                 llms, sources = read_user_cards(path, self.llm_family, self.vpg_family)
-            except VpgtError as error:
+            except Exception as error:  # whatever is wrong with the file stops no command
                 record.fail("broken", "import", str(error), error)
                 continue
             for card, family in llms:

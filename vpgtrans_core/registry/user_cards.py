@@ -25,7 +25,9 @@ from typing import Any
 
 from vpgtrans_core.cards import LLMCard, LLMFamily, SourceCard, VPGFamily
 from vpgtrans_core.errors import ConfigError, VpgtError, did_you_mean
+from vpgtrans_core.files import check_plain
 from vpgtrans_core.registry.card_checks import make_card
+from vpgtrans_core.registry.printable import control_problems
 
 FILES = ("cards.toml", "cards.yaml", "cards.yml")
 _TABLES: dict[str, type] = {"llm": LLMCard, "source": SourceCard}
@@ -55,11 +57,16 @@ def read_user_cards(
             continue
         for number, row in enumerate(rows, 1):
             card, family, wrong = _one(dict(row), cls, finders[table])
-            problems += [f"{path.name}: {table} {number} ({row.get('alias', 'no alias')}): {w}" for w in wrong]
+            problems += [f"{path.name}: {table} {number} ({_alias(row)}): {w}" for w in wrong]
             found[table].append((card, family))
     if problems:
         raise ConfigError(problems)
     return found["llm"], found["source"]
+
+
+def _alias(row: dict[str, Any]) -> str:
+    """A card's alias for a message, control characters written out."""
+    return repr(str(row.get("alias", "no alias"))[:60])[1:-1]
 
 
 def _unknown_table(path: Path, name: str) -> str:
@@ -77,7 +84,7 @@ def _one(row: dict[str, Any], cls: type, find: Callable[[str], Any]) -> tuple[An
         except VpgtError as error:
             problems.append(f"{error.message} ({error.hint})")
     card, wrong = make_card(cls, row)
-    return card, family, problems + wrong
+    return card, family, problems + wrong + (control_problems(card) if card else [])
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -88,6 +95,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > YAML_LIMIT:
             raise ConfigError([f"{path} is larger than {YAML_LIMIT} bytes, too large for cards"])
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        check_plain(tables)
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError([f"cannot read {path}: {error}"]) from error
+    return tables

@@ -11,12 +11,13 @@ from torch import Tensor
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import LLM
-from vpgtrans_core.llm.empty import silence
+from vpgtrans_core.llm.empty import check_size, silence
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, resolve_source
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.vpg.adapter import VPG
+from vpgtrans_core.weights import Weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -54,6 +55,7 @@ def _inner_model(llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Set
     from transformers import AutoConfig
 
     config = AutoConfig.for_model(**llm.config)
+    check_size(str(llm.folder), config, Weights(str(llm.folder)))
     with silence():  # transformers reports the VPG's tensors, which are not the LLM's, as unexpected
         model, report = adapter.auto_class().from_pretrained(
             str(llm.folder),

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vpgtrans_core.data.readers.json_rows import read_json
 from vpgtrans_core.data.readers.tar_index import index_shard
@@ -18,6 +20,9 @@ from vpgtrans_core.files import sha256_file
 
 NAME = "vpgt-shards.json"
 """The manifest's file name, beside the shards."""
+BLOCK = 512
+"""Bytes of a tar header: a sample has at least one."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -65,13 +70,67 @@ def read_manifest(folder: Path) -> dict[str, ShardFacts]:
     if not path.is_file():
         return {}
     data = read_json(path)
-    try:
-        return {
-            str(name): ShardFacts(int(f["samples"]), int(f["bytes"]), str(f["sha256"]))
-            for name, f in data["shards"].items()
-        }
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} is no manifest of shards: {error}", "delete it, or make it anew") from error
+    shards = data.get("shards") if isinstance(data, dict) else None
+    if not isinstance(shards, dict) or not all(map(_is_fact, shards, shards.values())):
+        raise DataError(f"{path} is not a manifest of shards", "delete it, or make it anew with `vpgt data manifest`")
+    return {name: ShardFacts(f["samples"], f["bytes"], f["sha256"]) for name, f in shards.items()}
+
+
+def _is_fact(name: str, facts: Any) -> bool:
+    """Whether a manifest's entry names a file beside it and says what a tar file can hold."""
+    if name in ("", "..") or Path(name).name != name or not name.isprintable() or not isinstance(facts, dict):
+        return False
+    if not all(_is_count(facts.get(key)) for key in ("samples", "bytes")):
+        return False
+    sha256 = facts.get("sha256")
+    fits = facts["samples"] * BLOCK <= facts["bytes"]
+    return fits and isinstance(sha256, str) and bool(_SHA256.fullmatch(sha256))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What a look at one shard shows.
+
+    Attributes:
+        samples: those that can be read.
+        expected: those that its manifest says, None without one.
+        damage: what is wrong with it; empty for a whole shard.
+    """
+
+    path: Path
+    samples: int
+    expected: int | None
+    damage: str
+
+    @property
+    def missing(self) -> str:
+        """What is missing of a damaged shard, in words."""
+        if self.expected is None:
+            return f"{self.samples} samples can be read; without a {NAME} nobody knows how many there were"
+        return f"{self.samples} of {self.expected} samples can be read"
+
+
+def check_shards(shards: Sequence[Path]) -> list[ShardReport]:
+    """Read whole shards and compare them with their folders' manifests, SHA-256 too; those not there are reported.
+
+    Raises:
+        DataError: a manifest is damaged.
+    """
+    manifests = {folder: read_manifest(folder) for folder in {shard.parent for shard in shards}}
+    reports = [_check_shard(shard, manifests[shard.parent].get(shard.name)) for shard in shards]
+    there = set(shards)
+    gone = [(folder / name, facts) for folder, named in manifests.items() for name, facts in named.items()]
+    return reports + [ShardReport(p, 0, f.samples, "it is not there") for p, f in gone if p not in there]
+
+
+def _check_shard(shard: Path, facts: ShardFacts | None) -> ShardReport:
+    index = index_shard(shard)
+    wrong = index.damage or (damage(shard, len(index.samples), facts, hashes=True) if facts else "")
+    return ShardReport(shard, len(index.samples), facts.samples if facts else None, wrong)
 
 
 def damage(shard: Path, samples: int, facts: ShardFacts, hashes: bool) -> str:
