@@ -210,6 +210,7 @@ def plan_of(case: Case, stage: int, text: Any) -> dict[str, Any]:
     from vpgtrans_core.planning.cost.shapes import llm_shape
     from vpgtrans_core.planning.cost.trace import llm_saved_bytes, vpg_saved_bytes, vpg_work
     from vpgtrans_core.planning.plan import VPGPlan
+    from vpgtrans_core.recipes.lists import PAPER
 
     shape = llm_shape(case.llm, case.family.adapter)
     sizes = QFormerVPG.describe(case.vpg)
@@ -221,7 +222,7 @@ def plan_of(case: Case, stage: int, text: Any) -> dict[str, Any]:
         shape,
         vpg_work(QFormerVPG, case.vpg),
         rows,
-        stage=stage,
+        trains_vpg=PAPER.stages[stage].trains_vpg,
         num_prompts=vpg.num_prompts,
         output_size=vpg.output_size,
     )
@@ -231,8 +232,8 @@ def plan_of(case: Case, stage: int, text: Any) -> dict[str, Any]:
         rows=rows,
         llm_saved=llm_saved_bytes(case.llm, case.family.adapter, rows, torch.float32),
         vpg_saved=vpg_saved_bytes(QFormerVPG, case.vpg),
-        trained=shape.embedding_size * (vpg.output_size + 1) + (vpg.trained if stage == 2 else 0),
-        trains_vpg=stage == 2,
+        trained=shape.embedding_size * (vpg.output_size + 1) + (vpg.trained if PAPER.stages[stage].trains_vpg else 0),
+        trains_vpg=PAPER.stages[stage].trains_vpg,
         precision=4,
         reserved=0.0,
         logits_at_once=CHUNK_LOGITS,
@@ -251,6 +252,7 @@ def build(case: Case, stage: int) -> Any:
 
     from vpgtrans_core.cards import load
     from vpgtrans_core.planning.cost.shapes import config_of
+    from vpgtrans_core.recipes.lists import PAPER
     from vpgtrans_core.vlm.model import VLModel
 
     words = {word: n for n, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", "a", "\n"])}
@@ -263,7 +265,7 @@ def build(case: Case, stage: int) -> Any:
     llm = adapter(model, tokenizer, case.family, True)
     vpg = QFormerVPG.from_config(case.vpg)
     built = VLModel(vpg, torch.nn.Linear(vpg.output_size, llm.embedding_size), llm)
-    built.set_stage(stage)
+    built.train_only(PAPER.stages[stage].trains)
     return built
 
 

@@ -38,6 +38,7 @@ from variants import COMPILED, VARIANTS, Variant
 from vpgtrans_core.data.sample import VisualKind
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.machine import Machine
+from vpgtrans_core.recipes.lists import PAPER
 from vpgtrans_core.train.step import Batch, Stepper
 from vpgtrans_core.vlm.model import VLModel
 
@@ -103,7 +104,7 @@ class Bench:
             run = self._ours(model, variant, visual, kind, half)
 
         def step() -> float:
-            model.set_stage(variant.stage)
+            model.train_only(PAPER.stages[variant.stage].trains)
             model.zero_grad(set_to_none=True)
             with torch.compiler.set_stance("default" if variant.compiled else "force_eager"):
                 return run()
@@ -118,7 +119,7 @@ class Bench:
     def leave_gradients(self, variant: Variant) -> None:
         """Gradients as the step before left them: every way to compute a step needs the same ones."""
         model = self.models[variant.half]
-        model.set_stage(variant.stage)
+        model.train_only(PAPER.stages[variant.stage].trains)
         model.zero_grad(set_to_none=True)
         for parameter in model.trained().values():
             parameter.grad = torch.ones_like(parameter)

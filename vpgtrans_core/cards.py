@@ -119,6 +119,11 @@ class SourceCard:
     config: dict[str, Any] = field(default_factory=dict)
     """The VPG's sizes for planning without network: the family's own config fields."""
     note: str = ""
+    data: str = ""
+    """``"package.module:function"`` that returns the `Listing` of captioned images which come with a bundled source: a
+    run to a bundled LLM that is given no data trains on them."""
+    recipe: str = "paper"
+    """The recipe of a run from this bundled source to a bundled LLM: ``"paper"`` or ``"miniature"``."""
 
 
 @dataclass(frozen=True)

@@ -8,22 +8,36 @@ models, a scaled one for the miniature (see `recipe`).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import yaml
+from annotated_types import Gt, Le
 
 from vpgtrans_core.errors import ConfigError, did_you_mean
 from vpgtrans_core.files import check_plain
+from vpgtrans_core.recipes.lists import LISTS, LR_FACTOR, PAPER, Recipe
+from vpgtrans_core.recipes.stage import Amount, Count, Optimizer, Positive, Rate, Stage, data_problems
+from vpgtrans_core.validation import check
 
 Method = Literal["vpgtrans", "scratch", "inherit", "linear"]
 Start = Literal["words", "converter", "random"]
 Converter = Literal["ridge", "sgd"]
-Optimizer = Literal["adamw", "muon"]
 Save = Literal["model", "vpg"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "8bit", "4bit"]
+StageItem = int | str | dict[str, Any]
+"""What ``stages`` holds: a stage of the recipe by its number or name, or a mapping of a `Stage`'s fields."""
+
+ALIASES = {
+    "from": "source",
+    "to": "target",
+    "warmup_steps": "stage2_lr_warmup_steps",
+    "warmup_lr": "stage2_lr_warmup_start",
+}
+"""Other names of settings; records of earlier runs use the last two."""
 
 YAML_LIMIT = 1 << 20
 """Largest settings file that is read, in bytes."""
@@ -46,29 +60,35 @@ class Settings:
     format: tuple[str, ...] = _setting(
         (), "The data's format where looking is not enough, one for each --data.", "data"
     )
-    ratios: tuple[float, ...] = _setting(
+    ratios: tuple[Rate, ...] = _setting(
         (), "Sampling ratio of each --data (the paper at scale: 0.1, 0.2, 0.7).", "data"
     )
     val_data: str | None = _setting(
         None, "Captioned images for the held-out loss; default: a part of the data.", "data"
     )
-    val_images: int | None = _setting(None, "Images held out of the data for the held-out loss; 0 for none.", "data")
-    captions_per_image: int | None = _setting(None, "Captions of an image used a visit; default all it has.", "data")
-    limit: int | None = _setting(None, "Use at most this many images of the data.", "data")
-    max_bad_ratio: float = _setting(0.01, "Stop when more than this share of the samples is bad.", "data")
-    max_bad_run: int = _setting(100, "Stop after this many bad samples in a row.", "data")
-    workers: int | None = _setting(None, "Processes that decode images; default by the number of cores.", "data")
+    val_images: Count | None = _setting(None, "Images held out of the data for the held-out loss; 0 for none.", "data")
+    captions_per_image: Positive | None = _setting(
+        None, "Captions of an image used a visit; default all it has.", "data"
+    )
+    limit: Positive | None = _setting(None, "Use at most this many images of the data.", "data")
+    max_bad_ratio: Amount = _setting(0.01, "Stop when more than this share of the samples is bad.", "data")
+    max_bad_run: Count = _setting(100, "Stop after this many bad samples in a row.", "data")
+    workers: Count | None = _setting(None, "Processes that decode images; default by the number of cores.", "data")
     augment: bool | None = _setting(
         None, "Random resized crop and flip in training; default yes, no for the miniature.", "data"
     )
-    crop_min: float = _setting(0.5, "Smallest share of the image's area that a random crop keeps.", "data")
+    crop_min: Annotated[float, Gt(0), Le(1)] = _setting(
+        0.5, "Smallest share of the image's area that a random crop keeps.", "data"
+    )
 
     method: Method = _setting(
         "vpgtrans",
         "vpgtrans, or a baseline: scratch (TFS), inherit (VPG-inherit), linear (only-linear).",
         "method",
     )
-    stages: tuple[int, ...] | None = _setting(None, "The stages to run; default those of the method.", "method")
+    stages: tuple[StageItem, ...] | None = _setting(
+        None, "The stages to run, by number or name, or new ones in a yaml file; default the method's.", "method"
+    )
     start: Start = _setting(
         "words", "The projector's start: words, converter (the paper's merge), or random.", "method"
     )
@@ -83,33 +103,37 @@ class Settings:
     )
     overwrite: bool = _setting(False, "Replace an output folder that exists.", "output")
     resume: bool = _setting(False, "Continue the run in the output folder.", "output")
-    checkpoint_minutes: float = _setting(15.0, "Minutes between checkpoints.", "output")
-    checkpoint_steps: int | None = _setting(None, "Steps between checkpoints, besides the minutes.", "output")
-    keep_checkpoints: int = _setting(1, "Checkpoints kept while training; none is kept after the end.", "output")
+    checkpoint_minutes: Rate = _setting(15.0, "Minutes between checkpoints.", "output")
+    checkpoint_steps: Positive | None = _setting(None, "Steps between checkpoints, besides the minutes.", "output")
+    keep_checkpoints: Count = _setting(1, "Checkpoints kept while training; none is kept after the end.", "output")
 
-    batch_size: int | None = _setting(
+    batch_size: Positive | None = _setting(
         None, "Captions a step, over all processes; default the LLM family's in the paper.", "training"
     )
-    micro_positions: int | None = _setting(
+    micro_positions: Positive | None = _setting(
         None, "LLM positions computed at once; default found from free memory.", "training"
     )
-    max_tokens: int = _setting(32, "Longest caption in tokens.", "training")
-    weight_decay: float = _setting(0.05, "AdamW's weight decay.", "training")
-    clip_norm: float = _setting(1.0, "Gradient norm above which gradients are scaled down; 0 for never.", "training")
-    stage1_epochs: float | None = _setting(None, "Epochs of the projector's warm-up.", "training")
-    stage1_steps: int | None = _setting(None, "Steps of the projector's warm-up, instead of epochs.", "training")
-    stage1_lr: float | None = _setting(None, "Rate of the warm-up; default 5x that of stage 2.", "training")
+    max_tokens: Positive = _setting(32, "Longest caption in tokens.", "training")
+    weight_decay: Amount = _setting(0.05, "AdamW's weight decay.", "training")
+    clip_norm: Amount = _setting(1.0, "Gradient norm above which gradients are scaled down; 0 for never.", "training")
+    stage1_epochs: Amount | None = _setting(None, "Epochs of stage 1, the projector's warm-up.", "training")
+    stage1_steps: Count | None = _setting(None, "Steps of stage 1, instead of epochs.", "training")
+    stage1_lr: Rate | None = _setting(None, "Learning rate of stage 1; default 5x that of stage 2.", "training")
     stage1_optimizer: Optimizer | None = _setting(
-        None, "adamw (the paper) or muon; default muon after a words start.", "training"
+        None, "Optimiser of stage 1: adamw (the paper) or muon; default muon after a words start.", "training"
     )
-    early_stop: bool = _setting(True, "End the warm-up when its held-out loss no longer falls.", "training")
-    stage2_epochs: float | None = _setting(None, "Epochs of fine-tuning.", "training")
-    stage2_steps: int | None = _setting(None, "Steps of fine-tuning, instead of epochs.", "training")
-    stage2_lr: float | None = _setting(None, "Peak rate of fine-tuning.", "training")
-    stage2_min_lr: float | None = _setting(None, "Rate at the end of the cosine.", "training")
-    warmup_steps: int | None = _setting(None, "Steps of linear rise at the beginning of stage 2.", "training")
-    warmup_lr: float | None = _setting(None, "Rate at the beginning of the rise.", "training")
-    validate_every: int | None = _setting(
+    early_stop: bool = _setting(True, "End stage 1 when its held-out loss no longer falls.", "training")
+    stage2_epochs: Amount | None = _setting(None, "Epochs of stage 2, fine-tuning.", "training")
+    stage2_steps: Count | None = _setting(None, "Steps of stage 2, instead of epochs.", "training")
+    stage2_lr: Rate | None = _setting(None, "Peak learning rate of stage 2.", "training")
+    stage2_min_lr: Amount | None = _setting(None, "Learning rate at the end of stage 2's cosine.", "training")
+    stage2_lr_warmup_steps: Count | None = _setting(
+        None, "Steps of stage 2 in which its learning rate rises linearly to the peak.", "training"
+    )
+    stage2_lr_warmup_start: Amount | None = _setting(
+        None, "Learning rate of stage 2 at the start of that rise.", "training"
+    )
+    validate_every: Positive | None = _setting(
         None, "Steps between held-out losses; default four times an epoch.", "training"
     )
     seed: int = _setting(0, "Seed of everything random.", "training")
@@ -134,54 +158,78 @@ class Settings:
     cache_features: bool | None = _setting(
         None, "Keep VPG outputs on disk; default yes where views are fixed.", "machine"
     )
-    cache_gb: float = _setting(20.0, "Most gigabytes the cache may take for this run.", "machine")
-    views: int = _setting(1, "Augmented views an image in the cache.", "machine")
+    cache_gb: Rate = _setting(20.0, "Most gigabytes the cache may take for this run.", "machine")
+    views: Positive = _setting(1, "Augmented views an image in the cache.", "machine")
     offline: bool = _setting(False, "Never ask the hub; use what is on disk.", "machine")
     trust_remote_code: bool = _setting(False, "Run code that comes with a model folder.", "machine")
 
 
-STAGES: dict[str, tuple[int, ...]] = {"vpgtrans": (1, 2), "scratch": (2,), "inherit": (2,), "linear": (1,)}
-"""The stages of each method."""
-
-PAPER: dict[str, Any] = {
-    "stage1_epochs": 1.0,
-    "stage2_epochs": 1.0,
-    "stage2_lr": 1e-4,
-    "stage2_min_lr": 1e-5,
-    "warmup_lr": 1e-6,
-    "warmup_steps": 2000,
-    "augment": True,
-    "val_images": 500,
-}
-MINIATURE: dict[str, Any] = {
-    "stage1_epochs": 1.0,
-    "stage2_epochs": 6.0,
-    "stage2_lr": 3e-3,
-    "stage2_min_lr": 1e-4,
-    "warmup_lr": 1e-4,
-    "warmup_steps": 5,
-    "augment": False,
-    "val_images": 100,
-    "batch_size": 320,
-    "workers": 0,
-}
+def fill(settings: Settings, recipe: Recipe, *, batch_size: int) -> Settings:
+    """Fill what was left open with the values of `recipe`, which go before `batch_size`, the LLM family's."""
+    values = {"batch_size": batch_size, "stages": LISTS[settings.method], **recipe.settings}
+    if settings.stage2_lr is not None:
+        values["stage1_lr"] = LR_FACTOR * settings.stage2_lr
+    start = "random" if settings.method != "vpgtrans" else settings.start
+    values["stage1_optimizer"] = "muon" if start == "words" else "adamw"
+    for number, stage in recipe.stages.items():
+        for name, value in vars(stage).items():
+            values.setdefault(f"stage{number}_{name}", value)
+    open_values = {k: v for k, v in values.items() if getattr(settings, k, k) is None}
+    return dataclasses.replace(settings, **open_values, start=start)
 
 
-def recipe(settings: Settings, *, miniature: bool, batch_size: int) -> Settings:
-    """Fill what was left open: the paper's values, or the miniature's; `batch_size` is the LLM family's."""
-    values = {"batch_size": batch_size, **(MINIATURE if miniature else PAPER)}
-    open_values = {k: v for k, v in values.items() if getattr(settings, k) is None}
-    filled = dataclasses.replace(settings, **open_values)
+def stages_of(settings: Settings) -> tuple[Stage, ...]:
+    """The run's stages, complete: the recipe's with the settings ``stage1_...`` and ``stage2_...`` laid over them, and
+    whatever ``stages`` changes or adds.
+
+    A stage keeps the number that it has in the recipe; a new one is numbered after the one before it.
+    """
+    own = _recipe_stages(settings)
+    stages: list[Stage] = []
+    for item in LISTS[settings.method] if settings.stages is None else settings.stages:
+        after = stages[-1].number if stages else 0
+        stages.append(_stage(item, own, after + 1))
+    return tuple(stages)
+
+
+def stage_settings(settings: Settings, stage: Stage) -> Settings:
+    """The settings as they are in one stage: its own data, batch and texts in place of the run's."""
+    names = ("batch_size", "captions_per_image", "max_tokens")
+    own = {name: value for name in names if (value := getattr(stage, name)) is not None}
+    if stage.data:
+        own |= {"data": stage.data, "format": stage.format, "ratios": stage.ratios}
+    return dataclasses.replace(settings, **own)
+
+
+def _recipe_stages(settings: Settings) -> dict[int, Stage]:
+    """The recipe's stages by number, with the values of the settings that are theirs."""
+    own = {}
+    for number, stage in PAPER.stages.items():
+        values = {f.name: getattr(settings, f"stage{number}_{f.name}", None) for f in dataclasses.fields(Stage)}
+        own[number] = _changed(stage, {name: value for name, value in values.items() if value is not None})
+    own[1] = dataclasses.replace(own[1], early_stop=settings.early_stop)
+    return own
+
+
+def _stage(item: StageItem, own: Mapping[int, Stage], number: int) -> Stage:
+    """One item of ``stages``, complete; `number` is the lowest that it may have."""
+    given: dict[str, Any] = item if isinstance(item, dict) else {"name": item}
+    for stage in own.values():
+        if given["name"] in (stage.number, stage.name):
+            stage = dataclasses.replace(stage, number=max(stage.number, number))
+            return _changed(stage, {key: value for key, value in given.items() if key != "name"})
+    return _changed(Stage(number, given["name"], given["trains"], given["lr"]), given)
+
+
+def _changed(stage: Stage, values: Mapping[str, Any]) -> Stage:
+    """`stage` with other values; what follows from them follows, unless it is given too."""
     more: dict[str, Any] = {}
-    if filled.stages is None:
-        more["stages"] = STAGES[filled.method]
-    if filled.stage1_lr is None:
-        more["stage1_lr"] = 5 * (filled.stage2_lr or 0.0)
-    if filled.method in ("scratch", "inherit", "linear"):
-        more["start"] = "random"
-    if filled.stage1_optimizer is None:
-        more["stage1_optimizer"] = "muon" if more.get("start", filled.start) == "words" else "adamw"
-    return dataclasses.replace(filled, **more)
+    if values.get("epochs") is not None:
+        more["steps"] = None
+    if "optimizer" in values:
+        plain = next((own.schedule for own in PAPER.stages.values() if own.name == stage.name), "cosine")
+        more["schedule"] = "muon" if values["optimizer"] == "muon" else plain
+    return dataclasses.replace(stage, **{**more, **values})
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -208,110 +256,87 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def build(values: dict[str, Any]) -> Settings:
-    """Make `Settings` of plain values, with every unknown key and every badly typed value reported at once.
+def build(values: Mapping[str, Any]) -> Settings:
+    """Make `Settings` of plain values, with every unknown key and every wrong value reported at once.
 
     Raises:
         ConfigError: listing all problems.
     """
-    hints = get_type_hints(Settings)
-    problems, good = [], {}
-    for key, value in values.items():
-        name = {"from": "source", "to": "target"}.get(key, str(key).replace("-", "_"))
-        if name not in hints:
-            problems.append(f"unknown setting {key!r}" + (f"; {guess}" if (guess := did_you_mean(name, hints)) else ""))
-            continue
-        try:
-            good[name] = _coerce(value, hints[name])
-        except (TypeError, ValueError) as error:
-            problems.append(f"{key}: {error}")
+    named = [(ALIASES.get(str(key).replace("-", "_"), str(key).replace("-", "_")), key) for key in values]
+    twice = [f"{name}: given twice, also as {key!r}" for n, (name, key) in enumerate(named) if name in dict(named[:n])]
+    plain = {name: values[key] for name, key in named}
+    stages, problems = _stage_items(plain.pop("stages", None))
+    good, wrong = check(Settings, plain)
+    problems = twice + wrong + problems
     if not problems:
-        problems = _relations(Settings(**good))
+        settings = Settings(**good, stages=stages)
+        problems = [problem for relation in RELATIONS for problem in relation(settings)]
     if problems:
         raise ConfigError(problems, "`vpgt transfer --help` lists every setting")
-    return Settings(**good)
+    return settings
 
 
-def _coerce(value: Any, hint: Any) -> Any:
-    """Return `value` as the type that `hint` asks for; raise TypeError or ValueError saying what was expected."""
-    args = get_args(hint)
-    if type(None) in args:
-        return None if value is None else _coerce(value, next(a for a in args if a is not type(None)))
-    if get_origin(hint) is Literal:
-        if value not in args:
-            guess = did_you_mean(str(value), map(str, args))
-            raise ValueError(
-                f"must be one of {', '.join(map(str, args))}, not {value!r}" + (f"; {guess}" if guess else "")
-            )
-        return value
-    if get_origin(hint) is tuple:
-        items = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(_coerce(item, args[0]) for item in items)
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):  # yaml reads 1e-4 as a string
-        try:
-            return float(value)
-        except ValueError:
-            raise TypeError(f"must be a number, not {value!r}") from None
-    if hint is str and isinstance(value, Path):
-        return str(value)
-    if type(value) is not hint:
-        raise TypeError(f"must be {_NAMES.get(hint, hint.__name__)}, not {value!r}")
-    return value
+def _stage_items(value: Any) -> tuple[tuple[StageItem, ...] | None, list[str]]:
+    """The items of ``stages`` with their fields converted, and what is wrong with them."""
+    if value is None:
+        return None, []
+    known = {stage.name: stage.number for stage in PAPER.stages.values()}
+    items: list[StageItem] = []
+    problems: list[str] = []
+    for item in value if isinstance(value, Sequence) and not isinstance(value, str) else (value,):
+        if isinstance(item, Mapping):
+            fields, wrong = _stage_fields(item, known)
+            items.append(fields)
+            problems += wrong
+        elif isinstance(item, bool) or item not in (*known, *known.values()):
+            guess = did_you_mean(str(item), known) or f"there are {', '.join(f'{n} ({s})' for s, n in known.items())}"
+            problems.append(f"stages: unknown stage {item!r}; {guess}; a new one is a mapping in a yaml file")
+        else:
+            items.append(item)
+    return tuple(items), problems
 
 
-_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+def _stage_fields(item: Mapping[str, Any], known: Mapping[str, int]) -> tuple[dict[str, Any], list[str]]:
+    """The fields of one mapping in ``stages``; a stage that the recipe does not have must be whole."""
+    fields, problems = check(Stage, item, kind="field", leave_out=("number",))
+    name = fields.get("name")
+    if name not in known:
+        given = {str(key).replace("-", "_") for key in item}
+        problems += [f"field {key!r} is missing" for key in ("name", "trains", "lr") if key not in given]
+    return fields, [f"stage {name!r}: {problem}" if name else f"stages: {problem}" for problem in problems]
 
 
-def _relations(s: Settings) -> list[str]:
-    """Problems that show only when settings are seen together."""
-    problems = []
-    positive = (
-        "batch_size",
-        "micro_positions",
-        "max_tokens",
-        "stage1_lr",
-        "stage2_lr",
-        "views",
-        "checkpoint_minutes",
-        "limit",
-        "captions_per_image",
-        "checkpoint_steps",
-        "validate_every",
-        "cache_gb",
-    )
-    problems += [f"{n}: must be above 0, not {v}" for n in positive if (v := getattr(s, n)) is not None and v <= 0]
-    no_less = (
-        "stage1_epochs",
-        "stage2_epochs",
-        "stage1_steps",
-        "stage2_steps",
-        "warmup_steps",
-        "weight_decay",
-        "clip_norm",
-        "val_images",
-        "workers",
-        "max_bad_ratio",
-        "max_bad_run",
-        "stage2_min_lr",
-        "warmup_lr",
-    )
-    problems += [f"{n}: must not be negative, not {v}" for n in no_less if (v := getattr(s, n)) is not None and v < 0]
-    if s.ratios and len(s.ratios) != len(s.data):
-        problems.append(f"ratios: {len(s.ratios)} given for {len(s.data)} data sources")
-    if any(r <= 0 for r in s.ratios):
-        problems.append("ratios: each must be above 0")
-    if len(s.format) not in (0, 1, len(s.data)):
-        problems.append(f"format: {len(s.format)} given for {len(s.data)} data sources")
-    if s.stages is not None and (not set(s.stages) <= {1, 2} or list(s.stages) != sorted(set(s.stages))):
-        problems.append(f"stages: must be 1, 2 or 1 2, not {' '.join(map(str, s.stages))}")
-    if not 0 < s.crop_min <= 1:
-        problems.append(f"crop_min: must be above 0 and at most 1, not {s.crop_min}")
-    if s.compile and s.checkpoint_activations:
-        problems.append("compile: blocks that checkpoint_activations recomputes run uncompiled; give one of the two")
-    if s.compile and s.quantization != "none":
-        problems.append("compile: not for a quantised LLM; give one of compile and quantization")
-    if s.resume and s.overwrite:
-        problems.append("resume and overwrite exclude each other")
+def _data_fits(settings: Settings) -> list[str]:
+    return data_problems(settings.data, settings.format, settings.ratios)
+
+
+def _stages_fit(settings: Settings) -> list[str]:
+    stages = stages_of(fill(settings, PAPER, batch_size=1))
+    problems = [problem for stage in stages for problem in stage.problems()]
+    names = [stage.name for stage in stages]
+    problems += [
+        f"stages: {name!r} is there more than once" for name in sorted({n for n in names if names.count(n) > 1})
+    ]
+    own = [names.index(stage.name) for stage in PAPER.stages.values() if stage.name in names]
+    if own != sorted(own):
+        problems.append("stages: warm-up (1) comes before fine-tuning (2)")
     return problems
+
+
+def _compile_fits(settings: Settings) -> list[str]:
+    if not settings.compile:
+        return []
+    problems = []
+    if settings.checkpoint_activations:
+        problems.append("compile: blocks that checkpoint_activations recomputes run uncompiled; give one of the two")
+    if settings.quantization != "none":
+        problems.append("compile: not for a quantised LLM; give one of compile and quantization")
+    return problems
+
+
+def _resume_fits(settings: Settings) -> list[str]:
+    return ["resume and overwrite exclude each other"] if settings.resume and settings.overwrite else []
+
+
+RELATIONS = (_data_fits, _stages_fit, _compile_fits, _resume_fits)
+"""What must hold between settings; each returns its problems."""

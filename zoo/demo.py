@@ -52,8 +52,9 @@ def rival(run: Path, method: str, out: Path) -> Path:
     """Train a rival with the settings of `run` and, in its one stage, as many steps as both stages of `run` took."""
     record = json.loads((run / "run.json").read_text())
     steps = sum(stage["steps"] for stage in record["stages"].values())
-    kept = ("data", "batch_size", "seed", "val_images", "stage2_lr", "stage2_min_lr", "warmup_steps", "warmup_lr")
-    values = {key: record["settings"][key] for key in kept}
+    kept = ("data", "batch_size", "seed", "val_images", "stage2_lr", "stage2_min_lr")
+    names = (*kept, "stage2_lr_warmup_steps", "stage2_lr_warmup_start")
+    values = {key: record["settings"][key] for key in names}
     source, target = record["settings"]["source"], record["settings"]["target"]
     values |= {"source": source, "target": target, "method": method, "stage2_steps": steps, "out": str(out)}
     transfer(**values, device="cpu", overwrite=True)

@@ -7,6 +7,7 @@ from typing import Any
 from vpgtrans_core.cards import SourceCard
 
 _MINIATURE = "vpgtrans_core.miniature:zoo/"
+_MINIATURE_DATA = "vpgtrans_core.miniature.listing:training"
 _WITH_OPT = "MIT (hub card); the OPT inside: Meta's research licence, not for commercial use"
 _WITH_T5 = "MIT (hub card); the FlanT5 inside: Apache-2.0"
 
@@ -84,6 +85,8 @@ SOURCES = (
         pretrained="vpg-mini",
         bundled=_MINIATURE + "blip2-opt-mini-s",
         note="the miniature's source",
+        data=_MINIATURE_DATA,
+        recipe="miniature",
     ),
     SourceCard(
         alias="vpg-mini",
@@ -93,5 +96,7 @@ SOURCES = (
         image_size=48,
         bundled=_MINIATURE + "vpg-mini",
         note="the miniature's ViT and Q-Former before any LLM",
+        data=_MINIATURE_DATA,
+        recipe="miniature",
     ),
 )

@@ -90,9 +90,9 @@ def test_a_resumed_run_ends_where_the_other_did(world: Path, tmp_path: Path, mon
             raise Killed
         return train_step(self, *arguments)
 
-    train_step = stage.Stage._train_step
+    train_step = stage.StageRunner._train_step
     with monkeypatch.context() as patch:
-        patch.setattr(stage.Stage, "_train_step", killed)
+        patch.setattr(stage.StageRunner, "_train_step", killed)
         with pytest.raises(Killed):
             vpgtrans_core.transfer(**values(world, "llama", tmp_path / "killed", **more))
     resumed = vpgtrans_core.transfer(out=str(tmp_path / "killed"), resume=True)

@@ -63,7 +63,7 @@ def batch_of(bench: Bench) -> Batch:
 def test_running_out_of_memory_is_answered_by_smaller_micro_batches() -> None:
     bench = Bench("mid-opt", GPU, images=64)
     model = bench.models[False]
-    model.set_stage(1)
+    model.train_only(("projector",))
     stepper = Stepper(model, Accelerator(), 10**9, torch.bfloat16)
     stepper.backward(batch_of(bench))
     wanted = model.projector.weight.grad.clone()
@@ -87,7 +87,7 @@ def test_a_micro_batch_takes_the_memory_that_is_foreseen(family: str) -> None:
     """What `positions_at_once` counts for a position is enough, and not several times too much."""
     bench = Bench(f"mid-{family}", GPU, images=64)
     model = bench.models[False]
-    model.set_stage(1)
+    model.train_only(("projector",))
     batch = batch_of(bench)
     positions = sum(model.llm.positions(image, model.vpg.num_prompts) for image in batch.texts)
     stepper = Stepper(model, Accelerator(), 10**9, torch.bfloat16)
@@ -109,7 +109,7 @@ def test_a_micro_batch_takes_the_memory_that_is_foreseen(family: str) -> None:
 def test_checkpointing_activations_takes_less_memory_and_leaves_the_gradient() -> None:
     bench = Bench("mid-llama", GPU, images=32)
     model = bench.models[False]
-    model.set_stage(1)
+    model.train_only(("projector",))
 
     def step() -> tuple[torch.Tensor, int]:
         model.zero_grad(set_to_none=True)

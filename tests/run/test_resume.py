@@ -34,11 +34,11 @@ def hold(where):
         while time.monotonic() < end and (where.startswith("save") or not noted()):
             time.sleep(0.02)
 
-count = stage.Stage._count
+count = stage.StageRunner._count
 def counted(self, *args):
     count(self, *args)
     hold(f"step {self.plan.number}.{self.state.step}")
-stage.Stage._count = counted
+stage.StageRunner._count = counted
 
 write = checkpoint.write_synced
 def written(path, content):

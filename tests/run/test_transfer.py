@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import vpgtrans_core
 from vpgtrans_core.errors import ConfigError, DataError, ModelError, VpgtError
 from vpgtrans_core.registry import default_registry
 from vpgtrans_core.run.folder import RunFolder
-from vpgtrans_core.run.pipeline import Run, Silent
+from vpgtrans_core.run.pipeline import Silent
+from vpgtrans_core.run.run import Run
+from vpgtrans_core.run.spec import run_spec
 from vpgtrans_core.settings import build
-from vpgtrans_core.train.stage import Stage
+from vpgtrans_core.train.stage import StageRunner
 from vpgtrans_core.train.step import Stepper
+from vpgtrans_core.vlm.assemble import load_vpg
+from vpgtrans_core.vlm.model import VLModel
 
 TINY: dict[str, Any] = {
     "batch_size": 12, "workers": 0, "val_images": 4, "device": "cpu", "warmup_steps": 1, "stage1_steps": 3,
@@ -29,14 +34,23 @@ def settings(world: Path, target: str, out: Path, **more: Any) -> dict[str, Any]
     return {**data, "out": str(out), **TINY, **more}
 
 
-def run(world: Path, target: str, out: Path, **more: Any) -> Run:
+@dataclass(frozen=True)
+class Made:
+    """A finished run's model and folder."""
+
+    model: VLModel
+    folder: RunFolder
+
+
+def run(world: Path, target: str, out: Path, **more: Any) -> Made:
     """Run a transfer and keep its parts to look at."""
-    made = Run(build(settings(world, target, out, **more)), Silent(), default_registry())
-    made.run()
-    return made
+    run = Run(run_spec(build(settings(world, target, out, **more)), default_registry()), Silent())
+    model, data = run.train()
+    run.finish(model, data)
+    return Made(model, run.folder)
 
 
-def llm_bits(made: Run) -> dict[str, torch.Tensor]:
+def llm_bits(made: Made) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in made.model.llm.model.state_dict().items()}
 
 
@@ -48,7 +62,7 @@ def test_the_llm_keeps_its_bits_and_each_stage_trains_its_part(world: Path, tmp_
     for made in (one, both):
         assert all(torch.equal(llm_bits(made)[n], v) for n, v in llm_bits(untouched).items())
 
-    def changed(made: Run) -> set[str]:
+    def changed(made: Made) -> set[str]:
         before = dict(untouched.model.named_parameters())
         return {n for n, p in made.model.named_parameters() if not torch.equal(p, before[n])}
 
@@ -110,11 +124,11 @@ def test_every_start_is_recorded(world: Path, tmp_path: Path, how: dict[str, str
 @pytest.fixture
 def half_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU that autocasts to fp16, with a loss scale, as a GPU does for OPT."""
-    from vpgtrans_core import machine
+    from vpgtrans_core.run import run
 
-    choose = machine.choose_machine
+    choose = run.choose_machine
     monkeypatch.setattr(
-        machine, "choose_machine", lambda *given: dataclasses.replace(choose(*given), autocast=torch.float16)
+        run, "choose_machine", lambda *given: dataclasses.replace(choose(*given), autocast=torch.float16)
     )
 
 
@@ -154,12 +168,14 @@ def test_a_resumed_run_has_the_loss_scale_that_it_had(
     world: Path, tmp_path: Path, half_arithmetic: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The scale is still too high when the run is killed: one that began anew would take steps that were skipped."""
-    scaler, train_step = torch.amp.GradScaler, Stage._train_step
+    scaler, train_step = torch.amp.GradScaler, StageRunner._train_step
     with monkeypatch.context() as patch:
         patch.setattr(torch.amp, "GradScaler", lambda *a, **k: scaler(*a, **k, init_scale=2.0**26))
         more = {"stages": [1], "stage1_steps": 14, "early_stop": False, "checkpoint_steps": 2, "save": "vpg"}
         whole = run(world, "llama", tmp_path / "whole", **more)
-        patch.setattr(Stage, "_train_step", lambda self, *a: 1 / 0 if self.state.step == 3 else train_step(self, *a))
+        patch.setattr(
+            StageRunner, "_train_step", lambda self, *a: 1 / 0 if self.state.step == 3 else train_step(self, *a)
+        )
         with pytest.raises(ZeroDivisionError):
             run(world, "llama", tmp_path / "killed", **more)
     resumed = vpgtrans_core.transfer(out=str(tmp_path / "killed"), resume=True)
@@ -192,48 +208,45 @@ def test_what_cannot_be_compiled(
     """Without a compiler a run goes on uncompiled; a block that a compiler fails at stops it and says what to do."""
     from torch._dynamo.exc import TorchDynamoException
 
-    def fails(self: Stage) -> Any:
+    def fails(self: StageRunner) -> Any:
         raise TorchDynamoException("a block is beyond me\nlong story")
 
-    monkeypatch.setattr("vpgtrans_core.llm.blocks.why_not_compile", lambda device: cause)
+    monkeypatch.setattr("vpgtrans_core.run.run.why_not_compile", lambda device: cause)
     monkeypatch.setattr("vpgtrans_core.llm.frozen.FrozenLLM.compile", lambda self: None)
     if cause:
         made = run(world, "llama", tmp_path / "out", compile=True)
         assert made.folder.record["machine"]["compiled"] is False
         return
-    monkeypatch.setattr(Stage, "run", fails)
+    monkeypatch.setattr(StageRunner, "run", fails)
     with pytest.raises(VpgtError, match="cannot be compiled: a block is beyond me") as error:
         run(world, "llama", tmp_path / "out", compile=True)
     assert "--no-compile" in str(error.value) and "long story" not in str(error.value)
 
 
-def test_a_loss_that_is_not_finite_never_reaches_the_weights(world: Path, tmp_path: Path) -> None:
-    made = Run(
-        build(settings(world, "llama", tmp_path, stage1_steps=9, start="random", cache_features=False)),
-        Silent(),
-        default_registry(),
-    )
-    before = {}
-
-    def poison(vpg_load=made._load_vpg):
-        vpg = vpg_load()
+def test_a_loss_that_is_not_finite_never_reaches_the_weights(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poisoned(*given: Any, **more: Any) -> Any:
+        vpg = load_vpg(*given, **more)
         plain = vpg.prompts
-        vpg.prompts = lambda features: plain(features) * float("nan")
+        monkeypatch.setattr(vpg, "prompts", lambda features: plain(features) * float("nan"))
         return vpg
 
-    made._load_vpg = poison  # type: ignore[method-assign]
-    assemble = made._assemble
+    def remember(self: Run, model: VLModel, *given: Any) -> bool:
+        models.append((model, {n: p.detach().clone() for n, p in model.named_parameters()}))
+        return False
 
-    def remember(*args: Any, **kwargs: Any):
-        model = assemble(*args, **kwargs)
-        before.update({n: p.detach().clone() for n, p in model.named_parameters()})
-        return model
-
-    made._assemble = remember  # type: ignore[method-assign]
+    models: list[tuple[VLModel, dict[str, torch.Tensor]]] = []
+    monkeypatch.setattr("vpgtrans_core.run.run.load_vpg", poisoned)
+    monkeypatch.setattr(Run, "_compile", remember)
     with pytest.raises(VpgtError, match="5 steps in a row"):
-        made.run()
-    assert all(torch.equal(p, before[n]) for n, p in made.model.named_parameters())
-    assert made.folder.record["status"] == "failed" and "not finite" in made.folder.record["cause"]
+        vpgtrans_core.transfer(
+            **settings(world, "llama", tmp_path, stage1_steps=9, start="random", cache_features=False)
+        )
+    ((model, before),) = models
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["status"] == "failed" and "not finite" in record["cause"]
 
 
 def test_wrong_input_is_refused_with_a_hint(world: Path, tmp_path: Path) -> None:

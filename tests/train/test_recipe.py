@@ -13,22 +13,22 @@ from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.settings import Settings, build
 from vpgtrans_core.train.recipe import compiles
 
-LONG: dict[str, Any] = {"stages": (1, 2), "stage1_epochs": 1.0, "stage2_epochs": 1.0, "batch_size": 1728}
+CAPTIONS = 1728
+"""Of a step."""
 
 
 @pytest.mark.parametrize(
     ("changed", "device", "family", "processes", "steps", "expected"),
     [
-        ({}, "cuda", llama, 1, 1000, True),
-        ({}, "cuda", opt, 1, 1000, False),
-        ({}, "cpu", llama, 1, 1000, False),
-        ({}, "cuda", llama, 1, 100, False),
-        ({}, "cuda", llama, 8, 1000, False),
-        ({"stages": (1,)}, "cuda", llama, 1, 600, False),
-        ({"checkpoint_activations": True}, "cuda", llama, 1, 1000, False),
-        ({"quantization": "8bit"}, "cuda", llama, 1, 1000, False),
-        ({"compile": True}, "cpu", opt, 1, 1, True),
-        ({"compile": False}, "cuda", llama, 1, 1000, False),
+        ({}, "cuda", llama, 1, 2000, True),
+        ({}, "cuda", opt, 1, 2000, False),
+        ({}, "cpu", llama, 1, 2000, False),
+        ({}, "cuda", llama, 1, 200, False),
+        ({}, "cuda", llama, 8, 2000, False),
+        ({"checkpoint_activations": True}, "cuda", llama, 1, 2000, False),
+        ({"quantization": "8bit"}, "cuda", llama, 1, 2000, False),
+        ({"compile": True}, "cpu", opt, 1, 2, True),
+        ({"compile": False}, "cuda", llama, 1, 2000, False),
     ],
 )
 def test_long_runs_on_a_gpu_are_compiled(
@@ -38,7 +38,7 @@ def test_long_runs_on_a_gpu_are_compiled(
         device=SimpleNamespace(type=device), accelerator=SimpleNamespace(num_processes=processes)
     )
     llm: Any = SimpleNamespace(family=family()[0], model=SimpleNamespace(num_parameters=lambda: 7 * 10**9))
-    assert compiles(Settings(**{**LONG, **changed}), machine, llm, steps) is expected
+    assert compiles(Settings(**changed), machine, llm, steps * CAPTIONS) is expected
 
 
 def test_compiling_and_recomputing_are_not_asked_for_together() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch
 from vpgtrans_core.cache.cached_images import CachedImages
 from vpgtrans_core.cache.key import Kind, cache_root
 from vpgtrans_core.cache.names import EntryNames
-from vpgtrans_core.cache.opening import Caches
+from vpgtrans_core.data.data import Data
 from vpgtrans_core.data.images import Augmentation, normalize
 from vpgtrans_core.data.loader import Loader, ReadOptions, StepReader
 from vpgtrans_core.data.order import Draw, InOrder
@@ -23,6 +23,9 @@ from vpgtrans_core.machine import Machine
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.train.stage import Progress
 from vpgtrans_core.vpg.adapter import VPG
+
+if TYPE_CHECKING:
+    from vpgtrans_core.run.feed import TrainingData
 
 BATCH = 32
 """Images computed together."""
@@ -46,18 +49,17 @@ class OneView:
         return [draw._replace(visit=self.view) for draw in self.images.step(step)]
 
 
-def build_cache(vpg: VPG, settings: Settings, machine: Machine, kind: Kind, progress: Progress) -> dict[str, Any]:
-    """Compute what is not there yet of all images of the settings' data: the plain view (held-out images are seen in
+def build_cache(
+    vpg: VPG, data: TrainingData, settings: Settings, machine: Machine, kind: Kind, progress: Progress
+) -> dict[str, Any]:
+    """Compute what is not there yet of all images of `data`: the plain view (held-out images are seen in
     it) and, with augmentation, ``settings.views`` others. Returns the cache's `info` and what was computed.
 
     Raises:
-        ConfigError: it would pass ``cache_gb`` or the disk. DataError: see `open_data`.
+        ConfigError: it would pass ``cache_gb`` or the disk.
     """
-    from vpgtrans_core.run.feed import open_training_data
-
-    data = open_training_data(settings)
     images = sum(len(listing) for part in _parts(data) for listing in part.listings)
-    caches = Caches()
+    caches = data.caches
     caches.say = progress.message
     cache = caches.open(vpg, kind, machine.dtype, settings, images=images)
     if cache is None:
@@ -102,5 +104,5 @@ def _views(settings: Settings) -> list[tuple[Augmentation | None, int]]:
     return [(None, 0), *((Augmentation(crop_min=settings.crop_min), view) for view in range(settings.views))]
 
 
-def _parts(data: Any) -> list[Any]:
+def _parts(data: TrainingData) -> list[Data]:
     return [data.train, *([data.own_held_out] if data.own_held_out else [])]

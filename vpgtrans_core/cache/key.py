@@ -16,7 +16,8 @@ from vpgtrans_core.data.sample import CachedKind
 from vpgtrans_core.vpg.adapter import VPG
 
 Kind = CachedKind
-"""The VPG's outputs ``[Q, D]`` (fp32, for stage 1) or its frozen features ``[N, C]`` (for stage 2)."""
+"""The VPG's outputs ``[Q, D]`` (fp32), for stages that leave the VPG as it is, or its frozen features ``[N, C]``, for
+those that train it."""
 FORMAT = 1
 """Grows whenever the same key would mean other numbers: another decoding, cropping or layout of shards."""
 

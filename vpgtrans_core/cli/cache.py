@@ -28,9 +28,11 @@ def add_to(app: typer.Typer) -> None:
 def build(
     ctx: typer.Context,
     source: Annotated[str, typer.Option("--from", help="The trained VL-LLM or VPG: an alias, hub id or folder.")],
-    data: Annotated[list[str] | None, typer.Option(help="Captioned images; default the miniature's.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Captioned images; default those of the source.")] = None,
     format: Annotated[list[str] | None, typer.Option(help="The data's format where looking is not enough.")] = None,
-    kind: Annotated[str, typer.Option(metavar="|".join(KINDS), help="For stage 1 or for stage 2.")] = "outputs",
+    kind: Annotated[
+        str, typer.Option(metavar="|".join(KINDS), help="For training the projector alone, or the VPG too.")
+    ] = "outputs",
     views: Annotated[int | None, typer.Option(help="Augmented views an image; default the plain one alone.")] = None,
     crop_min: Annotated[float, typer.Option(help="Smallest share of the area that a random crop keeps.")] = 0.5,
     seed: Annotated[int, typer.Option(help="The seed of the runs that will use the views.")] = 0,
@@ -57,14 +59,17 @@ def build(
     from vpgtrans_core.cli.progress import Reporter
     from vpgtrans_core.machine import choose_machine
     from vpgtrans_core.models.resolve import resolve_source
+    from vpgtrans_core.run.feed import open_training_data
     from vpgtrans_core.vlm.assemble import load_vpg
 
     found = resolve_source(source, ctx.obj.registry, settings)
-    if not settings.data and not found.bundled:
+    own = found.card.data if found.bundled and found.card else ""
+    if not settings.data and not own:
         raise ConfigError(["no data is given"], "give captioned images: --data PATH")
     machine = choose_machine(settings, half)
     with Reporter(quiet=as_json) as reporter:
-        made = build_cache(load_vpg(found, machine, lazily=True), settings, machine, kind, reporter)  # type: ignore[arg-type]
+        vpg = load_vpg(found, machine, lazily=True)
+        made = build_cache(vpg, open_training_data(settings, own), settings, machine, kind, reporter)  # type: ignore[arg-type]
     if as_json:
         print(json.dumps(made, indent=2))
         return

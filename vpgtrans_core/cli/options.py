@@ -10,10 +10,13 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from vpgtrans_core.settings import MINIATURE, PAPER, Settings, build, read_yaml
+from vpgtrans_core.recipes.lists import MINIATURE, PAPER, Recipe
+from vpgtrans_core.settings import ALIASES, Settings, build, read_yaml
 
 FLAGS = {"source": "from", "target": "to"}
 """Fields whose flag has another name, because ``from`` is a word of Python's."""
+LISTED = ("stages", "ratios")
+"""Fields whose flag takes several values at once: ``1,2`` or ``"1 2"``."""
 
 
 def with_settings(function: Callable[..., None]) -> Callable[..., None]:
@@ -35,10 +38,12 @@ def settings_from(config: Path | None, flags: dict[str, Any]) -> Settings:
         ConfigError: every problem of both, at once.
     """
     values: dict[str, Any] = {}
+    given = {name: _listed(name, value) for name, value in flags.items() if value not in (None, [], ())}
     for key, value in (read_yaml(config) if config else {}).items():
         name = str(key).replace("-", "_")
-        values[next((field for field, flag in FLAGS.items() if flag == name), name)] = value
-    values |= {name: _numbers(name, value) for name, value in flags.items() if value not in (None, [], ())}
+        if ALIASES.get(name, name) not in given:
+            values[key] = value
+    values |= given
     return build(values)
 
 
@@ -46,7 +51,8 @@ def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
     hint = get_type_hints(Settings)[field.name]
     flag = "--" + FLAGS.get(field.name, field.name).replace("_", "-")
     kind, metavar = _flag_type(hint)
-    names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
+    aliases = [f"--{alias.replace('_', '-')}" for alias, name in ALIASES.items() if name == field.name]
+    names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag, *(a for a in aliases if a != flag)]
     option = typer.Option(
         *names,
         help=field.metadata["help"] + _default(field),
@@ -73,10 +79,9 @@ def _flag_type(hint: Any) -> tuple[Any, str | None]:
 
 def _default(field: dataclasses.Field[Any]) -> str:
     """What the help says of the default: the recipe's values where the field leaves it open."""
-    if field.name in PAPER:
-        small = MINIATURE.get(field.name)
-        said = f"paper {_say(PAPER[field.name])}" + (f", miniature {_say(small)}" if small is not None else "")
-        return f" Default: {said}."
+    paper, small = (_of_recipe(recipe, field.name) for recipe in (PAPER, MINIATURE))
+    if paper is not None and field.default is None and "default" not in field.metadata["help"]:
+        return f" Default: paper {_say(paper)}" + (f", miniature {_say(small)}." if small is not None else ".")
     return f" Default: {_say(field.default)}." if field.default not in (None, "", ()) else ""
 
 
@@ -84,17 +89,17 @@ def _say(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _numbers(name: str, value: Any) -> Any:
-    """``["0.1,0.9"]`` and ``["0.1", "0.9"]`` as numbers; what is none stays a text, for `build` to report."""
-    hint = get_type_hints(Settings)[name]
-    args = next((get_args(h) for h in (hint, *get_args(hint)) if get_origin(h) is tuple), ())
-    if not args or args[0] is str:
+def _of_recipe(recipe: Recipe, name: str) -> Any:
+    """A recipe's value of the setting `name`, None where it has none."""
+    for number, stage in recipe.stages.items():
+        if name.startswith(prefix := f"stage{number}_"):
+            return getattr(stage, name.removeprefix(prefix))
+    return recipe.settings.get(name)
+
+
+def _listed(name: str, value: Any) -> Any:
+    """``["0.1,0.9"]`` and ``["0.1", "0.9"]`` as items; numbers among a run's stages become numbers."""
+    if name not in LISTED:
         return value
-    return [_number(part, args[0]) for item in value for part in item.replace(",", " ").split()]
-
-
-def _number(text: str, kind: type) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        return text
+    parts = [part for item in value for part in item.replace(",", " ").split()]
+    return [int(part) if name == "stages" and part.isdecimal() else part for part in parts]

@@ -87,7 +87,10 @@ def _time(plan: Plan, cost: Cost) -> list[str]:
 
     stages, scratch, theirs = cost.stages, cost.scratch, cost.scratch_paper_code
     captions, flops = sum(s.captions for s in stages), sum(s.total_flops for s in stages)
-    rows = [line(f"stage {s.number}", s.captions, s.flops_per_caption, s.total_flops, s.gpu_hours) for s in stages]
+    rows = [
+        line(f"stage {s.number} ({s.name})", s.captions, s.flops_per_caption, s.total_flops, s.gpu_hours)
+        for s in stages
+    ]
     rows += [
         line("together", captions, None, flops, cost.gpu_hours),
         line("from scratch", scratch.captions, scratch.flops_per_caption, scratch.total_flops, scratch.gpu_hours),
@@ -109,7 +112,11 @@ def _memory(cost: Cost) -> list[str]:
         if any(getattr(f.memory, part) for f in fits)
     ]
     rows.append(("total", *(f"{f.memory.total / 1e9:.2f}" for f in fits)))
-    lines = columns((f"GB ON ONE {cost.chip.name.upper()}", *(f"STAGE {f.stage}" for f in fits)), rows, right=(1, 2))
+    lines = columns(
+        (f"GB ON ONE {cost.chip.name.upper()}", *(f"STAGE {f.stage}" for f in fits)),
+        rows,
+        right=range(1, 1 + len(fits)),
+    )
     return lines + [_fit(f, cost) for f in fits]
 
 
@@ -127,8 +134,8 @@ def _disk(cost: Cost) -> list[str]:
     from vpgtrans_core.planning.text import size
 
     names = {
-        "cache_of_vpg_outputs": "cache of VPG outputs (stage 1, if kept)",
-        "cache_of_vit_features": "cache of ViT features (stage 2, if kept)",
+        "cache_of_vpg_outputs": "cache of VPG outputs (while only the projector is trained, if kept)",
+        "cache_of_vit_features": "cache of ViT features (while the VPG is trained, if kept)",
         "model_folder": "model folder",
         "checkpoint": "one checkpoint",
     }

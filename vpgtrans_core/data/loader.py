@@ -62,6 +62,7 @@ class ReadOptions:
         max_tokens: longest caption.
         seed: of captions, splits and augmentation.
         captions_per_image: captions of an image a visit; None for all.
+        texts: how texts become labels, as in `recipes.stage.Stage`.
         augmentation: None for none.
         views: with augmentation, how many different views an image has over all visits; None for a new one each visit.
     """
@@ -70,6 +71,7 @@ class ReadOptions:
     max_tokens: int = 32
     seed: int = 0
     captions_per_image: int | None = None
+    texts: str = "caption"
     augmentation: Augmentation | None = None
     views: int | None = None
 

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, check_names, resolve_source, resolve_target
+from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource
+from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.registry import Registry, default_registry
-from vpgtrans_core.settings import Settings, recipe
+from vpgtrans_core.run.spec import run_spec
+from vpgtrans_core.settings import Settings, stage_settings
 
 if TYPE_CHECKING:
     from vpgtrans_core.planning.cost.downloads import Download
     from vpgtrans_core.planning.cost.shapes import LLMShape
     from vpgtrans_core.run.feed import TrainingData
+    from vpgtrans_core.run.spec import RunSpec
 
 Shape = tuple[int, int]
 SAMPLED_IMAGES = 1000
@@ -79,19 +82,32 @@ class DataPlan:
 class StageWork:
     """What one stage does.
 
-    `steps`, `images` and `captions` are None where no data is given and the settings name no steps.
+    Attributes:
+        trains: the groups of parameters that it trains; `trained` and `frozen` count parameters.
+        data: its own data; empty for the run's.
+        steps, images, captions: None where no data is given and the settings name no steps.
+        batch_captions: of one step, over all processes.
+        rate: the peak learning rate.
     """
 
     number: int
+    name: str
     trains: tuple[str, ...]
     trained: int
     frozen: int
+    data: tuple[str, ...]
     epochs: float | None
     steps: int | None
     images: int | None
     captions: int | None
+    batch_captions: int
     optimizer: str
+    schedule: str
     rate: float
+
+    @property
+    def trains_vpg(self) -> bool:
+        return "vpg" in self.trains
 
 
 @dataclass(frozen=True)
@@ -143,27 +159,23 @@ def plan(
     Args:
         settings: as for the run; ``data`` may be missing.
         registry: the plugins; default all that are installed.
-        data: the opened data, where the caller has it; else it is listed here when the settings name some.
+        data: the opened data of all stages, where the caller has it; else it is listed here when the settings name
+            some.
         downloads: whether to find out what the hub would have to send; asks the hub unless ``settings.offline``.
 
     Raises:
         VpgtError: a model or the data is not there or cannot be used; what the run itself would say.
     """
     registry = registry or default_registry()
-    check_names((settings.source, settings.target), registry)
-    source = resolve_source(settings.source, registry, settings, weights=False)
-    target = resolve_target(settings.target, registry, settings, weights=False)
-    miniature = source.bundled and target.bundled
-    settings = recipe(settings, miniature=miniature, batch_size=target.family.batch_size)
+    spec = run_spec(settings, registry, weights=False)
+    settings, source, target = spec.settings, spec.source, spec.target
     target_plan = _model(target)
     vpg = _vpg(source, settings, registry)
     source_llm = _source_llm(source, settings)
-    if data is None and (settings.data or miniature):
-        from vpgtrans_core.run.feed import open_training_data
-
-        data = open_training_data(settings)
-    listed = _data(data, settings)
-    images = _images_per_step(data, settings)
+    each = [data] * len(spec.stages) if data else _open(spec)
+    first = each[0] if each else data
+    listed = _data(first, settings)
+    images = _images_per_step(first, settings)
     width = target_plan.shape.embedding_size
     return Plan(
         settings=settings,
@@ -176,7 +188,7 @@ def plan(
         projector=(width, vpg.output_size),
         converter=_converter(settings, source_llm, width),
         rows=_rows(target, settings),
-        stages=tuple(_stage(n, settings, vpg, target_plan, data, images) for n in settings.stages or ()),
+        stages=tuple(_stage(s, settings, vpg, target_plan, d) for s, d in zip(spec.stages, each, strict=True)),
         batch_captions=settings.batch_size or 1,
         batch_images=images,
         data=listed,
@@ -270,42 +282,47 @@ def _images_per_step(data: TrainingData | None, settings: Settings) -> int | Non
     return min(data.train.images, wanted)
 
 
-def _stage(
-    number: int,
-    settings: Settings,
-    vpg: VPGPlan,
-    target: ModelPlan,
-    data: TrainingData | None,
-    images_per_step: int | None,
-) -> StageWork:
-    shape = target.shape
-    projector = shape.embedding_size * (vpg.output_size + 1)
-    trained = projector + (vpg.trained if number == 2 else 0)
-    steps = _steps(number, settings, data, images_per_step)
+def _open(spec: RunSpec) -> list[TrainingData | None]:
+    """The data of each stage; None for each where a stage has none."""
+    if not spec.has_data:
+        return [None] * len(spec.stages)
+    from vpgtrans_core.run.feed import open_stage_data
+
+    return list(open_stage_data(spec.settings, spec.stages, spec.source_data)[: len(spec.stages)])
+
+
+def _stage(stage: Stage, settings: Settings, vpg: VPGPlan, target: ModelPlan, data: TrainingData | None) -> StageWork:
+    settings = stage_settings(settings, stage)
+    sizes = {"projector": target.shape.embedding_size * (vpg.output_size + 1), "vpg": vpg.trained}
+    trained = sum(sizes[group] for group in stage.trains)
+    images_per_step = _images_per_step(data, settings)
+    steps = _steps(stage, settings, data, images_per_step)
     images = None if steps is None or images_per_step is None else steps * images_per_step
     a_visit = data.train.captions_a_visit(settings.captions_per_image) if data else None
     return StageWork(
-        number=number,
-        trains=("projector",) if number == 1 else ("VPG without its frozen part", "projector"),
+        number=stage.number,
+        name=stage.name,
+        trains=stage.trains,
         trained=trained,
-        frozen=vpg.frozen + vpg.trained + projector + shape.parameters - trained,
-        epochs=settings.stage1_epochs if number == 1 else settings.stage2_epochs,
+        frozen=vpg.frozen + sum(sizes.values()) + target.shape.parameters - trained,
+        data=stage.data,
+        epochs=stage.epochs,
         steps=steps,
         images=images,
         captions=None if images is None or a_visit is None else round(images * a_visit),
-        optimizer=(settings.stage1_optimizer or "adamw") if number == 1 else "adamw",
-        rate=(settings.stage1_lr if number == 1 else settings.stage2_lr) or 0.0,
+        batch_captions=settings.batch_size or 1,
+        optimizer=stage.optimizer,
+        schedule=stage.schedule,
+        rate=stage.lr,
     )
 
 
-def _steps(number: int, settings: Settings, data: TrainingData | None, images_per_step: int | None) -> int | None:
+def _steps(stage: Stage, settings: Settings, data: TrainingData | None, images_per_step: int | None) -> int | None:
     """Steps of a stage, None when they depend on data that is not given."""
-    from vpgtrans_core.train.recipe import stage_steps
-
     if data is None or images_per_step is None:
-        return settings.stage1_steps if number == 1 else settings.stage2_steps
-    order = data.train.order(settings.seed, images_per_step, stream=number)
-    return stage_steps(settings, number, order.steps(1))
+        return stage.steps
+    order = data.train.order(settings.seed, images_per_step, stream=stage.number)
+    return stage.steps_for(order.steps(1))
 
 
 def _downloads(

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from vpgtrans_core.planning.cost.downloads import Download
     from vpgtrans_core.planning.plan import ModelPlan, Plan, StageWork
 
+GROUPS = {"vpg": "VPG without its frozen part"}
+"""Groups of parameters whose name says too little."""
+
 
 def plan_text(plan: Plan) -> str:
     """One line for each thing worth knowing before a run."""
@@ -25,7 +28,7 @@ def plan_text(plan: Plan) -> str:
         "rows": plan.rows,
         "batch": f"{plan.batch_captions} captions" + (f" of {plan.batch_images} images" if plan.batch_images else ""),
         "data": _data(plan),
-        **{f"stage {stage.number}": _stage(stage) for stage in plan.stages},
+        **{f"stage {stage.number}": f"{stage.name}: {_stage(stage)}" for stage in plan.stages},
         "downloads": "; ".join(map(download_text, plan.downloads)) or "none",
     }
     width = max(map(len, lines))
@@ -75,9 +78,11 @@ def _data(plan: Plan) -> str:
 
 
 def _stage(stage: StageWork) -> str:
-    epochs = f"{stage.epochs:g} epoch{'' if stage.epochs == 1 else 's'}"
+    epochs = f"{stage.epochs or 0:g} epoch{'' if stage.epochs == 1 else 's'}"
     work = epochs if stage.steps is None else f"{stage.steps:,} steps"
     if stage.images is not None and stage.captions is not None:
         work += f", {stage.images:,} images, {stage.captions:,} captions"
     of_all = f"{count(stage.trained)} of {count(stage.trained + stage.frozen)} parameters"
-    return f"trains {' + '.join(stage.trains)} ({of_all}); {work}; {stage.optimizer} at {stage.rate:g}"
+    trains = " + ".join(GROUPS.get(group, group) for group in stage.trains)
+    own = f"; data of its own: {', '.join(stage.data)}" if stage.data else ""
+    return f"trains {trains} ({of_all}); {work}; {stage.optimizer} at {stage.rate:g}, {stage.schedule}{own}"

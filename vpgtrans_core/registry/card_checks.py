@@ -10,12 +10,14 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from vpgtrans_core.errors import did_you_mean
+from vpgtrans_core.recipes.lists import RECIPES
 
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*")
 _NAME = re.compile(r"[^\s:/\\]+")
-_TARGET_FIELDS = ("adapter", "reader", "target")
+_TARGET_FIELDS = ("adapter", "reader", "target", "data")
 _NAME_FIELDS = ("name", "alias")
 _HALVES = ("float16", "bfloat16")
+_CHOICES = {"half": _HALVES, "recipe": tuple(RECIPES)}
 
 
 def card_problems(card: Any) -> list[str]:
@@ -81,14 +83,14 @@ def _words(hint: Any) -> str:
 
 
 def _meaning_problem(name: str, value: Any) -> str:
-    if name in _TARGET_FIELDS and not _TARGET.fullmatch(value):
+    if name in _TARGET_FIELDS and not _TARGET.fullmatch(value) and not (name == "data" and not value):
         return "must be written as 'package.module:Object'"
     if name in _NAME_FIELDS and not _NAME.fullmatch(value):
         return "must be a name without spaces, colons and slashes"
     if name == "model_types" and not value:
         return "must name at least one of transformers' model types"
-    if name == "half" and value not in _HALVES:
-        return f"must be one of {', '.join(_HALVES)}"
+    if value not in _CHOICES.get(name, (value,)):
+        return f"must be one of {', '.join(_CHOICES[name])}"
     if type(value) is int and value <= 0:
         return "must be above 0"
     return ""

@@ -91,6 +91,7 @@ def _metadata(licences: list[str | None], base_models: list[str | None], library
 def _summary(record: dict[str, Any]) -> str:
     target, source = last_part(record["target"]["name"]), last_part(record["source"]["name"])
     data, stages = record["data"], record.get("stages", {})
+    titles = {n: f"stage {n} ({s['name']})" if s.get("name") else f"stage {n}" for n, s in stages.items()}
     losses = [
         f"{s['held_out_loss']:.4f} after stage {n}" for n, s in stages.items() if s.get("held_out_loss") is not None
     ]
@@ -105,7 +106,7 @@ def _summary(record: dict[str, Any]) -> str:
 | language model | {target} |
 | method | {record["settings"]["method"]} |
 | data | {data.get("images", 0)} images, {data.get("captions", 0)} captions |
-| stages | {"; ".join(f"stage {n}: {s['steps']} steps" for n, s in stages.items()) or "none"} |
+| stages | {"; ".join(f"{titles[n]}: {s['steps']} steps" for n, s in stages.items()) or "none"} |
 | held-out loss | {"; ".join(losses) or "not measured"} |
 """
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+COLOURS = 10
+"""matplotlib's default colours, ``C0`` to ``C9``."""
 
-def draw_curve(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Draw training and held-out losses over the steps of both stages as a PNG."""
+
+def draw_curve(metrics: list[dict[str, Any]], path: Path, title: str, names: Mapping[int, str] = {}) -> None:
+    """Draw training and held-out losses over the steps of all stages, one after the other, as a PNG.
+
+    Args:
+        names: of the stages, by number.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -15,16 +23,16 @@ def draw_curve(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     offset = 0
-    for stage in sorted({m["stage"] for m in metrics}):
+    for place, stage in enumerate(sorted({m["stage"] for m in metrics})):
         rows = [m for m in metrics if m["stage"] == stage]
         train = [(offset + m["step"], m["loss"]) for m in rows if "loss" in m]
         held = [(offset + m["step"], m["held_out_loss"]) for m in rows if "held_out_loss" in m]
+        label = f"stage {stage}" + (f" ({names[stage]})" if names.get(stage) else "")
+        colours = [f"C{(2 * place + n) % COLOURS}" for n in (0, 1)]
         if train:
-            axes.plot(
-                *zip(*train, strict=True), lw=1, alpha=0.6, color=f"C{stage - 1}", label=f"stage {stage}, training"
-            )
+            axes.plot(*zip(*train, strict=True), lw=1, alpha=0.6, color=colours[0], label=f"{label}, training")
         if held:
-            axes.plot(*zip(*held, strict=True), "o-", ms=4, color=f"C{stage + 1}", label=f"stage {stage}, held out")
+            axes.plot(*zip(*held, strict=True), "o-", ms=4, color=colours[1], label=f"{label}, held out")
         if offset:
             axes.axvline(offset, color="0.7", lw=0.8, ls="--")
         offset += max((m["step"] for m in rows), default=0)

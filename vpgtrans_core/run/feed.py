@@ -14,6 +14,7 @@ from vpgtrans_core.cache.cached_images import CachedImages
 from vpgtrans_core.cache.key import Kind
 from vpgtrans_core.cache.names import EntryNames
 from vpgtrans_core.cache.opening import Caches
+from vpgtrans_core.cards import load
 from vpgtrans_core.data.bad import BadLog, Bounds
 from vpgtrans_core.data.data import Data, open_data
 from vpgtrans_core.data.images import Augmentation
@@ -21,7 +22,8 @@ from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.loader import Loader, ReadOptions, StepData, StepReader
 from vpgtrans_core.data.order import InOrder
 from vpgtrans_core.machine import Machine
-from vpgtrans_core.settings import Settings
+from vpgtrans_core.recipes.stage import Stage, Texts
+from vpgtrans_core.settings import Settings, stage_settings, stages_of
 from vpgtrans_core.train.step import Batch, View
 from vpgtrans_core.vlm.model import VisualKind, VLModel
 
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
 
 HELD_OUT_BATCH = 64
 """Held-out images computed together, over all processes."""
-MINIATURE_IMAGES = 1500
-"""Pictures of the small world: as many as its source was trained on."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,12 @@ class TrainingData:
         return {**self.train.describe(), **own}
 
 
-def open_training_data(settings: Settings) -> TrainingData:
-    """Open the settings' data, or the miniature's small world when none is given.
+def open_training_data(settings: Settings, source_data: str = "", caches: Caches | None = None) -> TrainingData:
+    """Open the settings' data, or what comes with the source when none is given.
+
+    Args:
+        source_data: ``"module:function"`` that returns the `Listing` of the latter.
+        caches: the caches to share; default new ones.
 
     Raises:
         DataError: see `open_data`.
@@ -73,23 +77,33 @@ def open_training_data(settings: Settings) -> TrainingData:
     if settings.val_data:
         own = open_data([settings.val_data], bounds=bounds, limit=settings.val_images)
     val_images = 0 if own else settings.val_images or 0
+    given: Sequence[str | Listing] = settings.data
     train = open_data(
-        settings.data or [small_world()],
+        given or ([load(source_data)()] if source_data else []),
         settings.format,
         settings.ratios,
         val_images=val_images,
         limit=settings.limit,
         bounds=bounds,
     )
-    return TrainingData(train, own)
+    return TrainingData(train, own, caches or Caches())
 
 
-def small_world(images: int = MINIATURE_IMAGES) -> Listing:
-    """The miniature's training pictures, drawn now: always the same ones."""
-    from vpgtrans_core.miniature.data import items
+def open_stage_data(settings: Settings, stages: Sequence[Stage], source_data: str = "") -> list[TrainingData]:
+    """The data of each stage; stages with the same data share it, and all share their caches.
 
-    drawn = items("train", images)
-    return Listing.from_pairs([(i.image, i.captions) for i in drawn], name="miniature", keys=[i.key for i in drawn])
+    Raises:
+        DataError: see `open_data`.
+    """
+    caches = Caches()
+    opened: dict[Any, TrainingData] = {}
+    every = []
+    for own in [stage_settings(settings, stage) for stage in stages] or [settings]:
+        key = own.data, own.format, own.ratios
+        if key not in opened:
+            opened[key] = open_training_data(own, source_data, caches)
+        every.append(opened[key])
+    return every
 
 
 def training_captions(data: Data) -> Iterator[str]:
@@ -104,20 +118,30 @@ class Feed:
 
     Args:
         data: training and held-out images.
-        model: whose VPG and texts the batches are for; its stage must be set.
-        stage: chooses the order of the images.
+        settings: as they are in the stage, see `stage_settings`.
+        model: whose VPG and texts the batches are for; what the stage trains must be set.
+        stream: chooses the order of the images: the stage's number.
+        texts: how texts become labels.
     """
 
-    def __init__(self, data: TrainingData, settings: Settings, model: VLModel, machine: Machine, stage: int) -> None:
+    def __init__(
+        self,
+        data: TrainingData,
+        settings: Settings,
+        model: VLModel,
+        machine: Machine,
+        stream: int,
+        texts: Texts = "caption",
+    ) -> None:
         self.all = data
         self.data = data.train
         self.settings = settings
         self.model = model
         self.machine = machine
-        self.stage = stage
+        self.texts = texts
         batch_size = settings.batch_size or 1
         self.images_per_step = min(self.data.images, self.data.images_per_step(batch_size, settings.captions_per_image))
-        self.order = self.data.order(settings.seed, self.images_per_step, stream=stage)
+        self.order = self.data.order(settings.seed, self.images_per_step, stream=stream)
         self.bad = [BadLog() for _ in self.data.listings]
         self._held_out: list[Batch] | None = None
 
@@ -195,7 +219,7 @@ class Feed:
 
     @cached_property
     def cache(self) -> FeatureCache | None:
-        """What is kept on disk of what this stage does not train: the VPG's outputs in stage 1, its features in 2."""
+        """What is kept on disk of what is not trained now: the VPG's features where it is, else its outputs."""
         return self._open_cache("features" if self.model.trains_vpg else "outputs")
 
     @property
@@ -205,8 +229,8 @@ class Feed:
         return features.keep if isinstance(features, CachedImages) else None
 
     def _cache_of_finished(self) -> FeatureCache | None:
-        """The cache that still fits when training is over: after stage 2 the outputs are new, the features are not."""
-        return self._open_cache("features" if 2 in (self.settings.stages or ()) else "outputs")
+        """The cache that still fits when training is over: a trained VPG has other outputs, but the same features."""
+        return self._open_cache("features" if any(s.trains_vpg for s in stages_of(self.settings)) else "outputs")
 
     def _open_cache(self, kind: Kind) -> FeatureCache | None:
         images = self.data.images + self.all.held_out_images
@@ -219,6 +243,7 @@ class Feed:
             max_tokens=settings.max_tokens,
             seed=0 if held_out else settings.seed,  # every run is measured on the same texts
             captions_per_image=None if held_out else settings.captions_per_image,
+            texts=self.texts,
             augmentation=Augmentation(crop_min=settings.crop_min) if augment and settings.augment else None,
             views=settings.views if cache is not None else None,
         )

@@ -15,11 +15,15 @@ import shutil
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.errors import ConfigError, VpgtError
 from vpgtrans_core.files import fsync, write_synced
 from vpgtrans_core.train.signals import Interrupted
+
+if TYPE_CHECKING:
+    from vpgtrans_core.machine import Machine
+    from vpgtrans_core.settings import Settings
 
 RECORD = "run.json"
 METRICS = "metrics.jsonl"
@@ -148,6 +152,20 @@ class RunFolder:
                 "choose another --out",
             )
         shutil.rmtree(self.path)
+
+
+def open_folder(path: Path, settings: Settings, machine: Machine) -> RunFolder:
+    """The run's folder at `path`: a new one, or the one to resume in. Every process returns when it is there.
+
+    Raises:
+        ConfigError: see `RunFolder.create` and `RunFolder.reopen`.
+    """
+    if settings.resume:
+        folder = RunFolder.reopen(path, writes=machine.is_main)
+    else:
+        folder = RunFolder.create(path, overwrite=settings.overwrite, writes=machine.is_main)
+    machine.accelerator.wait_for_everyone()
+    return folder
 
 
 def environment() -> dict[str, Any]:

@@ -341,7 +341,7 @@ def _train_one_step(subject: LLMSubject, llm: LLM) -> Any:
     torch.manual_seed(5)
     vpg = PatchVPG()
     model = VLModel(vpg, nn.Linear(vpg.output_size, llm.embedding_size), llm)
-    model.set_stage(2)
+    model.train_only(("projector", "vpg"))
     pixels = torch.randn(len(TEXTS), 3, SIZE, SIZE)
     subject.loss(llm, model.soft_prompts(pixels, "pixels")).backward()
     torch.optim.AdamW(model.trained().values(), lr=1e-2).step()

@@ -1,1 +1,1 @@
-"""The two training stages."""
+"""From a stage's description to trained parameters: optimiser, steps, checkpoints."""

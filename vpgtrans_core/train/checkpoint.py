@@ -2,8 +2,8 @@
 
 A checkpoint is a folder: it is written under a temporary name, every file is fsynced, a manifest with each file's
 SHA-256 is written last, the folder is renamed into place and its parent fsynced. A folder without a manifest that
-agrees with its files does not count. Only what is trained is in it, with the optimiser's state and the position in
-the data; the random state of a step is a function of (seed, stage, step) and needs no saving.
+agrees with its files does not count. What the run has trained so far is in it, with the optimiser's state and the
+position in the data; the random state of a step is a function of (seed, stage, step) and needs no saving.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vpgtrans_core.files import fsync, write_synced
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-_NAME = re.compile(r"^stage(\d)-(\d{8})$")
+_NAME = re.compile(r"^stage(\d+)-(\d{8})$")
 _TEMPORARY = ".writing-"
 
 
@@ -126,7 +126,8 @@ def damage(folder: Path) -> str | None:
 
 def _folders(root: Path) -> list[Path]:
     """Checkpoint folders in the order of training."""
-    return sorted(p for p in root.glob("stage*") if _NAME.match(p.name) and p.is_dir())
+    found = {path: match for path in root.glob("stage*") if path.is_dir() and (match := _NAME.match(path.name))}
+    return sorted(found, key=lambda path: tuple(map(int, found[path].groups())))
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

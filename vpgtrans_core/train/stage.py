@@ -10,7 +10,7 @@ import hashlib
 import math
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ import torch
 
 from vpgtrans_core.cards import RunEvent
 from vpgtrans_core.errors import VpgtError
+from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.folder import RunFolder
 from vpgtrans_core.train.checkpoint import Checkpoint, save_checkpoint
 from vpgtrans_core.train.optim import (
@@ -46,18 +47,21 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What a stage does: `factor` gives the share of the peak rate at a step."""
+    """What a stage does: `factor` gives the share of the peak learning rate at a step."""
 
-    number: int
+    stage: Stage
     steps: int
     factor: Callable[[int], float]
     clip_norm: float
     validate_every: int
-    early_stop: bool = False
     seed: int = 0
     checkpoint_minutes: float = 15.0
     checkpoint_steps: int | None = None
     keep_checkpoints: int = 1
+
+    @property
+    def number(self) -> int:
+        return self.stage.number
 
 
 @dataclass
@@ -77,17 +81,18 @@ class StageState:
     done: bool = False
 
 
-class Stage:
+class StageRunner:
     """Runs one stage.
 
     Args:
         plan: what to do.
-        model: the model, with `model.set_stage(plan.number)` called.
+        model: the model, with `model.train_only(plan.stage.trains)` called.
         stepper: computes losses and gradients.
         optimizer: of the trained parameters.
         batches: called with the first step, gives its batch and those after it, each with the seconds waited.
         held_out: gives the batches of the held-out loss; empty for none.
         folder: where metrics and checkpoints go.
+        changed: the groups of parameters that the run has changed when this stage ends: a checkpoint holds them.
         extra_state: called at each checkpoint for what else has to be in it (bad samples, for instance).
     """
 
@@ -101,6 +106,7 @@ class Stage:
         held_out: Callable[[], Iterable[Batch]],
         folder: RunFolder,
         progress: Progress,
+        changed: Collection[str],
         emit: Callable[[RunEvent], None] = lambda event: None,
         extra_state: Callable[[], dict[str, Any]] = dict,
     ) -> None:
@@ -112,6 +118,7 @@ class Stage:
         self.held_out = held_out
         self.folder = folder
         self.progress = progress
+        self.changed = changed
         self.emit = emit
         self.extra_state = extra_state
         self.state = StageState()
@@ -137,8 +144,8 @@ class Stage:
             VpgtError: losses were not finite `MAX_BAD_STEPS` times in a row; the weights are those before.
         """
         plan, state = self.plan, self.state
-        self.progress.stage(f"stage {plan.number}", plan.steps - state.step)
-        self._emit("stage_start", steps=plan.steps)
+        self.progress.stage(f"stage {plan.number} ({plan.stage.name})", plan.steps - state.step)
+        self._emit("stage_start", steps=plan.steps, name=plan.stage.name)
         if state.step == 0 and not state.done:
             state.first_held_out_loss = self._validate()
         saved = time.monotonic()
@@ -181,7 +188,7 @@ class Stage:
                 "metrics_size": self.folder.metrics_size(),
                 **extra,
             }
-            weights = snapshot(self.model.trained())
+            weights = snapshot(self.model.parameters_of(self.changed))
             path = save_checkpoint(
                 self.folder.checkpoints, Checkpoint(weights, tensors, state), keep=self.plan.keep_checkpoints
             )
@@ -259,7 +266,7 @@ class Stage:
             total, labels = total + loss, labels + count
         sums = torch.tensor([total, float(labels)], dtype=torch.float64, device=self.model.device)
         sums = self.stepper.accelerator.reduce(sums, reduction="sum")
-        self.model.set_stage(self.plan.number)
+        self.model.train_only(self.plan.stage.trains)
         if not sums[1]:
             return None
         loss = float(sums[0] / sums[1])
@@ -273,7 +280,7 @@ class Stage:
         self.state.held_out_loss = loss
         if loss is None or not math.isfinite(loss):
             return  # the training steps will show it too, and stop the run
-        if self.plan.early_stop and self._stopper.update(loss):
+        if self.plan.stage.early_stop and self._stopper.update(loss):
             self.progress.message(f"stage {self.plan.number}: the held-out loss no longer falls; the stage ends early")
             self.state.stopped = True
 

@@ -120,6 +120,11 @@ def source_words(source: ResolvedSource, registry: Registry) -> SourceWords:
     return SourceWords(projector, words, load_tokenizer(source.llm.folder))
 
 
+def blank_projector(output_size: int, embedding_size: int) -> torch.nn.Linear:
+    """A projector of zeros ``[embedding_size, output_size]``, for its start or a checkpoint to fill."""
+    return projector_module(torch.zeros(embedding_size, output_size), torch.zeros(embedding_size), torch.device("cpu"))
+
+
 def projector_module(weight: Tensor, bias: Tensor, device: torch.device) -> torch.nn.Linear:
     """A projector as a module: fp32 weight ``[D_llm, D]`` and bias ``[D_llm]`` on `device`."""
     projector = torch.nn.Linear(weight.shape[1], weight.shape[0], device=device)

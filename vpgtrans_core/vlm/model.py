@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from vpgtrans_core.data.images import normalize
 from vpgtrans_core.data.sample import VisualKind
+from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions
 from vpgtrans_core.vpg.adapter import VPG
 
@@ -33,30 +34,45 @@ class VLModel(nn.Module):
     def device(self) -> torch.device:
         return self.projector.weight.device
 
-    def set_stage(self, stage: int) -> None:
-        """Freeze all that `stage` does not train: in stage 1 all but the projector, in stage 2 ViT and LLM.
+    @property
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters that a stage may train, by the names that `Stage.trains` uses."""
+        return {"projector": list(self.projector.parameters()), "vpg": [p for _, p in self.vpg.trained()]}
+
+    def train_only(self, names: Collection[str]) -> None:
+        """Freeze everything but the groups called `names`.
 
         A frozen part runs in evaluation mode: its dropout would make the frozen VPG's output random, and uncacheable.
+
+        Raises:
+            ModelError: there is no group of such a name.
         """
+        groups = self.groups
+        if unknown := sorted(set(names) - set(groups)):
+            raise ModelError(f"nothing to train is called {', '.join(unknown)}", f"there are {', '.join(groups)}")
         self.requires_grad_(False)
         self.eval()
-        self.projector.requires_grad_(True)
-        if stage == 2:
-            for _, parameter in self.vpg.trained():
+        for name in names:
+            for parameter in groups[name]:
                 parameter.requires_grad_(True)
-            self.vpg.train()
+        self.vpg.train("vpg" in names)
         self.llm.freeze()
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that the present stage trains, by name."""
+        """The parameters that are trained now, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def parameters_of(self, names: Collection[str]) -> dict[str, nn.Parameter]:
+        """The parameters of the groups called `names`, by name."""
+        wanted = {id(p) for name in names for p in self.groups[name]}
+        return {name: p for name, p in self.named_parameters() if id(p) in wanted}
 
     @torch.no_grad()
     def frozen(self, visual: Tensor, kind: VisualKind) -> tuple[Tensor, VisualKind]:
-        """Compute what the present stage does not train, from whatever the batch carries.
+        """Compute what is not trained now, from whatever the batch carries.
 
-        Ends at the VPG's outputs ``[B, Q, D]`` in stage 1 and at its features ``[B, *feature_shape]`` in stage 2: the
-        boundary at which a cache keeps them.
+        Ends at the VPG's outputs ``[B, Q, D]``, or at its features ``[B, *feature_shape]`` while the VPG is trained:
+        the boundary at which a cache keeps them.
         """
         if kind == "pixels":
             pixels = normalize(visual, self.vpg.preprocessing) if visual.dtype == torch.uint8 else visual

@@ -68,9 +68,12 @@ def assumptions_for(plan: Plan, chip: Chip, **given: float | None) -> Assumption
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage: FLOPs of a caption and of all, hours on the clock, GPU-hours, US dollars."""
+    """One stage: FLOPs of a caption and of all, hours on the clock, GPU-hours, US dollars.
+
+    `number` is 0 for training from scratch, which is no stage of the plan."""
 
     number: int
+    name: str
     captions: float
     flops: Flops
     flops_per_caption: float
@@ -94,6 +97,7 @@ class Fit:
     """
 
     stage: int
+    name: str
     images: int
     most_images: int
     positions: int
@@ -182,12 +186,12 @@ class Estimator:
     def cost(self) -> Cost:
         """The whole estimate."""
         scratch = paper.scratch_like(self.shape.encoder_decoder)
-        from_scratch = self._stage_cost(2, scratch.pairs, self.rows)
-        theirs = paper_code_flops(self.shape, self.work, self.plan.vpg.num_prompts, self.plan.vpg.output_size, 2)
+        from_scratch = self._stage_cost(None, scratch.pairs)
+        theirs = paper_code_flops(self.shape, self.work, self.plan.vpg.num_prompts, self.plan.vpg.output_size, True)
         return Cost(
             chip=self.chip,
             assumptions=self.assumptions,
-            stages=tuple(self._stage_cost(s.number, self.captions(s), self.rows) for s in self.plan.stages),
+            stages=tuple(self._stage_cost(s, self.captions(s)) for s in self.plan.stages),
             scratch=from_scratch,
             scratch_paper_code=self._hours(theirs * scratch.pairs),
             fits=tuple(self.fit(stage) for stage in self.plan.stages),
@@ -200,11 +204,11 @@ class Estimator:
         if stage.captions is not None:
             return stage.captions
         if stage.steps is not None:
-            return stage.steps * self.plan.batch_captions
+            return stage.steps * stage.batch_captions
         if self.plan.method == "scratch":
             return paper.scratch_like(self.shape.encoder_decoder).pairs
         like = paper.transfer_like(self.shape.encoder_decoder)
-        return (like.stage1_pairs if stage.number == 1 else like.pairs - like.stage1_pairs) * (stage.epochs or 0)
+        return like.pairs_of(stage.trains_vpg) * (stage.epochs or 0)
 
     def fit(self, stage: StageWork) -> Fit:
         """How many images at once fit, with the least quantisation that lets one fit.
@@ -213,7 +217,7 @@ class Estimator:
         """
         settings = self.plan.settings
         room = FULL * self.chip.memory_gb * 1e9
-        a_step = math.ceil(self.plan.batch_captions / self.rows.captions / self.assumptions.gpus)
+        a_step = math.ceil(stage.batch_captions / self.rows.captions / self.assumptions.gpus)
         given = settings.quantization
         for quantization in (given,) if given != "none" else ("none", "8bit", "4bit"):
             for checkpointing in (True,) if settings.checkpoint_activations else (False, True):
@@ -232,7 +236,7 @@ class Estimator:
             llm_saved=_llm_saved(self._llm_config, self._llm_adapter, self.rows, self.precision),
             vpg_saved=_vpg_saved(*self._vpg),
             trained=stage.trained,
-            trains_vpg=stage.number == 2,
+            trains_vpg=stage.trains_vpg,
             precision=self.precision,
             quantization=quantization,
             checkpointing=checkpointing,
@@ -258,6 +262,7 @@ class Estimator:
         images = most if wanted is None else max(1, int(wanted / model.rows.all_positions))
         return Fit(
             stage=stage.number,
+            name=stage.name,
             images=images if most else 0,
             most_images=most,
             positions=round((images if most else 1) * model.rows.all_positions),
@@ -277,15 +282,22 @@ class Estimator:
             max_tokens=self.plan.settings.max_tokens,
         )
 
-    def _stage_cost(self, stage: int, captions: float, rows: RowSizes) -> StageCost:
+    def _stage_cost(self, stage: StageWork | None, captions: float) -> StageCost:
+        """The cost of a stage of the plan; None for training from scratch, which trains the VPG."""
         vpg = self.plan.vpg
         flops = image_flops(
-            self.shape, self.work, rows, stage=stage, num_prompts=vpg.num_prompts, output_size=vpg.output_size
+            self.shape,
+            self.work,
+            self.rows,
+            trains_vpg=stage is None or stage.trains_vpg,
+            num_prompts=vpg.num_prompts,
+            output_size=vpg.output_size,
         )
-        each = flops.total / rows.captions
+        each = flops.total / self.rows.captions
         gpu_hours = self._hours(each * captions)
         return StageCost(
-            number=stage,
+            number=stage.number if stage else 0,
+            name=stage.name if stage else "from scratch",
             captions=captions,
             flops=flops,
             flops_per_caption=each,
@@ -299,10 +311,10 @@ class Estimator:
         return flops / (self.chip.tflops * 1e12 * self.assumptions.mfu) / 3600
 
 
-def paper_code_flops(shape: LLMShape, work: VPGWork, num_prompts: int, output_size: int, stage: int) -> float:
+def paper_code_flops(shape: LLMShape, work: VPGWork, num_prompts: int, output_size: int, trains_vpg: bool) -> float:
     """FLOPs of a caption in the paper's code."""
     rows = paper_rows(TextSize(CAPTION_TOKENS, 1.0), num_prompts, encoder_decoder=shape.encoder_decoder)
-    return image_flops(shape, work, rows, stage=stage, num_prompts=num_prompts, output_size=output_size).total
+    return image_flops(shape, work, rows, trains_vpg=trains_vpg, num_prompts=num_prompts, output_size=output_size).total
 
 
 @lru_cache(maxsize=8)
@@ -312,7 +324,7 @@ def paper_comparisons(registry: Registry, assumptions: Assumptions) -> tuple[Com
     vpgt's is for one caption an image, as most of the paper's data at scale has.
     """
     found = []
-    for run in paper.RUNS:
+    for run in paper.paper_runs():
         with suppress(VpgtError):  # a plugin is switched off, or another claims the name: nothing to compare with
             found.append(_comparison(run, registry, assumptions))
     return tuple(found)
@@ -321,13 +333,13 @@ def paper_comparisons(registry: Registry, assumptions: Assumptions) -> tuple[Com
 def _comparison(run: paper.PaperRun, registry: Registry, assumptions: Assumptions) -> Comparison:
     known = registry.llm_card(run.target)
     shape = llm_shape(card_config(known.card, known.family), known.family.adapter)
-    source = registry.source(run.source or ("opt-2.7b" if not shape.encoder_decoder else "flan-t5-xl"))
+    source = registry.source(run.source or run.vpg or "")
     config = {"model_type": source.family.model_types[0], **source.card.config}
     work = _vpg_work(source.family.adapter, _json(config))
     sizes = load(source.family.adapter).describe(config)
     prompts, width = sizes["num_prompts"], sizes["output_size"]
-    pairs = {1: run.stage1_pairs, 2: run.pairs - run.stage1_pairs}
-    theirs = sum(n * paper_code_flops(shape, work, prompts, width, stage) for stage, n in pairs.items())
+    pairs = {trains_vpg: run.pairs_of(trains_vpg) for trains_vpg in (False, True)}
+    theirs = sum(n * paper_code_flops(shape, work, prompts, width, vpg) for vpg, n in pairs.items())
     rows = row_sizes(
         TextSize(CAPTION_TOKENS, 1.0),
         prompts,
@@ -336,8 +348,8 @@ def _comparison(run: paper.PaperRun, registry: Registry, assumptions: Assumption
         share=True,
     )
     ours = sum(
-        n * image_flops(shape, work, rows, stage=stage, num_prompts=prompts, output_size=width).total
-        for stage, n in pairs.items()
+        n * image_flops(shape, work, rows, trains_vpg=vpg, num_prompts=prompts, output_size=width).total
+        for vpg, n in pairs.items()
     )
     a_second = paper.A100_TFLOPS * 1e12 * 3600
     return Comparison(

@@ -56,28 +56,25 @@ def image_flops(
     vpg: VPGWork,
     rows: RowSizes,
     *,
-    stage: int,
+    trains_vpg: bool,
     num_prompts: int,
     output_size: int,
-    cached: bool = False,
 ) -> Flops:
-    """FLOPs of one image in one stage.
+    """FLOPs of one image in one stage, the frozen part of its VPG included.
 
     Args:
         rows: what the LLM computes of its captions.
+        trains_vpg: whether the stage trains the VPG, or the projector alone.
         num_prompts, output_size: Q and D of the VPG.
-        cached: whether the frozen part of the stage comes from a cache (stage 1: the whole VPG; stage 2: the ViT).
     """
-    trains_vpg = stage == 2
     matrices, attention = llm_forward(shape, rows)
     head = 2 * shape.head_weights * rows.logits
-    prompts = 0.0 if cached and not trains_vpg else vpg.prompts
     projector = 2 * num_prompts * output_size * shape.embedding_size
     # No gradient flows into a decoder before its first block reads the encoder.
     idle = 8 * shape.embedding_size * shape.attention_width * rows.positions if shape.encoder_decoder else 0.0
     return Flops(
-        features=0.0 if cached else vpg.features * rows.views,
-        prompts=(prompts + (vpg.prompts_backward if trains_vpg else 0.0)) * rows.views,
+        features=vpg.features * rows.views,
+        prompts=(vpg.prompts + (vpg.prompts_backward if trains_vpg else 0.0)) * rows.views,
         projector=projector * (3 if trains_vpg else 2) * rows.views,
         llm_forward=matrices + attention,
         llm_backward=matrices - idle + ATTENTION_BACKWARD * attention,

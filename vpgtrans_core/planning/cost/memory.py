@@ -69,7 +69,6 @@ class MemoryModel:
     precision: int = 2
     quantization: str = "none"
     checkpointing: bool = False
-    cached: bool = False
     reserved: float = RESERVED
     logits_at_once: int = LOGITS_AT_ONCE
 
@@ -79,7 +78,7 @@ class MemoryModel:
         frozen_vpg = self.precision * self.vpg.frozen
         return Memory(
             llm_weights=self._llm_weights(),
-            vpg_weights=(0 if self.cached else frozen_vpg) + 4 * (self.vpg.trained + projector),
+            vpg_weights=frozen_vpg + 4 * (self.vpg.trained + projector),
             gradients=4 * self.trained,
             optimizer=8 * self.trained,
             llm_activations=images * self._llm_kept(),
@@ -116,7 +115,7 @@ class MemoryModel:
         values = 1
         for size in self.vpg.feature_shape:
             values *= size
-        vision = 0 if self.cached else VIT_LIVE * self.precision * images * values
+        vision = VIT_LIVE * self.precision * images * values
         # The ViT has run before anything of the LLM is kept.
         vision -= images * (self._llm_kept() + (self.vpg_saved if self.trains_vpg else 0.0))
         return max(loss, block, vision)

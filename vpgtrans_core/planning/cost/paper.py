@@ -1,10 +1,14 @@
-"""What the paper reports of cost (its tables 4 and 5), to set beside what vpgt expects."""
+"""What the paper reports of cost, to set beside what vpgt expects: ``paper.yaml`` holds its runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 
-STAGE1_PAIRS = 1.4e6
+import yaml
+
+WARM_UP_PAIRS = 1.4e6
 """COCO captions and SBU, one epoch: the data of the projector's warm-up."""
 A100_TFLOPS = 312.0
 
@@ -14,33 +18,39 @@ class PaperRun:
     """One run of the paper.
 
     Attributes:
-        source, target: aliases; source None for BLIP-2's training from scratch.
+        target: alias of the LLM.
         pairs: image-text pairs seen in all.
         hours: A100-hours.
+        encoder_decoder: the kind of its LLM.
+        source: alias; None for BLIP-2's training from scratch.
+        vpg: in place of `source`, an alias of a VL-LLM with the VPG's sizes.
     """
 
-    source: str | None
     target: str
     pairs: float
     hours: float
+    encoder_decoder: bool
+    source: str | None = None
+    vpg: str | None = None
 
-    @property
-    def stage1_pairs(self) -> float:
-        return STAGE1_PAIRS if self.source else 0.0
+    def pairs_of(self, trains_vpg: bool) -> float:
+        """Pairs of the stages that train the VPG, or of those that train the projector alone."""
+        warm_up = WARM_UP_PAIRS if self.source else 0.0
+        return self.pairs - warm_up if trains_vpg else warm_up
 
 
-OPT_TRANSFER = PaperRun("opt-2.7b", "opt-6.7b", 13.8e6, 59.0)
-T5_TRANSFER = PaperRun("flan-t5-xl", "flan-t5-xxl", 5.3e6, 32.4)
-OPT_SCRATCH = PaperRun(None, "opt-6.7b", 129e6, 631.5)
-T5_SCRATCH = PaperRun(None, "flan-t5-xxl", 121.6e6, 684.0)
-RUNS = (OPT_TRANSFER, T5_TRANSFER, OPT_SCRATCH, T5_SCRATCH)
+@cache
+def paper_runs() -> tuple[PaperRun, ...]:
+    """The paper's runs at scale."""
+    text = (resources.files(__package__) / "paper.yaml").read_text(encoding="utf-8")
+    return tuple(PaperRun(**values) for values in yaml.safe_load(text))
 
 
 def transfer_like(encoder_decoder: bool) -> PaperRun:
     """The paper's transfer at scale to this kind of LLM: how much data a transfer takes."""
-    return T5_TRANSFER if encoder_decoder else OPT_TRANSFER
+    return next(run for run in paper_runs() if run.source and run.encoder_decoder == encoder_decoder)
 
 
 def scratch_like(encoder_decoder: bool) -> PaperRun:
     """BLIP-2's training from scratch of this kind of LLM: how much data it took."""
-    return T5_SCRATCH if encoder_decoder else OPT_SCRATCH
+    return next(run for run in paper_runs() if not run.source and run.encoder_decoder == encoder_decoder)

@@ -5,14 +5,13 @@ A family needs no formula of its own here, and a family that nobody has thought 
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from vpgtrans_core.cards import load
@@ -91,7 +90,7 @@ def llm_saved_bytes(config: dict[str, Any], adapter: str, rows: RowSizes, dtype:
             ordinary = torch.ones(decoder, dtype=torch.long, device="meta")
             return model.base_model(inputs_embeds=inputs(decoder), attention_mask=ordinary, use_cache=False)[0]
 
-    with _fused_attention():
+    with _FusedAttention():
         total = saved_bytes(compute, iter(model.parameters()))
     return total / SAMPLE_ROWS * rows.positions / rows.length
 
@@ -127,7 +126,7 @@ def vpg_saved_bytes(adapter: type[VPG], config: dict[str, Any]) -> float:
         return 4.0 * 12 * math.prod(sizes["feature_shape"])
     _train(vpg)
     seen = torch.empty(SAMPLE_ROWS, *sizes["feature_shape"], device="meta")
-    with _fused_attention():
+    with _FusedAttention():
         return saved_bytes(lambda: vpg.prompts(seen), vpg.parameters()) / SAMPLE_ROWS
 
 
@@ -162,12 +161,17 @@ class _Attention(torch.autograd.Function):
         return *(torch.empty_like(t) for t in ctx.saved_tensors[:3]), None
 
 
-@contextlib.contextmanager
-def _fused_attention() -> Iterator[None]:
+class _FusedAttention(TorchFunctionMode):
     """On the meta device torch takes its plain attention, which keeps all scores; devices take a fused one."""
 
-    def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *args: Any, **more: Any) -> Tensor:
-        return _Attention.apply(query, key, value, attn_mask)
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is not nn.functional.scaled_dot_product_attention:
+            return function(*args, **(kwargs or {}))
+        return _Attention.apply(*_attention_inputs(*args, **(kwargs or {})))
 
-    with mock.patch.object(nn.functional, "scaled_dot_product_attention", attention):
-        yield
+
+def _attention_inputs(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **more: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The tensors among the arguments of torch's attention."""
+    return query, key, value, attn_mask

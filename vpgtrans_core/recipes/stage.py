@@ -1,0 +1,94 @@
+"""A training stage as data: what it trains, on what, for how long, and at which learning rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt
+
+Group = Literal["projector", "vpg"]
+"""The parts of a VL-LLM that a stage may train, see `VLModel.groups`. The LLM is always frozen."""
+Texts = Literal["caption", "instruction"]
+"""How the texts of an image become labels."""
+Optimizer = Literal["adamw", "muon"]
+Schedule = Literal["constant", "cosine", "muon"]
+
+Positive = Annotated[int, Gt(0)]
+Count = Annotated[int, Ge(0)]
+Amount = Annotated[float, Ge(0)]
+Rate = Annotated[float, Gt(0)]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run.
+
+    Attributes:
+        number: from 1; chooses the random numbers and the order of the images, and names checkpoints and metrics.
+        name: for people; no two stages of a run share one.
+        trains: the groups of parameters that are trained; all others are frozen.
+        data, format, ratios: as the settings of the same names; empty for the run's own data.
+        texts: how texts become labels.
+        steps, epochs: how long; steps where both are given.
+        batch_size, captions_per_image, max_tokens: as the settings of the same names; None for the run's own.
+        optimizer: Muon trains a projector alone.
+        lr: the peak learning rate (with Muon that of the bias).
+        min_lr: the learning rate at the end of a cosine.
+        schedule: ``constant``; ``cosine``, after a linear warm-up of the learning rate; ``muon``, the optimiser's own.
+        lr_warmup_steps, lr_warmup_start: steps of that warm-up, and the learning rate that it starts at.
+        early_stop: whether the stage ends when its held-out loss no longer falls.
+    """
+
+    number: int
+    name: str
+    trains: tuple[Group, ...]
+    lr: Rate
+    steps: Count | None = None
+    epochs: Amount | None = None
+    data: tuple[str, ...] = ()
+    format: tuple[str, ...] = ()
+    ratios: tuple[Rate, ...] = ()
+    texts: Texts = "caption"
+    batch_size: Positive | None = None
+    captions_per_image: Positive | None = None
+    max_tokens: Positive | None = None
+    optimizer: Optimizer = "adamw"
+    min_lr: Amount = 0.0
+    schedule: Schedule = "cosine"
+    lr_warmup_steps: Count = 0
+    lr_warmup_start: Amount = 0.0
+    early_stop: bool = False
+
+    @property
+    def trains_vpg(self) -> bool:
+        """Whether the VPG changes: then its frozen features can be cached, and not its outputs."""
+        return "vpg" in self.trains
+
+    def steps_for(self, steps_per_epoch: int) -> int:
+        """The steps of the stage: as given, or by its epochs."""
+        return self.steps if self.steps is not None else round((self.epochs or 0) * steps_per_epoch)
+
+    def problems(self) -> list[str]:
+        """What does not fit together, the stage's name in front."""
+        found = []
+        if not self.trains or len(set(self.trains)) != len(self.trains):
+            found.append("trains: must name at least one group, and each once")
+        if self.steps is None and self.epochs is None:
+            found.append("steps or epochs: one of them must be given")
+        if self.optimizer == "muon" and self.trains != ("projector",):
+            found.append("optimizer: muon trains the projector alone; use adamw")
+        if (self.optimizer == "muon") != (self.schedule == "muon"):
+            found.append("schedule: muon is the optimiser muon's own, and its only one")
+        found += data_problems(self.data, self.format, self.ratios)
+        return [f"stage {self.name!r}: {problem}" for problem in found]
+
+
+def data_problems(data: tuple[str, ...], format: tuple[str, ...], ratios: tuple[float, ...]) -> list[str]:
+    """What does not fit between data sources, their formats and their sampling ratios."""
+    found = []
+    if ratios and len(ratios) != len(data):
+        found.append(f"ratios: {len(ratios)} given for {len(data)} data sources")
+    if len(format) not in (0, 1, len(data)):
+        found.append(f"format: {len(format)} given for {len(data)} data sources")
+    return found

@@ -1,0 +1,65 @@
+"""What a run is to do, with every name resolved and every open setting filled. Loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vpgtrans_core.errors import DataError
+from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, check_names, resolve_source, resolve_target
+from vpgtrans_core.recipes.lists import RECIPES
+from vpgtrans_core.recipes.stage import Stage
+from vpgtrans_core.registry import Registry
+from vpgtrans_core.settings import Settings, fill, stage_settings, stages_of
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A run before anything of it is loaded.
+
+    Attributes:
+        settings: every setting, the recipe's values filled in.
+        stages: in the order of training.
+        source_data: ``"module:function"`` that lists the captioned images that come with the source; ``""`` for none.
+    """
+
+    settings: Settings
+    stages: tuple[Stage, ...]
+    source: ResolvedSource
+    target: ResolvedLLM
+    source_data: str
+    registry: Registry
+
+    @property
+    def has_data(self) -> bool:
+        """Whether every stage has data to train on."""
+        given = [self.settings, *(stage_settings(self.settings, stage) for stage in self.stages)]
+        return bool(self.source_data) or all(settings.data for settings in given[min(len(self.stages), 1) :])
+
+    def require_data(self) -> None:
+        """Raises:
+        DataError: a stage has no data.
+        """
+        if not self.has_data:
+            raise DataError(
+                "real models need captioned images", "give them with --data PATH; see the README for formats"
+            )
+
+
+def run_spec(settings: Settings, registry: Registry, *, weights: bool = True) -> RunSpec:
+    """Resolve the names in `settings` and fill what they leave open.
+
+    A source that comes with vpgt may name its own recipe and data. They are meant for targets that come with vpgt, too.
+
+    Args:
+        weights: whether the models' weights must be there, or their configs are enough.
+
+    Raises:
+        VpgtError: a model is not there or cannot be used.
+    """
+    check_names((settings.source, settings.target), registry, settings)
+    source = resolve_source(settings.source, registry, settings, weights=weights)
+    target = resolve_target(settings.target, registry, settings, weights=weights)
+    card = source.card if source.bundled and target.bundled else None
+    recipe = RECIPES[card.recipe if card else "paper"]
+    filled = fill(settings, recipe, batch_size=target.family.batch_size)
+    return RunSpec(filled, stages_of(filled), source, target, card.data if card else "", registry)

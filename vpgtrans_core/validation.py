@@ -1,0 +1,140 @@
+"""Plain values against the fields of a dataclass: types, bounds and choices, every problem at once.
+
+A dataclass says what a field may hold where it declares it: ``Annotated[int, Gt(0)]`` with the bounds of
+`annotated_types`, ``Literal["adamw", "muon"]``, ``int | None``. pydantic checks the values; it is imported on first
+use, because most commands check none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from functools import cache, reduce
+from operator import or_
+from pathlib import Path
+from types import GenericAlias, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from vpgtrans_core.errors import did_you_mean
+
+EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "string_type": "a text",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+}
+"""What a field must be, by the type of pydantic's error."""
+BOUNDS = {
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "at most"),
+}
+"""Where pydantic's error keeps the bound, and how it reads."""
+
+
+def check(
+    cls: type, values: Mapping[str, Any], *, kind: str = "setting", leave_out: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], list[str]]:
+    """Check `values` against the fields of the dataclass `cls`; fields that are missing are not asked for.
+
+    What yaml, json and Python callers write is accepted: a list for a tuple, a single value for a tuple of one,
+    ``1e-4`` as text for a number, a `Path` for text. ``true`` is not a number.
+
+    Args:
+        cls: a dataclass.
+        values: by field name; ``-`` may stand for ``_``.
+        kind: what a field is called in messages.
+        leave_out: fields that may not be given.
+
+    Returns:
+        the values, converted, without those that are wrong; and a sentence for each problem.
+    """
+    names = [field.name for field in dataclasses.fields(cls) if field.name not in leave_out]
+    good: dict[str, Any] = {}
+    problems = []
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in names:
+            guess = did_you_mean(name, names)
+            problems.append(f"unknown {kind} {key!r}" + (f"; {guess}" if guess else ""))
+        elif name in good:
+            problems.append(f"{name}: given twice")
+        else:
+            good[name], wrong = _field(cls, name)(value)
+            problems += [f"{name}: {problem}" for problem in wrong]
+    return good, problems
+
+
+@cache
+def _field(cls: type, name: str) -> Callable[[Any], tuple[Any, list[str]]]:
+    """What checks one field of a dataclass: returns the value, converted, and its problems."""
+    from pydantic import TypeAdapter, ValidationError
+
+    adapter = TypeAdapter(_lenient(get_type_hints(cls, include_extras=True)[name]))
+
+    def checked(value: Any) -> tuple[Any, list[str]]:
+        try:
+            return adapter.validate_python(value, strict=True), []
+        except ValidationError as error:
+            return None, list(dict.fromkeys(_sentence(one) for one in error.errors(include_url=False)))
+
+    return checked
+
+
+def _sentence(error: Any) -> str:
+    """One of pydantic's errors in our words."""
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", context["expected"])
+        guess = did_you_mean(str(value), choices)
+        return f"must be one of {', '.join(choices)}, not {value!r}" + (f"; {guess}" if guess else "")
+    bounds = {
+        "greater_than": lambda: f"must be above {context['gt']:g}",
+        "greater_than_equal": lambda: (
+            f"must be at least {context['ge']:g}" if context["ge"] else "must not be negative"
+        ),
+        "less_than": lambda: f"must be below {context['lt']:g}",
+        "less_than_equal": lambda: f"must be at most {context['le']:g}",
+    }
+    if kind in bounds:
+        return f"{bounds[kind]()}, not {value!r}"
+    return f"must be {EXPECTED[kind]}, not {value!r}" if kind in EXPECTED else f"{error['msg']}, not {value!r}"
+
+
+def _lenient(hint: Any) -> Any:
+    """`hint` with the conversions that `check` promises, for pydantic's strict mode."""
+    from pydantic import AllowInfNan, BeforeValidator
+
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is float:
+        return Annotated[float, BeforeValidator(_number), AllowInfNan(False)]
+    if hint is str:
+        return Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+    if origin is Annotated:
+        return Annotated[_lenient(arguments[0]), *arguments[1:]]
+    if origin in (Union, UnionType):
+        return reduce(or_, map(_lenient, arguments))
+    if origin is tuple:
+        return Annotated[GenericAlias(tuple, (_lenient(arguments[0]), ...)), BeforeValidator(_items)]
+    return hint
+
+
+def _number(value: Any) -> Any:
+    """A text as the number that it spells: yaml reads ``1e-4`` as text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _items(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    return value if isinstance(value, (tuple, Mapping)) else (value,)
