@@ -10,7 +10,8 @@ from vpgtrans_core.cache.key import Kind
 from vpgtrans_core.cache.names import EntryNames
 from vpgtrans_core.cache.store import FeatureCache
 
-View = tuple[int, int, int]
+View = tuple[int, ...]
+"""Source, row, view, and which of the sample's images; 0 where that is left out."""
 
 
 class CachedImages:
@@ -25,9 +26,9 @@ class CachedImages:
         self.names = names
         self.kind: Kind = cache.key.kind
 
-    def get(self, source: int, row: int, view: int) -> Tensor | None:
-        """What is kept of a view of an image, or None."""
-        name = self.names.name(source, row, view)
+    def get(self, source: int, row: int, view: int, image: int = 0) -> Tensor | None:
+        """What is kept of a view of a sample's `image`-th image, or None."""
+        name = self.names.name(source, row, view, image)
         return None if name is None else self.cache.get(name)
 
     def keep(self, views: Sequence[View], values: Tensor, kind: str) -> Tensor:

@@ -1,9 +1,13 @@
-"""The unit of data: one image with its captions."""
+"""The unit of data: an image, or several, with the texts about it."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from vpgtrans_core.data.conversation import Caption, Conversation, ImageMark, Span
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,17 +43,45 @@ class InMemoryImage:
 
 
 @dataclass(frozen=True)
-class Caption:
-    """A text that the LLM learns to say of an image, after `prompt` (empty for plain captioning)."""
-
-    text: str
-    prompt: str = ""
-
-
-@dataclass(frozen=True)
 class Sample:
-    """One image and its captions. `key` names it within its source and never changes between runs."""
+    """Images, most often one, and the texts about them. `key` names it within its source and never changes between
+    runs."""
 
     key: str
-    image: ImageRef
-    captions: tuple[Caption, ...]
+    images: tuple[ImageRef, ...]
+    texts: tuple[Caption | Conversation, ...]
+
+    @property
+    def image(self) -> ImageRef:
+        """The first of its images, and most often the only one."""
+        return self.images[0]
+
+    @property
+    def captions(self) -> tuple[Caption, ...]:
+        """Its texts as captions: of a conversation each answer alone."""
+        return tuple(c for text in self.texts for c in ((text,) if isinstance(text, Caption) else text.captions()))
+
+    @property
+    def conversations(self) -> tuple[Conversation, ...]:
+        """Its texts as conversations: a caption answers its prompt."""
+        return tuple(
+            Conversation.about_image(text.prompt, text.text) if isinstance(text, Caption) else text
+            for text in self.texts
+        )
+
+
+class Encoder(Protocol):
+    """Makes what an LLM reads and learns of texts; the data only carries it. Picklable: it travels to workers.
+
+    Both raise BadSampleError where the LLM can make no use of a text."""
+
+    def encode(self, caption: Caption, max_tokens: int, rng: random.Random) -> Any:
+        """A caption, at most `max_tokens` long."""
+        ...
+
+    def encode_spans(self, spans: Sequence[Span | ImageMark], max_tokens: int) -> Any:
+        """A conversation, as its template has written it."""
+        ...
+
+
+__all__ = ["Caption", "Encoder", "ImageRef", "InMemoryImage", "Sample"]

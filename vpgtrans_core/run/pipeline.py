@@ -265,7 +265,7 @@ class Run:
     def _feed(self, model: VLModel, stage: int) -> Feed:
         from vpgtrans_core.run.feed import Feed
 
-        return Feed(self.data, self.settings, model, self.machine, stage)
+        return Feed(self.data, self.settings, model, self.machine, stage, say=self.reporter.warning)
 
     def _stepper(self, model: VLModel, feed: Feed | None = None) -> Any:
         from vpgtrans_core.train.step import Stepper
@@ -362,6 +362,7 @@ class Run:
             "first_held_out_loss": state.first_held_out_loss,
             "held_out_loss": state.held_out_loss,
             "ended_early": state.stopped,
+            **feed.tell_lengths(),
             "peak_memory_bytes": peak_memory_bytes(self.machine.device),
         }
 

@@ -33,14 +33,14 @@ MANY = 90
 
 TEXTS = [
     [
-        Text((), (2, 68, 120, END)),
-        Text((), (2, 68, 121, 77, 140, END)),
-        Text((), (2, 68, 121, 90, END)),
-        Text((), (2, 68, 120, END)),
-        Text((2, 50, 51, 52), (99, END)),
+        Text.of((), (2, 68, 120, END)),
+        Text.of((), (2, 68, 121, 77, 140, END)),
+        Text.of((), (2, 68, 121, 90, END)),
+        Text.of((), (2, 68, 120, END)),
+        Text.of((2, 50, 51, 52), (99, END)),
     ],
-    [Text((), (2, 91, END))],
-    [Text((2, 50, 51), (99, END)), Text((2, 50, 51), (98, 97, END)), Text((), (130,))],
+    [Text.of((), (2, 91, END))],
+    [Text.of((2, 50, 51), (99, END)), Text.of((2, 50, 51), (98, 97, END)), Text.of((), (130,))],
 ]
 """Three images: common beginnings, a caption twice, one alone, questions with context, a single token."""
 
@@ -158,7 +158,7 @@ class LLMSubject:
     @property
     def many_texts(self) -> list[list[Text]]:
         """`TEXTS`, and an image with so many captions that a row of them is longer than most windows of attention."""
-        return [*TEXTS, [Text((), (2, 60 + n, 150 + n, 68, 120, END)) for n in range(MANY)]]
+        return [*TEXTS, [Text.of((), (2, 60 + n, 150 + n, 68, 120, END)) for n in range(MANY)]]
 
     def prompt_ids(self, images: int = len(TEXTS)) -> Tensor:
         """Words ``[I, Q]`` that stand where soft prompts will."""
