@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vpgtrans_core.cards import LLMFamily, load
-from vpgtrans_core.llm.text import Text
+from vpgtrans_core.llm.text import ImagePlace, Text, Tokens
 from vpgtrans_core.testing import kit_vpg
 from vpgtrans_core.testing.checks import CheckFailed
 from vpgtrans_core.testing.opening import Opened, open_plugin
@@ -41,8 +41,16 @@ TEXTS = [
     ],
     [Text.of((), (2, 91, END))],
     [Text.of((2, 50, 51), (99, END)), Text.of((2, 50, 51), (98, 97, END)), Text.of((), (130,))],
+    [
+        Text((Tokens((2, 54, 55)), ImagePlace(), Tokens((56, 57)), Tokens((99, 98, END), labelled=True))),
+        Text(
+            (Tokens((2, 54, 55)), ImagePlace(), Tokens((56, 58)), Tokens((97, END), labelled=True))
+            + (Tokens((59, 57)), Tokens((96, 99, END), labelled=True))
+        ),
+    ],
 ]
-"""Three images: common beginnings, a caption twice, one alone, questions with context, a single token."""
+"""Four images: common beginnings, a caption twice, one alone, questions with context, a single token; an image inside a
+prompt, with one answer and with two."""
 
 
 class LLMSubject:
