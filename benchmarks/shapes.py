@@ -136,8 +136,8 @@ def _text(model: VLModel, rng: random.Random) -> Text:
     words = tuple(rng.randrange(4, model.llm.model.config.vocab_size) for _ in range(rng.choice(TOKENS) - 2))
     if model.llm.family.encoder_decoder:
         cut = rng.randrange(len(words))
-        return Text((*words[:cut], 1), (*words[cut:], 1))
-    return Text((), (2, *words, 1))
+        return Text.of((*words[:cut], 1), (*words[cut:], 1))
+    return Text.of((), (2, *words, 1))
 
 
 def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:

@@ -26,6 +26,7 @@ Method = Literal["vpgtrans", "scratch", "inherit", "linear"]
 Start = Literal["words", "converter", "random"]
 Converter = Literal["ridge", "sgd"]
 Save = Literal["model", "vpg"]
+Template = Literal["minigpt4", "plain"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "8bit", "4bit"]
 StageItem = int | str | dict[str, Any]
@@ -63,6 +64,12 @@ class Settings:
     ratios: tuple[Rate, ...] = _setting(
         (), "Sampling ratio of each --data (the paper at scale: 0.1, 0.2, 0.7).", "data"
     )
+    clean: bool | None = _setting(
+        None,
+        "Lower-case captions and take marks out, as the paper does; default yes, no for conversations (llava).",
+        "data",
+    )
+    template: Template = _setting("minigpt4", "How conversations are written: minigpt4 or plain.", "data")
     val_data: str | None = _setting(
         None, "Captioned images for the held-out loss; default: a part of the data.", "data"
     )

@@ -11,6 +11,7 @@ from torch.nn import functional
 from variants import VARIANTS, Variant
 
 from tests.benchmarks.compare import difference, plain_of
+from vpgtrans_core.llm.text import Text
 from vpgtrans_core.vlm.model import VLModel
 
 EXACT = [v for v in VARIANTS if not v.half and v.name != "plain"]
@@ -99,12 +100,11 @@ def test_a_plain_step_that_does_not_fit_is_done_in_parts_and_its_work_counted_on
 
 def test_the_comparison_sees_a_wrong_caption(bench: Bench) -> None:
     """The control: one token of one caption changes the gradient by more than the tolerance."""
-    import dataclasses
 
     plain = VARIANTS[0]
     wanted = bench.gradients(plain)
     before = bench.work.texts[0][0]
-    bench.work.texts[0][0] = dataclasses.replace(before, target=(*before.target[:-2], 5, before.target[-1]))
+    bench.work.texts[0][0] = Text.of(before.context, (*before.target[:-2], 5, before.target[-1]))
     try:
         assert difference(bench.gradients(plain), wanted) > 1e-3
     finally:

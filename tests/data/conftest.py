@@ -6,21 +6,29 @@ import io
 import os
 import random
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vpgtrans_core.data.sample import Caption
-from vpgtrans_core.llm.text import Text, TextEncoder
+from vpgtrans_core.data.conversation import Caption, ImageMark, Span
+from vpgtrans_core.llm.text import ImagePlace, Text, Tokens, limited
 
 
-class LetterEncoder(TextEncoder):
+class LetterEncoder:
     """The caption's bytes, and one number from the sample's generator so that tests see where chance comes from."""
 
     def encode(self, caption: Caption, max_tokens: int, rng: random.Random) -> Text:
-        return Text(tuple(caption.prompt.encode()), (*caption.text.encode()[:max_tokens], rng.randrange(1000)))
+        return Text.of(tuple(caption.prompt.encode()), (*caption.text.encode()[:max_tokens], rng.randrange(1000)))
+
+    def encode_spans(self, spans: Sequence[Span | ImageMark], max_tokens: int) -> Text:
+        pieces = [
+            ImagePlace(s.index) if isinstance(s, ImageMark) else Tokens(tuple(s.text.encode()), s.labelled)
+            for s in spans
+        ]
+        return limited(pieces, max_tokens)
 
 
 def picture(number: int, size: tuple[int, int] = (40, 30)) -> Image.Image:

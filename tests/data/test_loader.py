@@ -121,7 +121,7 @@ class Features:
     def __init__(self, rows: set[int]) -> None:
         self.rows = rows
 
-    def get(self, source: int, row: int, view: int) -> torch.Tensor | None:
+    def get(self, source: int, row: int, view: int, image: int = 0) -> torch.Tensor | None:
         return torch.full((4, 6), float(row)) if row in self.rows else None
 
 

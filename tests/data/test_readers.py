@@ -24,8 +24,8 @@ from vpgtrans_core.data import bad, images
 from vpgtrans_core.data.bad import Bounds
 from vpgtrans_core.data.captions import clean
 from vpgtrans_core.data.data import open_data
+from vpgtrans_core.data.describing import is_generic
 from vpgtrans_core.data.listing import Listing
-from vpgtrans_core.data.readers import llava
 from vpgtrans_core.data.sample import Caption
 from vpgtrans_core.errors import DataError
 
@@ -78,9 +78,9 @@ def test_llava_questions_become_prompts_and_generic_wishes_do_not(tmp_path: Path
         "Offer a succinct explanation of the picture presented.",
         "",
     ):
-        assert llava.is_generic(wish), wish
+        assert is_generic(wish), wish
     for question in ("Describe the man in the image.", "What colour is it?", "Is there a dog?"):
-        assert not llava.is_generic(question), question
+        assert not is_generic(question), question
 
 
 def test_images_are_found_where_the_path_says(tmp_path: Path) -> None:

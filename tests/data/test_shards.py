@@ -124,7 +124,7 @@ def test_the_manifest_sees_every_flip_cut_and_loss(tmp_path: Path) -> None:
     victim.unlink()
     assert read(folder).bad.counts[bad.DAMAGED_SHARD] == 10
     (folder / shard_manifest.NAME).write_text('{"shards": {"a": 3}}')
-    with pytest.raises(DataError, match="no manifest"):
+    with pytest.raises(DataError, match="not a manifest"):
         read(folder)
 
 

@@ -107,8 +107,8 @@ def test_the_documents_table_is_this_one():
 
 def test_rows_longer_than_the_probed_one_are_not_shared():
     llm, _ = fallback(QWEN2)
-    few = [[Text((), (5, *range(6, 6 + n), 9)) for n in range(3, 6)]]
-    many = [[Text((), (5, n, *range(20, 30), 9)) for n in range(200)]]
+    few = [[Text.of((), (5, *range(6, 6 + n), 9)) for n in range(3, 6)]]
+    many = [[Text.of((), (5, n, *range(20, 30), 9)) for n in range(200)]]
     assert llm.layout(few, PROMPTS).attention is None
     assert llm.layout(many, PROMPTS).attention is not None
 

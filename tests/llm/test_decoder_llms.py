@@ -88,7 +88,9 @@ def test_generation_runs_blocks_as_they_are():
     counter = CompileCounter()
     for block in blocks(llm.model):
         block.compile(backend=counter)
-    vl = VLModel(torch.nn.Identity(), torch.nn.Linear(6, model.config.hidden_size), llm)
+    vpg = torch.nn.Identity()
+    vpg.num_prompts, vpg.output_size = PROMPTS, 6
+    vl = VLModel(vpg, torch.nn.Linear(6, model.config.hidden_size), llm)
     assert len(vl.generate(torch.randn(1, PROMPTS, 6), "outputs")) == 1
     assert counter.frame_count == 0
     llm.loss(soft_prompts_for(model), llm.layout(TEXTS, PROMPTS))

@@ -23,7 +23,7 @@ def test_loss_and_projector_gradient_equal_the_papers_code(stage, share):
     reference = torch.load(FOLDER / f"reference_stage{stage}.pt", weights_only=True)
     llm = OPT.load(FOLDER / "llm", family=family("opt"), share=share)
     lengths = reference["attention_mask"].sum(1)
-    texts = [[Text((), tuple(ids[:n].tolist()))] for ids, n in zip(reference["input_ids"], lengths, strict=True)]
+    texts = [[Text.of((), tuple(ids[:n].tolist()))] for ids, n in zip(reference["input_ids"], lengths, strict=True)]
     soft_prompts = reference["soft_prompts"].clone().requires_grad_()
     rows = llm.layout(texts, soft_prompts.shape[1])
     loss = llm.loss(soft_prompts, rows) / rows.labels

@@ -8,13 +8,14 @@ from conftest import TEXTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vpgtrans_core.llm.elements import line_of
 from vpgtrans_core.llm.loss import NO_LABEL
 from vpgtrans_core.llm.packing import balance, pack_cheaply
 from vpgtrans_core.llm.rows import Tree, decoder_rows
 from vpgtrans_core.llm.text import Text
 
 texts = st.builds(
-    Text,
+    Text.of,
     st.lists(st.integers(1, 3), max_size=3).map(tuple),
     st.lists(st.integers(1, 3), min_size=1, max_size=5).map(tuple),
 )
@@ -49,8 +50,9 @@ def test_narrow_models_get_short_rows():
 
 
 def test_a_tree_merges_common_beginnings():
-    tree = Tree.grow([Text((), (7, 8, 9)), Text((), (7, 8, 5, 9)), Text((), (7, 6, 9))], num_prompts=2)
-    assert tree.ids == [0, 0, 7, 6, 8, 5]
+    texts = [Text.of((), (7, 8, 9)), Text.of((), (7, 8, 5, 9)), Text.of((), (7, 6, 9))]
+    (tree,) = Tree.grow(line_of(text.pieces, [3], num_prompts=2) for text in texts)
+    assert tree.elements == [-7, -8, 7, 6, 8, 5]
     assert tree.depths == [0, 1, 2, 3, 3, 4]
     assert tree.ends == [6, 6, 6, 4, 6, 6]
     assert {place: sorted(labels) for place, labels in tree.labels.items()} == {

@@ -21,9 +21,9 @@ from vpgtrans_core.llm.text import Text
 from vpgtrans_core.testing.plain import plain_loss
 
 TEXTS = [
-    [Text((1,), (20, 21, 1)), Text((1,), (22, 1)), Text((7, 8, 1), (23, 24, 25, 26, 1))],
-    [Text((9, 1), (30, 1))],
-    [Text((1,), (31, 32, 33, 1)), Text((5, 6, 7, 8, 1), (34, 1))],
+    [Text.of((1,), (20, 21, 1)), Text.of((1,), (22, 1)), Text.of((7, 8, 1), (23, 24, 25, 26, 1))],
+    [Text.of((9, 1), (30, 1))],
+    [Text.of((1,), (31, 32, 33, 1)), Text.of((5, 6, 7, 8, 1), (34, 1))],
 ]
 
 
@@ -79,7 +79,7 @@ def test_a_wrong_mask_would_be_seen(mask, monkeypatch):
 
 def test_texts_with_one_encoder_text_share_it():
     llm, _ = t5()
-    texts = [[Text((1,), (20, 21, 1))] * 5]
+    texts = [[Text.of((1,), (20, 21, 1))] * 5]
     assert llm.positions(texts[0], 8) == (8 + 1) + 5 * 3
     assert llm.layout(texts, 8).positions == (8 + 1) + 5 * 3
     assert t5(share=False)[0].layout(texts, 8).positions == (8 + 1) + 5 * 3
@@ -136,8 +136,8 @@ def test_a_caption_is_split_between_words():
 
 def test_one_word_is_all_to_be_said():
     text = t5()[0].text
-    assert text(Caption("circle"), 32, random.Random(0)) == Text((1,), text.prompt_ids("circle"))
-    assert text(Caption(""), 32, random.Random(0)) == Text((1,), (1,))
+    assert text(Caption("circle"), 32, random.Random(0)) == Text.of((1,), text.prompt_ids("circle"))
+    assert text(Caption(""), 32, random.Random(0)) == Text.of((1,), (1,))
 
 
 def test_a_question_goes_into_the_encoder_whole():

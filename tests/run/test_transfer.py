@@ -257,7 +257,7 @@ def test_wrong_input_is_refused_with_a_hint(world: Path, tmp_path: Path) -> None
         return caught.value
 
     refused(ModelError, "unknown model", target="lama-mini")
-    refused(ModelError, "no model", target=str(world / "data"))
+    refused(ModelError, "does not hold a model", target=str(world / "data"))
     refused(VpgtError, "llama", source=str(world / "llama"))
     refused(DataError, "nowhere", data=[str(tmp_path / "nowhere.json")])
     refused(DataError, "images", data=[])

@@ -46,8 +46,8 @@ class ForgetsTheScale(DecoderOnlyLLM):
 class PaddingIsSeen(DecoderOnlyLLM):
     """Rows are padded on the left, and the padding is attended to."""
 
-    def layout(self, texts, num_prompts):
-        rows = super().layout(texts, num_prompts)
+    def layout(self, texts, num_prompts, images=()):
+        rows = super().layout(texts, num_prompts, images)
         if rows.attention is None:
             return rows
         length = rows.ids.shape[1]
@@ -69,8 +69,8 @@ class ImagesMix(DecoderOnlyLLM):
 class TreeWithoutMask(DecoderOnlyLLM):
     """Packed rows whose positions see everything before them, other captions too."""
 
-    def layout(self, texts, num_prompts):
-        rows = super().layout(texts, num_prompts)
+    def layout(self, texts, num_prompts, images=()):
+        rows = super().layout(texts, num_prompts, images)
         return rows if rows.ends is None else dataclasses.replace(rows, ends=torch.full_like(rows.ends, 10**6))
 
 
@@ -88,7 +88,7 @@ class LabelsThePrompt(DecoderOnlyLLM):
 class PromptIsLabelled(CausalText):
     def encode(self, caption, max_tokens, rng):
         text = super().encode(caption, max_tokens, rng)
-        return Text((), text.context + text.target)
+        return Text.of((), text.context + text.target)
 
 
 class LossOfMean(DecoderOnlyLLM):

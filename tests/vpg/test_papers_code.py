@@ -224,9 +224,9 @@ def texts_of(reference: dict[str, Any]) -> list[list[Text]]:
     ids, mask, labels = (reference.get(name) for name in ("input_ids", "attention_mask", "labels"))
     read = [tuple(row[: int(seen.sum())].tolist()) for row, seen in zip(ids, mask, strict=True)]
     if labels is None:
-        return [[Text((), text)] for text in read]
+        return [[Text.of((), text)] for text in read]
     said = [tuple(row[row != -100].tolist()) for row in labels]
-    return [[Text(*text)] for text in zip(read, said, strict=True)]
+    return [[Text.of(*text)] for text in zip(read, said, strict=True)]
 
 
 def half(folder: Path) -> bool:

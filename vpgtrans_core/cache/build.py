@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,12 @@ import torch
 from vpgtrans_core.cache.cached_images import CachedImages
 from vpgtrans_core.cache.key import Kind, cache_root
 from vpgtrans_core.cache.names import EntryNames
+from vpgtrans_core.data.conversation import Caption, ImageMark, Span
 from vpgtrans_core.data.data import Data
 from vpgtrans_core.data.images import Augmentation, normalize
 from vpgtrans_core.data.loader import Loader, ReadOptions, StepReader
 from vpgtrans_core.data.order import Draw, InOrder
-from vpgtrans_core.data.sample import Caption
 from vpgtrans_core.errors import ConfigError
-from vpgtrans_core.llm.text import Text, TextEncoder
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.train.stage import Progress
@@ -31,11 +31,14 @@ BATCH = 32
 """Images computed together."""
 
 
-class NoText(TextEncoder):
-    """Captions are of no use here."""
+class NoText:
+    """The loader's `Encoder` where texts are of no use."""
 
-    def encode(self, caption: Caption, max_tokens: int, rng: random.Random) -> Text:
-        return Text((), ())
+    def encode(self, caption: Caption, max_tokens: int, rng: random.Random) -> None:
+        return None
+
+    def encode_spans(self, spans: Sequence[Span | ImageMark], max_tokens: int) -> None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,7 @@ def _compute(vpg: VPG, step: Any, reader: StepReader, machine: Machine) -> int:
     with torch.autocast(machine.device.type, dtype=machine.autocast, enabled=machine.autocast is not None):
         features = vpg.features(pixels)
         kept = features if reader.features.kind == "features" else vpg.prompts(features)
-    views = [(draw.source, draw.row, view) for draw, view in zip(step.draws, step.views, strict=True)]
-    reader.features.keep(views, kept, reader.features.kind)
+    reader.features.keep(step.image_views, kept, reader.features.kind)
     return len(step)
 
 

@@ -24,9 +24,9 @@ class CachedImages:
         self.names = names
         self.kind: Kind = cache.key.kind
 
-    def get(self, source: int, row: int, view: int) -> Tensor | None:
-        """What is kept of a view of an image, or None."""
-        name = self.names.name(source, row, view)
+    def get(self, source: int, row: int, view: int, image: int = 0) -> Tensor | None:
+        """What is kept of a view of a sample's `image`-th image, or None."""
+        name = self.names.name(source, row, view, image)
         return None if name is None else self.cache.get(name)
 
     def keep(self, views: Sequence[View], values: Tensor, kind: str) -> Tensor:

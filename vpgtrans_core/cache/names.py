@@ -11,7 +11,7 @@ import hashlib
 from vpgtrans_core.cache.shards import NAME_BYTES
 from vpgtrans_core.data.bad import BadSampleError
 from vpgtrans_core.data.data import Data
-from vpgtrans_core.data.loader import ReadOptions
+from vpgtrans_core.data.loader import ReadOptions, drawn_from
 from vpgtrans_core.data.sample import ImageRef, InMemoryImage
 
 
@@ -22,16 +22,17 @@ class EntryNames:
         self.data = data
         self.options = options
 
-    def name(self, source: int, row: int, view: int) -> bytes | None:
-        """16 bytes; None when the image cannot be read."""
+    def name(self, source: int, row: int, view: int, image: int = 0) -> bytes | None:
+        """16 bytes for a view of a sample's `image`-th image; None when it cannot be read."""
         sample = self.data.sample(source, row)
         try:
-            digest = hashlib.blake2b(_content(sample.image), digest_size=NAME_BYTES)
+            digest = hashlib.blake2b(_content(sample.images[image]), digest_size=NAME_BYTES)
         except (OSError, ValueError, BadSampleError):
             return None
         if (augmentation := self.options.augmentation) is not None:
             # All that the reader draws a view from.
-            digest.update(f"{augmentation}|{self.options.seed}|{source}|{sample.key}|{view}".encode())
+            drawn = "|".join(map(str, drawn_from(source, sample.key, view, image)))
+            digest.update(f"{augmentation}|{self.options.seed}|{drawn}".encode())
         return digest.digest()
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from vpgtrans_core.data.bad import Bounds
-from vpgtrans_core.data.captions import clean as clean_caption
 from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.order import InOrder, Order, split
 from vpgtrans_core.data.readers.detect import read_source
@@ -104,7 +103,7 @@ def open_data(
     val_images: int = 0,
     limit: int | None = None,
     bounds: Bounds = Bounds(),
-    clean: Callable[[str], str] = clean_caption,
+    clean: Callable[[str], str] | None = None,
     split_seed: int = 0,
     hashes: bool = False,
 ) -> Data:
@@ -118,7 +117,7 @@ def open_data(
         val_images: images to hold out of training, at most a fifth of all; taken from each source in proportion.
         limit: most images to train on, from each source in proportion.
         bounds: how many bad samples are tolerated.
-        clean: how captions are cleaned; default as in the paper.
+        clean: how captions are cleaned; default by format: captions as in the paper, conversations not at all.
         split_seed: chooses the held-out images and the limited ones; not the run's seed, so that runs with different
             seeds share their held-out images.
         hashes: compare tar shards with the SHA-256 of their manifest, where there is one.

@@ -15,11 +15,14 @@ from PIL import Image
 from vpgtrans_core.data import bad
 from vpgtrans_core.data.bad import BadLog, BadSample, BadSampleError
 from vpgtrans_core.data.captions import keep
-from vpgtrans_core.data.sample import Caption, ImageRef, InMemoryImage, Sample
+from vpgtrans_core.data.conversation import Caption, Conversation
+from vpgtrans_core.data.sample import ImageRef, InMemoryImage, Sample
 from vpgtrans_core.data.strings import Strings, StringsBuilder
 
 MAX_CHARACTERS = 20_000
 """Longest caption that is taken for one."""
+CONVERSATION = -1
+"""Stands for a prompt's number where a text is a conversation."""
 
 
 class Images(Protocol):
@@ -66,14 +69,16 @@ class Listing:
     Attributes:
         path: the source as the user named it.
         format: the name of its format.
-        keys: one unique key an image.
-        images: where each image is.
-        texts: all captions, image after image; `ends` says where each image's captions end.
-        prompts: the distinct prompts; `prompt_of` says which one each caption follows.
+        keys: one unique key a sample.
+        images: where each image is, sample after sample.
+        texts: all captions and conversations (as json), sample after sample; `ends` says where each sample's texts end.
+        prompts: the distinct prompts; `prompt_of` says which one each caption follows; `CONVERSATION` for one.
         bad: what the reader had to leave out.
         uncaptioned: images without any caption: no fault, only counted.
         imageless: texts without any image: no fault either.
         files: the files read, ``(name, bytes, modification time in ns)``.
+        image_ends: where each sample's images end; None where each sample has one.
+        answers: how many answers each text holds; None where all are captions, which hold one.
     """
 
     path: str
@@ -88,29 +93,34 @@ class Listing:
     uncaptioned: int = 0
     imageless: int = 0
     files: tuple[tuple[str, int, int], ...] = ()
+    image_ends: np.ndarray | None = None
+    answers: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, row: int) -> Sample:
-        first = int(self.ends[row - 1]) if row else 0
-        captions = tuple(
-            Caption(self.texts[i], self.prompts[self.prompt_of[i]]) for i in range(first, int(self.ends[row]))
-        )
-        return Sample(self.keys[row], self.images[row], captions)
+        texts = tuple(self._text(i) for i in _run(self.ends, row))
+        images = range(row, row + 1) if self.image_ends is None else _run(self.image_ends, row)
+        return Sample(self.keys[row], tuple(self.images[i] for i in images), texts)
+
+    def _text(self, index: int) -> Caption | Conversation:
+        text, prompt = self.texts[index], self.prompt_of[index]
+        return Conversation.loads(text) if prompt == CONVERSATION else Caption(text, self.prompts[prompt])
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[row] for row in range(len(self)))
 
     @property
     def captions(self) -> int:
-        """Number of captions."""
-        return len(self.texts)
+        """Number of captions; each answer of a conversation counts as one."""
+        return len(self.texts) if self.answers is None else int(self.answers.sum())
 
     def captions_of(self, rows: np.ndarray) -> np.ndarray:
         """How many captions each of these rows has, ``[len(rows)]``."""
-        starts = np.concatenate([np.zeros(1, dtype=np.int64), self.ends])
-        return self.ends[rows] - starts[rows]
+        ends = self.ends if self.answers is None else np.cumsum(self.answers)[self.ends - 1]
+        starts = np.concatenate([np.zeros(1, dtype=np.int64), ends])
+        return ends[rows] - starts[rows]
 
     def fingerprint(self) -> str:
         """SHA-256 of keys, captions and prompts: two listings with the same one hold the same samples in order.
@@ -122,6 +132,8 @@ class Listing:
             digest.update(part.data)
         digest.update(self.ends.tobytes())
         digest.update(self.prompt_of.tobytes())
+        if self.image_ends is not None:
+            digest.update(self.image_ends.tobytes())
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:
@@ -142,16 +154,16 @@ class Listing:
     @classmethod
     def from_pairs(
         cls,
-        pairs: Iterable[tuple[Image.Image, Sequence[str | Caption]]],
+        pairs: Iterable[tuple[Image.Image, Sequence[str | Caption | Conversation]]],
         name: str = "memory",
         *,
         keys: Sequence[str] | None = None,
         clean: Callable[[str], str] = keep,
     ) -> Listing:
-        """Make a source of images in memory with their captions.
+        """Make a source of images in memory with their texts.
 
         Args:
-            pairs: each image with its captions, as texts or as `Caption` with a prompt.
+            pairs: each image with its captions, as texts or as `Caption` with a prompt, or with conversations about it.
             name: the source's name in reports and records.
             keys: one key an image; default its position.
             clean: how captions are cleaned; default not at all.
@@ -182,6 +194,8 @@ class ListingBuilder:
         self._seen: set[str] = set()
         self._texts = StringsBuilder()
         self._ends = array("q")
+        self._image_ends = array("q")
+        self._answers = array("q")
         self._prompts: dict[str, int] = {}
         self._prompt_of = array("i")
 
@@ -189,46 +203,73 @@ class ListingBuilder:
         """Count a sample that cannot be used."""
         self.bad.bad(BadSample(key, kind, detail), count)
 
-    def add(self, key: str, captions: Sequence[Any]) -> bool:
-        """Append an image with its captions (texts or `Caption`); what is no usable text is skipped and counted.
+    def add(self, key: str, texts: Sequence[Any], images: int = 1) -> bool:
+        """Append a sample of so many images with its texts (`str`, `Caption` or `Conversation`); what is no usable text
+        is skipped and counted.
 
         Returns:
-            True when the image is in; False when it has no usable caption or its key was there before.
+            True when the sample is in; False when it has no usable text or its key was there before.
         """
-        if not captions:
+        if not texts:
             self.uncaptioned += 1
             return False
         if key in self._seen:
             self.skip(key, bad.DUPLICATE_KEY)
             return False
-        usable = [c for number, raw in enumerate(captions) if (c := self._caption(key, number, raw)) is not None]
+        named = [(f"{key} caption {number + 1}", raw) for number, raw in enumerate(texts)]
+        usable = [text for name, raw in named if (text := self._text(name, raw)) is not None]
         if not usable:
             return False
         self.bad.good()
         self._seen.add(key)
         self._keys.append(key)
-        for caption in usable:
-            self._texts.append(caption.text)
-            self._prompt_of.append(self._prompts.setdefault(caption.prompt, len(self._prompts)))
+        for text in usable:
+            self._append(text)
         self._ends.append(len(self._texts))
+        self._image_ends.append(images + (self._image_ends[-1] if self._image_ends else 0))
         return True
 
-    def _caption(self, key: str, number: int, raw: Any) -> Caption | None:
-        caption = raw if isinstance(raw, Caption) else Caption(raw) if isinstance(raw, str) else None
-        name = f"{key} caption {number + 1}"
-        if caption is None or not _sound(caption.text) or not _sound(caption.prompt):
+    def _append(self, text: Caption | Conversation) -> None:
+        if isinstance(text, Conversation):
+            self._texts.append(text.dumps())
+            self._prompt_of.append(CONVERSATION)
+            self._answers.append(text.answers)
+        else:
+            self._texts.append(text.text)
+            self._prompt_of.append(self._prompts.setdefault(text.prompt, len(self._prompts)))
+            self._answers.append(1)
+
+    def _text(self, name: str, raw: Any) -> Caption | Conversation | None:
+        if isinstance(raw, Conversation):
+            return self._conversation(name, raw)
+        return self._caption(name, Caption(raw) if isinstance(raw, str) else raw)
+
+    def _conversation(self, name: str, raw: Conversation) -> Conversation | None:
+        """A conversation whose answers are cleaned, without those that are empty."""
+        if not all(_sound(part) for turn in raw.turns for part in turn.content if isinstance(part, str)):
             self.skip(name, bad.BAD_TEXT, f"not a usable text: {raw!r}"[:80])
             return None
-        text = self.clean(caption.text)
+        cleaned = raw.with_answers(self.clean)
+        if not cleaned.answers:
+            self.skip(name, bad.EMPTY_CAPTION)
+            return None
+        return cleaned
+
+    def _caption(self, name: str, raw: Any) -> Caption | None:
+        if not isinstance(raw, Caption) or not _sound(raw.text) or not _sound(raw.prompt):
+            self.skip(name, bad.BAD_TEXT, f"not a usable text: {raw!r}"[:80])
+            return None
+        text = " ".join(self.clean(raw.text).split())  # a line break ends a caption
         if not text:
             self.skip(name, bad.EMPTY_CAPTION)
             return None
-        return Caption(text, caption.prompt)
+        return Caption(text, raw.prompt)
 
     def build(self, images: Images | Sequence[ImageRef], files: Sequence[Path] = ()) -> Listing:
-        """Close the listing. `images` holds one reference for every True of `add`; `files` are those read."""
-        if len(images) != len(self._keys):
-            raise ValueError(f"{len(images)} images for {len(self._keys)} samples")
+        """Close the listing. `images` holds the references of every True of `add`; `files` are those read."""
+        wanted = self._image_ends[-1] if self._image_ends else 0
+        if len(images) != wanted:
+            raise ValueError(f"{len(images)} images for {len(self._keys)} samples that have {wanted}")
         return Listing(
             path=self.path,
             format=self.format,
@@ -241,8 +282,15 @@ class ListingBuilder:
             bad=self.bad,
             uncaptioned=self.uncaptioned,
             imageless=self.imageless,
+            image_ends=None if wanted == len(self._keys) else np.array(self._image_ends, dtype=np.int64),
+            answers=np.array(self._answers, dtype=np.int64) if CONVERSATION in self._prompt_of else None,
             files=tuple((path.name, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files),
         )
+
+
+def _run(ends: np.ndarray, row: int) -> range:
+    """The indices of a row's items, whose ends are given."""
+    return range(int(ends[row - 1]) if row else 0, int(ends[row]))
 
 
 def _sound(text: Any) -> bool:

@@ -20,14 +20,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vpgtrans_core.data import images
-from vpgtrans_core.data.bad import BadLog, BadSample, BadSampleError
+from vpgtrans_core.data.bad import BAD_TEXT, BadLog, BadSample, BadSampleError
+from vpgtrans_core.data.conversation import MINIGPT4, Template, TextKind
 from vpgtrans_core.data.data import Data
 from vpgtrans_core.data.images import Augmentation
 from vpgtrans_core.data.order import Draw
 from vpgtrans_core.data.preprocessing import Preprocessing
-from vpgtrans_core.data.sample import CachedKind, Caption, Sample, VisualKind
+from vpgtrans_core.data.sample import CachedKind, Encoder, Sample, VisualKind
 from vpgtrans_core.errors import DataError
-from vpgtrans_core.llm.text import Text, TextEncoder
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ class FeatureSource(Protocol):
 
     kind: CachedKind
 
-    def get(self, source: int, row: int, view: int) -> Tensor | None:
-        """One image's features ``[N, C]`` or output ``[Q, D]``; None when they are not there."""
+    def get(self, source: int, row: int, view: int, image: int = 0) -> Tensor | None:
+        """The features ``[N, C]`` or output ``[Q, D]`` of a sample's `image`-th image; None when they are not there."""
         ...
 
 
@@ -59,10 +59,11 @@ class ReadOptions:
 
     Attributes:
         preprocessing: the VPG's.
-        max_tokens: longest caption.
+        texts: whether captions or whole conversations are learned.
+        template: what makes a text of a conversation.
+        max_tokens: longest text.
         seed: of captions, splits and augmentation.
-        captions_per_image: captions of an image a visit; None for all.
-        texts: how texts become labels, as in `recipes.stage.Stage`.
+        captions_per_image: texts of an image a visit; None for all.
         augmentation: None for none.
         views: with augmentation, how many different views an image has over all visits; None for a new one each visit.
     """
@@ -71,9 +72,10 @@ class ReadOptions:
     max_tokens: int = 32
     seed: int = 0
     captions_per_image: int | None = None
-    texts: str = "caption"
     augmentation: Augmentation | None = None
     views: int | None = None
+    texts: TextKind = "caption"
+    template: Template = MINIGPT4
 
     def view(self, visit: int) -> int:
         """Which view of an image is shown on this visit."""
@@ -92,16 +94,18 @@ class Missed(NamedTuple):
 
 @dataclass
 class StepData:
-    """The readable images of one step of one process, with their captions.
+    """The readable samples of one step of one process.
 
     Attributes:
         step: the step's number.
-        draws: which images, in order; bad ones are left out.
+        draws: which samples, in order; bad ones are left out.
         keys: their keys.
         views: which view of each is shown.
-        visual: ``[I, ...]``: uint8 pixels ``[I, 3, S, S]`` (for `images.normalize`), ViT features or VPG outputs.
+        visual: ``[I, ...]``, the images of the first sample, of the second, and so on: uint8 pixels ``[I, 3, S, S]``
+            (for `images.normalize`), ViT features or VPG outputs.
         visual_kind: which of the three.
-        texts: the captions of each image, encoded.
+        texts: the texts of each sample, as the `Encoder` made them.
+        images: how many images each sample has.
         bad: the bad samples that are missing, in order.
         worked: seconds that reading took, in whichever process did it.
         waited: seconds that training waited for this step.
@@ -113,13 +117,20 @@ class StepData:
     views: list[int]
     visual: Tensor
     visual_kind: VisualKind
-    texts: list[list[Text]]
+    texts: list[list[Any]]
+    images: list[int]
     bad: list[Missed] = field(default_factory=list)
     worked: float = 0.0
     waited: float = 0.0
 
     def __len__(self) -> int:
         return len(self.draws)
+
+    @property
+    def image_views(self) -> list[tuple[int, ...]]:
+        """Of each image: source, row, view, and which of its sample's images it is."""
+        samples = zip(self.draws, self.views, self.images, strict=True)
+        return [(draw.source, draw.row, view, n) for draw, view, count in samples for n in range(count)]
 
     def pin_memory(self) -> StepData:
         """Called by torch's loader: pin the images, so that they travel to the GPU while it computes."""
@@ -130,82 +141,105 @@ class StepData:
 class StepReader:
     """Makes the `StepData` of a list of draws. A pure function of the draws: no state, no order of calls."""
 
-    def __init__(
-        self, data: Data, text: TextEncoder, options: ReadOptions, features: FeatureSource | None = None
-    ) -> None:
+    def __init__(self, data: Data, text: Encoder, options: ReadOptions, features: FeatureSource | None = None) -> None:
         self.data = data
         self.text = text
         self.options = options
         self.features = features
 
     def read(self, step: int, draws: Sequence[Draw]) -> StepData:
-        """Read one step. Bad images are left out and named in the result."""
+        """Read one step. Bad samples are left out and named in the result."""
         start = time.perf_counter()
         samples = [self.data.sample(draw.source, draw.row) for draw in draws]
         kind, visuals, bad = self._visuals(draws, samples)
-        bad.sort(key=lambda missed: missed.place)
-        kept = [i for i, visual in enumerate(visuals) if visual is not None]
+        texts: dict[int, list[Any]] = {}
+        for place in [place for place, visual in enumerate(visuals) if visual is not None]:
+            try:
+                texts[place] = self._texts(draws[place], samples[place])
+            except BadSampleError as error:
+                bad.append(self._missed(place, draws, samples, error))
+        kept = [(place, visual) for place, visual in enumerate(visuals) if visual is not None and place in texts]
+        images = [image for _, visual in kept for image in visual]
         return StepData(
             step=step,
-            draws=[draws[i] for i in kept],
-            keys=[samples[i].key for i in kept],
-            views=[self.options.view(draws[i].visit) for i in kept],
-            visual=torch.stack([v for v in visuals if v is not None]) if kept else self._nothing(),
-            visual_kind=kind if kept else "pixels",
-            texts=[self._texts(draws[i], samples[i]) for i in kept],
-            bad=bad,
+            draws=[draws[i] for i in texts],
+            keys=[samples[i].key for i in texts],
+            views=[self.options.view(draws[i].visit) for i in texts],
+            visual=torch.stack(images) if images else self._nothing(),
+            visual_kind=kind if images else "pixels",
+            texts=list(texts.values()),
+            images=[len(visual) for _, visual in kept],
+            bad=sorted(bad, key=lambda missed: missed.place),
             worked=time.perf_counter() - start,
         )
 
     def _visuals(
         self, draws: Sequence[Draw], samples: Sequence[Sample]
-    ) -> tuple[VisualKind, list[Tensor | None], list[Missed]]:
-        """One tensor an image, None for a bad one. Features when all good images have them, else pixels of all."""
+    ) -> tuple[VisualKind, list[list[Tensor] | None], list[Missed]]:
+        """One tensor an image of each sample, None for a bad sample. Features when all good samples have them, else
+        pixels of all."""
         everything = range(len(draws))
         if self.features is not None:
-            found = [self.features.get(d.source, d.row, self.options.view(d.visit)) for d in draws]
-            pixels, bad = self._decode([i for i in everything if found[i] is None], draws, samples)
+            cached = [self._cached(draw, sample) for draw, sample in zip(draws, samples, strict=True)]
+            pixels, bad = self._decode([i for i in everything if cached[i] is None], draws, samples)
             if all(p is None for p in pixels):
-                return self.features.kind, found, bad
+                return self.features.kind, cached, bad
         pixels, bad = self._decode(everything, draws, samples)
         return "pixels", pixels, bad
 
+    def _cached(self, draw: Draw, sample: Sample) -> list[Tensor] | None:
+        """The features of all images of a sample, if they are there."""
+        assert self.features is not None
+        view = self.options.view(draw.visit)
+        values = [self.features.get(draw.source, draw.row, view, image) for image in range(len(sample.images))]
+        there = [value for value in values if value is not None]
+        return there if len(there) == len(values) else None
+
     def _decode(
         self, places: Sequence[int], draws: Sequence[Draw], samples: Sequence[Sample]
-    ) -> tuple[list[Tensor | None], list[Missed]]:
-        """The pixels of the images at these places, None for a bad one."""
-        visuals: list[Tensor | None] = []
+    ) -> tuple[list[list[Tensor] | None], list[Missed]]:
+        """The pixels of the samples at these places, None for a bad one."""
+        visuals: list[list[Tensor] | None] = []
         bad = []
         for place in places:
             draw, sample = draws[place], samples[place]
             try:
-                visuals.append(self._pixels(draw, sample))
+                visuals.append([self._pixels(draw, sample, image) for image in range(len(sample.images))])
             except BadSampleError as error:
                 visuals.append(None)
-                bad.append(Missed(place, draw.source, BadSample(sample.key, error.kind, error.detail)))
+                bad.append(self._missed(place, draws, samples, error))
         return visuals, bad
 
-    def _pixels(self, draw: Draw, sample: Sample) -> Tensor:
-        image = images.open_image(sample.image)
+    def _missed(self, place: int, draws: Sequence[Draw], samples: Sequence[Sample], error: BadSampleError) -> Missed:
+        return Missed(place, draws[place].source, BadSample(samples[place].key, error.kind, error.detail))
+
+    def _pixels(self, draw: Draw, sample: Sample, number: int) -> Tensor:
+        image = images.open_image(sample.images[number])
         options = self.options
         if options.augmentation is None:
             return images.pixels(image, options.preprocessing)
-        rng = self._rng("view", draw.source, sample.key, options.view(draw.visit))
+        rng = self._rng("view", *drawn_from(draw.source, sample.key, options.view(draw.visit), number))
         return images.augmented(image, options.preprocessing, options.augmentation, rng)
 
-    def _texts(self, draw: Draw, sample: Sample) -> list[Text]:
+    def _texts(self, draw: Draw, sample: Sample) -> list[Any]:
+        options = self.options
         rng = self._rng("text", draw.source, sample.key, draw.visit)
-        captions = self._choose(draw, sample)
-        return [self.text.encode(caption, self.options.max_tokens, rng) for caption in captions]
+        if options.texts == "caption":
+            if len(sample.images) > 1:
+                raise BadSampleError(BAD_TEXT, f"{len(sample.images)} images: a caption is about one")
+            captions = self._choose(draw, sample.key, sample.captions)
+            return [self.text.encode(caption, options.max_tokens, rng) for caption in captions]
+        conversations = self._choose(draw, sample.key, sample.conversations)
+        return [self.text.encode_spans(options.template.spans(c), options.max_tokens) for c in conversations]
 
-    def _choose(self, draw: Draw, sample: Sample) -> Sequence[Caption]:
-        """The captions of this visit: in turn from a shuffled round, so that all of them are used equally often."""
-        count, most = len(sample.captions), self.options.captions_per_image
+    def _choose(self, draw: Draw, key: str, texts: Sequence[Any]) -> Sequence[Any]:
+        """The texts of this visit: in turn from a shuffled round, so that all of them are used equally often."""
+        count, most = len(texts), self.options.captions_per_image
         if most is None or most >= count:
-            return sample.captions
+            return texts
         shuffled = list(range(count))
-        self._rng("captions", draw.source, sample.key).shuffle(shuffled)
-        return [sample.captions[shuffled[(draw.visit * most + i) % count]] for i in range(most)]
+        self._rng("captions", draw.source, key).shuffle(shuffled)
+        return [texts[shuffled[(draw.visit * most + i) % count]] for i in range(most)]
 
     def _rng(self, *what: Any) -> random.Random:
         """A generator for one purpose of one sample; the same in every process and after every restart."""
@@ -214,6 +248,11 @@ class StepReader:
     def _nothing(self) -> Tensor:
         size = self.options.preprocessing.size
         return torch.zeros((0, 3, size, size), dtype=torch.uint8)
+
+
+def drawn_from(source: int, key: str, view: int, image: int) -> tuple[Any, ...]:
+    """All that an augmented view of an image is drawn from, besides the seed."""
+    return (source, key, view, image) if image else (source, key, view)
 
 
 class Loader:

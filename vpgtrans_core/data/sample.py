@@ -1,9 +1,13 @@
-"""The unit of data: one image with its captions."""
+"""The unit of data: an image, or several, with the texts about it."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from vpgtrans_core.data.conversation import Caption, Conversation, ImageMark, Span
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -13,8 +17,8 @@ VisualKind = Literal["pixels", "features", "outputs"]
 """What a batch carries of its images: pixels, the VPG's frozen features, or the VPG's outputs."""
 CachedKind = Literal["features", "outputs"]
 """What a cache keeps of them."""
-View = tuple[int, int, int]
-"""Data source, image in it, and augmented view."""
+View = tuple[int, ...]
+"""Data source, sample in it, augmented view, and which of the sample's images (0 where it is left out)."""
 
 
 class ImageRef(Protocol):
@@ -47,17 +51,45 @@ class InMemoryImage:
 
 
 @dataclass(frozen=True)
-class Caption:
-    """A text that the LLM learns to say of an image, after `prompt` (empty for plain captioning)."""
-
-    text: str
-    prompt: str = ""
-
-
-@dataclass(frozen=True)
 class Sample:
-    """One image and its captions. `key` names it within its source and never changes between runs."""
+    """Images, most often one, and the texts about them. `key` names it within its source and never changes between
+    runs."""
 
     key: str
-    image: ImageRef
-    captions: tuple[Caption, ...]
+    images: tuple[ImageRef, ...]
+    texts: tuple[Caption | Conversation, ...]
+
+    @property
+    def image(self) -> ImageRef:
+        """The first of its images, and most often the only one."""
+        return self.images[0]
+
+    @property
+    def captions(self) -> tuple[Caption, ...]:
+        """Its texts as captions: of a conversation each answer alone."""
+        return tuple(c for text in self.texts for c in ((text,) if isinstance(text, Caption) else text.captions()))
+
+    @property
+    def conversations(self) -> tuple[Conversation, ...]:
+        """Its texts as conversations: a caption answers its prompt."""
+        return tuple(
+            Conversation.about_image(text.prompt, text.text) if isinstance(text, Caption) else text
+            for text in self.texts
+        )
+
+
+class Encoder(Protocol):
+    """Makes what an LLM reads and learns of texts; the data only carries it. Picklable: it travels to workers.
+
+    Both raise BadSampleError where the LLM can make no use of a text."""
+
+    def encode(self, caption: Caption, max_tokens: int, rng: random.Random) -> Any:
+        """A caption, at most `max_tokens` long."""
+        ...
+
+    def encode_spans(self, spans: Sequence[Span | ImageMark], max_tokens: int) -> Any:
+        """A conversation, as its template has written it."""
+        ...
+
+
+__all__ = ["Caption", "Encoder", "ImageRef", "InMemoryImage", "Sample"]

@@ -54,7 +54,7 @@ class LLM(ABC):
         model: the transformers model; all parameters frozen, in evaluation mode.
         tokenizer: its tokenizer.
         family: the family's description.
-        text: the encoder of captions for the data workers.
+        text: the encoder of captions and conversations for the data workers.
         shares_prefix: whether the captions of one image share its visual prefix in one row (tree mask).
     """
 
@@ -97,28 +97,53 @@ class LLM(ABC):
         """Word embeddings ``[..., D]`` of token ids ``[...]`` as the LLM's first block sees them (before positions)."""
 
     @abstractmethod
-    def layout(self, texts: Sequence[Sequence[Text]], num_prompts: int) -> Rows:
-        """Lay out the texts of I images (one inner sequence an image) as rows, with `num_prompts` soft prompts each.
+    def layout(self, texts: Sequence[Sequence[Text]], num_prompts: int, images: Sequence[int] = ()) -> Rows:
+        """Lay out texts as rows, on the CPU: it must not touch the model's weights.
 
-        Runs on the CPU, in data workers too: it must not touch the model's weights."""
+        Args:
+            texts: the texts of each sample; their image places count the sample's own images.
+            num_prompts: soft prompts an image.
+            images: how many images each sample has; empty for one each.
+
+        Raises:
+            ValueError: a text has an image or a label where the LLM can have none.
+        """
 
     def positions(self, texts: Sequence[Text], num_prompts: int) -> int:
-        """Positions that one image's texts need at most, before packing: a measure of memory to cut batches by."""
-        prefixes = 1 if self.shares_prefix else len(texts)
-        return prefixes * num_prompts + sum(len(t.context) + len(t.target) for t in texts)
+        """Positions that one sample's texts need at most, before packing: a measure of memory to cut batches by."""
+        beginnings = [text.pieces[: n + 1] for text in texts for n in text.image_places]
+        prefixes = len(set(beginnings)) if self.shares_prefix else len(beginnings)
+        return prefixes * num_prompts + sum(text.tokens for text in texts)
 
     @abstractmethod
     def loss(self, soft_prompts: Tensor, rows: Rows) -> Tensor:
         """Sum of the cross-entropies over all labels, a scalar in fp32, differentiable in `soft_prompts`.
 
         Args:
-            soft_prompts: ``[I, Q, D]``, one set an image, in the order given to `layout`.
-            rows: what `layout` made of the images' texts, on the model's device.
+            soft_prompts: ``[I, Q, D]``, one set an image: those of the first sample, of the second, and so on.
+            rows: what `layout` made of the samples' texts, on the model's device.
         """
 
     @abstractmethod
-    def generate(self, soft_prompts: Tensor, prompt: str = "", options: GenerateOptions | None = None) -> list[str]:
-        """Generate one text an image from soft prompts ``[B, Q, D]`` and then `prompt`; beam search as in the paper."""
+    def generate(
+        self,
+        soft_prompts: Tensor,
+        prompt: str | Text | Sequence[Text] = "",
+        options: GenerateOptions | None = None,
+        images: Sequence[int] = (),
+    ) -> list[str]:
+        """Generate one text a sample; beam search as in the paper.
+
+        Args:
+            soft_prompts: ``[I, Q, D]``, those of the first sample, of the second, and so on.
+            prompt: after a string, which stands behind the sample's (first) image, a caption of one line is generated.
+                A `Text`, one for all or one a sample, is continued by an answer; its labels do not matter.
+            options: how; default as the paper's captions.
+            images: how many images each sample has; default one, or as many as its text asks.
+
+        Raises:
+            ValueError: the samples have more or fewer images than there are soft prompts for.
+        """
 
     @abstractmethod
     def generation_settings(self) -> dict[str, Any]:

@@ -54,11 +54,12 @@ class AnyCausalLM(DecoderOnlyLLM):
         bare.set_output_embeddings(wrapper.get_output_embeddings())
         return bare
 
-    def layout(self, texts: Sequence[Sequence[Text]], num_prompts: int) -> DecoderRows:
-        rows = super().layout(texts, num_prompts)
+    def layout(self, texts: Sequence[Sequence[Text]], num_prompts: int, images: Sequence[int] = ()) -> DecoderRows:
+        rows = super().layout(texts, num_prompts, images)
         if rows.ends is None or rows.ids.shape[1] <= self._probed:
             return rows
-        return decoder_rows(texts, num_prompts, self.embedding_size, share=False)  # what longer rows do is unknown
+        # What the model does in longer rows is unknown.
+        return decoder_rows(texts, num_prompts, self.embedding_size, share=False, images=images)
 
     def may_share(self) -> bool:
         texts = self._probe_texts()
@@ -81,8 +82,8 @@ class AnyCausalLM(DecoderOnlyLLM):
         step = max(1, min(self.vocab_size, 1000) // 12)
         start, ids = (step,), [n * step for n in range(2, 11)]
         fillers = range(min(room // 4 - 4, self.vocab_size))  # each adds four positions
-        between = [Text(start, (ids[0], ids[3], n, *ids[4:8])) for n in fillers]
-        return [Text(start, tuple(ids[:5])), *between, Text(start, (ids[0], *ids[5:9]))]
+        between = [Text.of(start, (ids[0], ids[3], n, *ids[4:8])) for n in fillers]
+        return [Text.of(start, tuple(ids[:5])), *between, Text.of(start, (ids[0], *ids[5:9]))]
 
     def _soft_prompts(self) -> Tensor:
         """Three soft prompts that are no words, but between some: ``[1, 3, D]``."""

@@ -1,4 +1,4 @@
-"""Decoder-only LLMs: soft prompts, then text, in one row."""
+"""Decoder-only LLMs: soft prompts and words in one row."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
+from vpgtrans_core.data.conversation import ImageMark, Span
 from vpgtrans_core.data.sample import Caption
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.llm.adapter import GenerateOptions, Rows
+from vpgtrans_core.llm.adapter import Rows
 from vpgtrans_core.llm.frozen import FrozenLLM, end_token, start_tokens
 from vpgtrans_core.llm.loss import label_loss
 from vpgtrans_core.llm.rows import DecoderRows, decoder_rows
-from vpgtrans_core.llm.text import Text, TextEncoder
+from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens, length, limited
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CausalText(TextEncoder):
-    """Captions for decoder-only LLMs: ``[start] caption [end]``, or ``[start] prompt`` as context and the rest to say.
+    """Texts for decoder-only LLMs.
 
-    A caption that is cut at `max_tokens` has no end token: the LLM must not learn to stop in the middle.
+    A caption is ``[start] caption [end]``, or ``[start] prompt`` as context and the rest to say. A conversation is
+    ``[start]`` and the template's text, in which every answer is labelled and ended by the end of text. What is cut at
+    `max_tokens` has no end token: the LLM must not learn to stop in the middle.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -35,21 +37,48 @@ class CausalText(TextEncoder):
 
     def encode(self, caption: Caption, max_tokens: int, rng: random.Random) -> Text:
         prompt = caption.prompt.rstrip()
-        if not prompt:
-            return Text((), (*self.start, *self._ids(caption.text), self.end)[:max_tokens])
-        context = self.prompt_ids(prompt)
-        tokens = (*self.start, *self._ids(f"{prompt} {caption.text}"), self.end)
-        same = next((n for n, (a, b) in enumerate(zip(context, tokens, strict=False)) if a != b), len(context))
-        cut = min(same, max_tokens - 1)  # at least one token remains to be said
-        return Text(tokens[:cut], tokens[same : same + max_tokens - cut])
+        context, said = self._pair(f"{prompt} " if prompt else "", caption.text)
+        context = (*self.start, *context) if prompt else ()
+        target = (*said, self.end) if prompt else (*self.start, *said, self.end)
+        read = context[: max_tokens - 1]  # at least one token remains to be said
+        kept = target[: max_tokens - len(read)]
+        return Text.of(read, kept, cut=len(target) - len(kept), whole=len(context) + len(target))
+
+    def encode_spans(self, spans: Sequence[Span | ImageMark], max_tokens: int | None = None) -> Text:
+        pieces: list[Piece] = [Tokens(self.start)]
+        words = ""  # those right before
+        for span in spans:
+            if isinstance(span, Span) and not span.labelled:
+                words += span.text
+                continue
+            if isinstance(span, ImageMark):
+                pieces += [Tokens(self._ids(words)), ImagePlace(span.index)]
+            else:
+                asked, answer = self._pair(words, span.text)
+                pieces += [Tokens(asked), Tokens((*answer, self.answer_end), labelled=True)]
+            words = ""
+        return limited([*pieces, Tokens(self._ids(words.rstrip()))], max_tokens)
 
     def prompt_ids(self, prompt: str) -> tuple[int, ...]:
-        """What stands between the soft prompts and the text that is generated."""
         prompt = prompt.rstrip()
         return (*self.start, *self._ids(prompt)) if prompt else self.start
 
+    @property
+    def answer_end(self) -> int:
+        """The end of text: an answer may have several lines, a caption has one."""
+        return self.end if self.tokenizer.eos_token_id is None else self.tokenizer.eos_token_id
+
+    def _pair(self, prompt: str, said: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """A prompt, and what is said after it: the tokens of both together, parted where those of the prompt alone end.
+
+        White space between the two is said: a tokenizer may take it for the beginning of a word."""
+        alone, together = self._ids(prompt.rstrip()), self._ids(f"{prompt}{said}")
+        same = next((n for n, (a, b) in enumerate(zip(alone, together, strict=False)) if a != b), len(alone))
+        return together[:same], together[same:]
+
     def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+        """A text's ids. Not `verbose`: a warning of its length would be untrue, as that is limited afterwards."""
+        return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids) if text else ()
 
 
 class DecoderOnlyLLM(FrozenLLM):
@@ -91,30 +120,17 @@ class DecoderOnlyLLM(FrozenLLM):
             arguments = {"attention_mask": self.attention(rows.mask()), "position_ids": rows.depths}
         return getattr(self.model, self.trunk_name())(inputs_embeds=inputs, use_cache=False, **arguments)[0]
 
-    def layout(self, texts: Sequence[Sequence[Text]], num_prompts: int) -> DecoderRows:
-        deepest = max((num_prompts + len(t.context) + len(t.target) for image in texts for t in image), default=0)
+    def layout(self, texts: Sequence[Sequence[Text]], num_prompts: int, images: Sequence[int] = ()) -> DecoderRows:
+        deepest = max((length(text.pieces, num_prompts) for sample in texts for text in sample), default=0)
         # Our mask replaces the model's own; within its sliding window the two mean the same.
         share = self.shares_prefix and deepest <= (self._text_config("sliding_window") or deepest)
-        return decoder_rows(texts, num_prompts, self.embedding_size, share)
+        return decoder_rows(texts, num_prompts, self.embedding_size, share, images)
 
     def loss(self, soft_prompts: Tensor, rows: Rows) -> Tensor:
         assert isinstance(rows, DecoderRows)
         inputs = rows.inputs(self.embed(rows.ids), soft_prompts)
         hidden = self.trunk(inputs, rows).flatten(0, 1)[rows.predictors]
         return label_loss(hidden, rows.targets, self.head, self.vocab_size)
-
-    @torch.no_grad()
-    def generate(self, soft_prompts: Tensor, prompt: str = "", options: GenerateOptions | None = None) -> list[str]:
-        words = torch.tensor([self.text.prompt_ids(prompt)], dtype=torch.long, device=soft_prompts.device)
-        words = self.embed(words).expand(len(soft_prompts), -1, -1)
-        inputs = torch.cat([soft_prompts.to(words.dtype), words], dim=1)
-        model: Any = self.model
-        ids = model.generate(
-            inputs_embeds=inputs,
-            attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device),
-            generation_config=self.generation_arguments(options),
-        )
-        return self.decode(ids)
 
     def generation_settings(self) -> dict[str, Any]:
         ends = list(dict.fromkeys(t for t in (self.text.end, self.tokenizer.eos_token_id) if t is not None))

@@ -1,4 +1,4 @@
-"""Encoder-decoder LLMs: soft prompts and perhaps some text into the encoder, the rest out of the decoder."""
+"""Encoder-decoder LLMs: soft prompts and perhaps some text go into the encoder, the decoder says the rest."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
+from vpgtrans_core.data import bad
+from vpgtrans_core.data.bad import BadSampleError
+from vpgtrans_core.data.conversation import ImageMark, Span
 from vpgtrans_core.data.sample import Caption
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.llm.adapter import GenerateOptions, Rows
+from vpgtrans_core.llm.adapter import Rows
 from vpgtrans_core.llm.frozen import FrozenLLM
 from vpgtrans_core.llm.loss import label_loss
 from vpgtrans_core.llm.segments import EncoderDecoderRows, encoder_decoder_rows
-from vpgtrans_core.llm.text import Text, TextEncoder
+from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens, length, limited
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Seq2SeqText(TextEncoder):
-    """Texts for encoder-decoders: the prompt, if any, goes into the encoder, the caption is what the decoder says.
+    """Texts for encoder-decoders.
+
+    Of a caption the prompt, if any, goes into the encoder, and the decoder says the caption. Of a conversation the
+    encoder reads all up to the first answer; the decoder has the rest, and learns to say the answers and their ends.
 
     With `split`, a caption without prompt is cut at a random place between words (prefix language modelling, section
     3.2 of the BLIP-2 paper): its first part, possibly empty, goes into the encoder, the rest is to be said.
@@ -40,16 +45,44 @@ class Seq2SeqText(TextEncoder):
             words = caption.text.split()
             cut = rng.randrange(len(words)) if words else 0  # at least one word is left to be said
             prefix, said = " ".join(words[:cut]), " ".join(words[cut:])
-        return Text(self._ids(prefix, max_tokens), self._ids(said, max_tokens))
+        read, target = self._ids(prefix), self._ids(said)
+        kept = self._limited(target, max_tokens)
+        return Text.of(
+            self._limited(read, max_tokens),
+            kept,
+            cut=len(target) + 1 - len(kept),
+            whole=max(len(read), len(target)) + 1,  # each has an end token
+        )
+
+    def encode_spans(self, spans: Sequence[Span | ImageMark], max_tokens: int | None = None) -> Text:
+        first = next((n for n, span in enumerate(spans) if isinstance(span, Span) and span.labelled), len(spans))
+        read, said = spans[:first], spans[first:]
+        if any(isinstance(span, ImageMark) for span in said):
+            raise BadSampleError(bad.BAD_TEXT, "an image after the first answer, which an encoder cannot read any more")
+        encoder = limited(map(self._piece, read), None if max_tokens is None else max_tokens - 1)
+        decoder = limited(map(self._piece, said), max_tokens)
+        pieces = (*encoder.pieces, Tokens((self.end,)), *decoder.pieces)
+        return Text(pieces, cut=decoder.cut, whole=max(encoder.whole + 1, decoder.whole))
+
+    def _piece(self, span: Span | ImageMark) -> Piece:
+        if isinstance(span, ImageMark):
+            return ImagePlace(span.index)
+        return Tokens((*self._ids(span.text), *((self.end,) if span.labelled else ())), span.labelled)
 
     def prompt_ids(self, prompt: str) -> tuple[int, ...]:
-        """What the encoder reads after the soft prompts when a text is generated."""
-        return self._ids(prompt.strip(), None)
+        return (*self._ids(prompt.strip()), self.end)
 
-    def _ids(self, text: str, max_tokens: int | None) -> tuple[int, ...]:
+    @property
+    def answer_end(self) -> int:
+        return self.end
+
+    def _limited(self, ids: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
         """Ids with the end token, which is kept when a text is cut, as the family's tokenizers do."""
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids if text else []
-        return (*ids[: max_tokens - 1 if max_tokens else None], self.end)
+        return (*ids[: max_tokens - 1], self.end)
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        """A text's ids. Not `verbose`: a warning of its length would be untrue, as that is limited afterwards."""
+        return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids) if text else ()
 
 
 class EncoderDecoderLLM(FrozenLLM):
@@ -103,12 +136,17 @@ class EncoderDecoderLLM(FrozenLLM):
             raise ModelError("the config names no decoder_start_token_id", "add it to the LLM's config.json")
         return start
 
-    def layout(self, texts: Sequence[Sequence[Text]], num_prompts: int) -> EncoderDecoderRows:
-        return encoder_decoder_rows(texts, num_prompts, self.start, self.embedding_size, self.shares_prefix)
+    def layout(
+        self, texts: Sequence[Sequence[Text]], num_prompts: int, images: Sequence[int] = ()
+    ) -> EncoderDecoderRows:
+        return encoder_decoder_rows(texts, num_prompts, self.start, self.embedding_size, self.shares_prefix, images)
 
     def positions(self, texts: Sequence[Text], num_prompts: int) -> int:
-        contexts = {text.context for text in texts}
-        return sum(num_prompts + len(context) for context in contexts) + sum(len(text.target) for text in texts)
+        read, said = zip(*(text.split() for text in texts), strict=True) if texts else ((), ())
+        return sum(length(pieces, num_prompts) for pieces in (*set(read), *said))
+
+    def read_and_said(self, prompt: Text) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
+        return prompt.split()
 
     def trunk(self, inputs: Tensor, rows: EncoderDecoderRows) -> Tensor:
         """The decoder's hidden states ``[T, M, D]`` from the encoder's input embeddings ``[R, L, D]``."""
@@ -132,19 +170,6 @@ class EncoderDecoderLLM(FrozenLLM):
         inputs = rows.inputs(self.embed(rows.ids), soft_prompts)
         hidden = self.trunk(inputs, rows).flatten(0, 1)[rows.predictors]
         return label_loss(hidden, rows.targets, self.head, self.vocab_size)
-
-    @torch.no_grad()
-    def generate(self, soft_prompts: Tensor, prompt: str = "", options: GenerateOptions | None = None) -> list[str]:
-        words = torch.tensor([self.text.prompt_ids(prompt)], dtype=torch.long, device=soft_prompts.device)
-        words = self.embed(words).expand(len(soft_prompts), -1, -1)
-        inputs = torch.cat([soft_prompts.to(words.dtype), words], dim=1)
-        model: Any = self.model
-        ids = model.generate(
-            inputs_embeds=inputs,
-            attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device),
-            generation_config=self.generation_arguments(options),
-        )
-        return self.decode(ids)
 
     def generation_settings(self) -> dict[str, Any]:
         padding = self.tokenizer.pad_token_id

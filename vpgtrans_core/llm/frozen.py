@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,10 @@ from vpgtrans_core.cards import LLMFamily
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions
 from vpgtrans_core.llm.blocks import compile_blocks
+from vpgtrans_core.llm.elements import images_of_samples, line_of
+from vpgtrans_core.llm.head import head_of
 from vpgtrans_core.llm.loading import load_model, load_tokenizer
-from vpgtrans_core.llm.loss import Head
-from vpgtrans_core.llm.text import TextEncoder
+from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,7 +47,7 @@ class FrozenLLM(LLM):
         self._check_embeddings()
         self.freeze()
         self.text = self.text_encoder()
-        self.head = self._make_head()
+        self.head = head_of(self.model, self.trunk_name(), self.run_head)
         self.shares_prefix = self.may_share() and share
 
     @classmethod
@@ -82,7 +83,7 @@ class FrozenLLM(LLM):
 
     @abstractmethod
     def text_encoder(self) -> TextEncoder:
-        """The encoder of captions for the data workers."""
+        """The encoder of texts for the data workers."""
 
     @abstractmethod
     def trunk_name(self) -> str:
@@ -135,10 +136,76 @@ class FrozenLLM(LLM):
         dtype = self.model.dtype
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
-    def decode(self, ids: Tensor) -> list[str]:
-        """Generated ids ``[B, T]`` as texts: one line each, without special tokens."""
+    @torch.no_grad()
+    def generate(
+        self,
+        soft_prompts: Tensor,
+        prompt: str | Text | Sequence[Text] = "",
+        options: GenerateOptions | None = None,
+        images: Sequence[int] = (),
+    ) -> list[str]:
+        captioning = isinstance(prompt, str)
+        arguments = self.generation_arguments(options)
+        if not captioning:
+            arguments.eos_token_id = self.text.answer_end
+        prompts = self._prompts(prompt, len(soft_prompts), len(images))
+        counts = images or [1 if captioning else text.images for text in prompts]
+        if sum(counts) != len(soft_prompts):
+            raise ValueError(f"the prompts are about {sum(counts)} images, and there are {len(soft_prompts)}")
+        answers: dict[int, str] = {}
+        for numbers, read, said in self._alike(prompts, counts, soft_prompts.shape[1]):
+            ids = self._continue(read.to(soft_prompts.device), said.to(soft_prompts.device), soft_prompts, arguments)
+            answers |= zip(numbers, self.decode(ids, one_line=captioning), strict=True)
+        return [answers[number] for number in sorted(answers)]
+
+    def _prompts(self, prompt: str | Text | Sequence[Text], images: int, samples: int) -> list[Text]:
+        """One text for each sample; where their number is not given (0), it follows from that of the images."""
+        if isinstance(prompt, str):
+            prompt = Text((ImagePlace(), Tokens(self.text.prompt_ids(prompt))))
+        if isinstance(prompt, Text):
+            return [prompt] * (samples or images // max(1, prompt.images))
+        return list(prompt)
+
+    def _alike(
+        self, prompts: list[Text], counts: Sequence[int], num_prompts: int
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """The prompts of one length at a time, so that none is padded: their numbers, and the elements ``[B, L]`` that
+        are read and ``[B, M]`` that the decoder of an encoder-decoder has said already."""
+        alike: dict[tuple[int, int], list[tuple[int, list[int], list[int]]]] = {}
+        for number, images in enumerate(images_of_samples(len(prompts), counts)):
+            read, said = (line_of(part, images, num_prompts).elements for part in self.read_and_said(prompts[number]))
+            alike.setdefault((len(read), len(said)), []).append((number, read, said))
+        for group in alike.values():
+            read_rows, said_rows = ([row[part] for row in group] for part in (1, 2))
+            yield [row[0] for row in group], torch.tensor(read_rows), torch.tensor(said_rows, dtype=torch.long)
+
+    def _continue(self, read: Tensor, said: Tensor, soft_prompts: Tensor, arguments: Any) -> Tensor:
+        """New token ids ``[B, T]`` after elements ``[B, L]``, and after what the decoder has said, ``[B, M]``."""
+        words = self.embed(read.clamp_min(0))
+        prompts = soft_prompts.flatten(0, 1).to(words.dtype)[-1 - read.clamp_max(-1)]
+        inputs = torch.where((read < 0)[..., None], prompts, words)
+        more: dict[str, Any] = {}
+        if said.shape[1]:
+            start = torch.full_like(said[:, :1], arguments.decoder_start_token_id)
+            more["decoder_input_ids"] = torch.cat([start, said], dim=1)
+        model: Any = self.model
+        ids = model.generate(
+            inputs_embeds=inputs,
+            attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device),
+            generation_config=arguments,
+            **more,
+        )
+        return ids[:, 1 + said.shape[1] :] if more else ids
+
+    def read_and_said(self, prompt: Text) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
+        """What of a prompt is read, and what counts as said already: nothing but in an encoder-decoder."""
+        return prompt.pieces, ()
+
+    def decode(self, ids: Tensor, one_line: bool = True) -> list[str]:
+        """Generated ids ``[B, T]`` as texts without special tokens; `one_line` ends them at the line break, as captions
+        end."""
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [text.strip().split("\n")[0].strip() for text in texts]
+        return [(text.strip().split("\n")[0] if one_line else text).strip() for text in texts]
 
     def generation_arguments(self, options: GenerateOptions | None) -> Any:
         """transformers' generation config: the options and the family's tokens, none of the folder's own defaults."""
@@ -153,19 +220,6 @@ class FrozenLLM(LLM):
             do_sample=False,
             **self.generation_settings(),
         )
-
-    def _make_head(self) -> Head:
-        """The model's own forward around its trunk: whatever it does to hidden states (head, scale, softcap)."""
-        shell = copy.copy(self.model)
-        shell.__dict__.pop("forward", None)  # a hook's wrapper is bound to the whole model
-        shell.__dict__["_modules"] = dict(self.model._modules)
-        name = self.trunk_name()
-        shell._modules[name] = _PassThrough(getattr(self.model, name))
-
-        def head(hidden: Tensor) -> Tensor:
-            return self.run_head(shell, hidden[None]).squeeze(0)
-
-        return head
 
     @abstractmethod
     def run_head(self, shell: nn.Module, hidden: Tensor) -> Tensor:
@@ -192,35 +246,6 @@ class FrozenLLM(LLM):
                 f"resize it and save the model again: model.resize_token_embeddings({tokens}); or copy the model's own "
                 "tokenizer into its folder",
             )
-
-
-class _Hidden(tuple):
-    """A base model's output that holds hidden states alone: every other field is None."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self[0] if name == "last_hidden_state" else None
-
-
-class _PassThrough(nn.Module):
-    """Stands for a trunk and returns the states that it is given; other things that the head asks it are the trunk's
-    (Falcon-H1's factor before the head)."""
-
-    def __init__(self, trunk: nn.Module) -> None:
-        super().__init__()
-        self.__dict__["trunk"] = trunk  # not as a child: whoever walks over the shell shall not meet it
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["trunk"], name)
-
-    @property
-    def decoder(self) -> _PassThrough:
-        """Some classes call their base model's decoder, not the base model."""
-        return self
-
-    def forward(self, *args: Any, inputs_embeds: Tensor, **kwargs: Any) -> _Hidden:
-        return _Hidden((inputs_embeds,))
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase) -> int:

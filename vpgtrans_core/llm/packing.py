@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import operator
 from collections.abc import Sequence
 
 Size = tuple[int, ...]
@@ -23,20 +24,21 @@ def balance(sizes: Sequence[Size], rows: int) -> list[list[int]]:
     fullest dimension, measured by what a row holds on average, is least full.
     """
     dimensions = range(len(sizes[0]) if sizes else 0)
-    share = [max(1, sum(size[d] for size in sizes)) / rows for d in dimensions]
-    heap: list[tuple[float, int]] = [(0.0, row) for row in range(min(rows, len(sizes)))]
-    used = [[0.0] * len(dimensions) for _ in heap]
-    found: list[list[int]] = [[] for _ in heap]
-    parts = [tuple(size[d] / share[d] for d in dimensions) for size in sizes]
+    average = [max(1, sum(size[d] for size in sizes)) / rows for d in dimensions]
+    parts = [[size[d] / average[d] for d in dimensions] for size in sizes]
+    used = [[0.0] * len(dimensions) for _ in range(min(rows, len(sizes)))]
+    members: list[list[int]] = [[] for _ in used]
+    room = [(0.0, row) for row in range(len(used))]  # a heap of how full each row's fullest dimension is
+    looked_at = OPEN_ROWS if len(dimensions) > 1 else 1
     for index in sorted(range(len(sizes)), key=lambda i: sum(parts[i]), reverse=True):
-        part = parts[index]
-        looked = [heapq.heappop(heap) for _ in range(min(len(heap), OPEN_ROWS if len(part) > 1 else 1))]
-        row = min((max(u + p for u, p in zip(used[r], part, strict=True)), r) for _, r in looked)[1]
-        used[row] = [u + p for u, p in zip(used[row], part, strict=True)]
-        found[row].append(index)
-        for load, other in looked:
-            heapq.heappush(heap, (max(used[row]) if other == row else load, other))
-    return [row for row in found if row]
+        open_rows = [heapq.heappop(room) for _ in range(min(len(room), looked_at))]
+        filled = {row: list(map(operator.add, used[row], parts[index])) for _, row in open_rows}
+        chosen = min(filled, key=lambda row: (max(filled[row]), row))
+        used[chosen] = filled[chosen]
+        members[chosen].append(index)
+        for fullest, row in open_rows:
+            heapq.heappush(room, (max(used[row]) if row == chosen else fullest, row))
+    return [row for row in members if row]
 
 
 def pack_cheaply(lengths: Sequence[int], width: int) -> list[list[int]]:

@@ -1,15 +1,17 @@
-"""Rows for decoder-only LLMs: the texts of each image as a tree whose root is the image's soft prompts.
+"""Rows for decoder-only LLMs: the texts of each sample as a tree of what they begin with.
 
-The captions of one image share its soft prompts and whatever tokens they begin with; a position attends to its
-ancestors alone and counts its place from the root, so that every caption computes what it would compute in a row of
-its own. Positions stand in depth-first order: then the descendants of position j are the run ``j .. ends[j] - 1`` and
-the whole attention mask is ``j <= i < ends[j]``. Several trees are packed into one row.
+The captions of one image share its soft prompts and whatever tokens they begin with; so do questions in a template the
+words before the image, too. A position attends to its ancestors alone and counts its place from the root, so that every
+text computes what it would compute in a row of its own. Positions stand in depth-first order: then the descendants of
+position j are the run ``j .. ends[j] - 1`` and the whole attention mask is ``j <= i < ends[j]``. Several trees are
+packed into one row.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from vpgtrans_core.llm.adapter import Rows
+from vpgtrans_core.llm.elements import Line, Tables, images_of_samples, line_of
 from vpgtrans_core.llm.loss import NO_LABEL
 from vpgtrans_core.llm.packing import pack_cheaply
 from vpgtrans_core.llm.text import Text
@@ -24,63 +27,88 @@ from vpgtrans_core.llm.text import Text
 
 @dataclass
 class Tree:
-    """Texts that continue one image's soft prompts, as positions in depth-first order.
+    """Texts with a common beginning, as positions in depth-first order.
 
-    `ids` holds a token for each position (0 under a soft prompt), `depths` the distance from the root, `ends` one past
-    the last descendant. `labels` holds what a position predicts: one token of each text that goes on from it. The last
-    token of a text is predicted but never read, so it has no position.
+    `elements` holds what stands at each position (see `vpgtrans_core.llm.elements`), `depths` the distance from the
+    root, `ends` one past the last descendant. `labels` holds what a position predicts: one token of each text that goes
+    on from it. The last label of a text is predicted but never read, so it has no position.
     """
 
-    num_prompts: int
-    ids: list[int] = field(default_factory=list)
+    elements: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     labels: dict[int, list[int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.elements)
 
     @classmethod
-    def grow(cls, texts: Sequence[Text], num_prompts: int) -> Tree:
-        """Merge texts (at least one soft prompt or context token before each target) by their common beginnings."""
-        tree = cls(num_prompts, [0] * num_prompts, list(range(num_prompts)), [0] * num_prompts)
-        path = list(range(num_prompts))  # the positions from the root to where we are
-        previous: tuple[int, ...] = ()
-        for text in sorted(texts, key=lambda t: t.context + t.target):  # sorted, a walk never comes back to a branch
-            tokens = text.context + text.target
-            shared = num_prompts + _common(previous, tokens[:-1])
-            tree._leave(path[shared:])
-            del path[shared:]
-            for token in tokens[shared - num_prompts : -1]:
-                tree._enter(token, path)
-            for place in range(len(text.context), len(tokens)):
-                tree.labels.setdefault(path[num_prompts + place - 1], []).append(tokens[place])
-            previous = tokens[:-1]
-        tree._leave(path)
-        return tree
+    def grow(cls, lines: Iterable[Line]) -> list[Tree]:
+        """Merge lines by their common beginnings; those that begin otherwise are another tree, and those without a
+        label in none.
 
-    def _enter(self, token: int, path: list[int]) -> None:
-        self.ids.append(token)
-        self.depths.append(len(path))
-        self.ends.append(0)
-        path.append(len(self.ids) - 1)
+        Raises:
+            ValueError: a line begins with a label, which nothing predicts.
+        """
+        trees: list[Tree] = []
+        path: list[int] = []  # the positions from the root to where we are
+        previous: list[int] = []
+        # Sorted, a walk never comes back to a branch.
+        for line in sorted((line.up_to_last_label() for line in lines if line.labels), key=lambda line: line.elements):
+            if line.labels[0] == 0:
+                raise ValueError("a text of a decoder-only LLM cannot begin with a label: no position predicts it")
+            read = line.elements[:-1]
+            shared = _common(previous, read)
+            if trees:
+                trees[-1]._leave(path[shared:])
+            if not shared:
+                trees.append(cls())
+            trees[-1]._enter(read, shared, path)
+            for place in line.labels:
+                trees[-1].labels.setdefault(path[place - 1], []).append(line.elements[place])
+            previous = read
+        if trees:
+            trees[-1]._leave(path)
+        return trees
+
+    def _enter(self, read: list[int], shared: int, path: list[int]) -> None:
+        """Go on with ``read[shared:]`` from the position where the path has `shared` steps."""
+        path[shared:] = range(len(self), len(self) + len(read) - shared)
+        self.elements += read[shared:]
+        self.depths += range(shared, len(read))
+        self.ends += [0] * (len(read) - shared)
 
     def _leave(self, positions: list[int]) -> None:
         for position in positions:
-            self.ends[position] = len(self.ids)
+            self.ends[position] = len(self)
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
+def _common(a: list[int], b: list[int]) -> int:
     """Number of equal leading elements."""
-    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    differ = list(map(operator.ne, a, b))
+    return differ.index(True) if True in differ else len(differ)
 
 
 @dataclass
 class TensorRows(Rows):
-    """Rows whose dataclass fields are tensors and counts."""
+    """Rows whose dataclass fields are tensors and counts.
+
+    Attributes:
+        ids: ``[R, L]`` token ids; 0 under soft prompts and padding.
+        prompt_slots, prompt_sources: ``[S]`` flat position ``r * L + l`` of each soft prompt, and which one stands
+            there: ``image * Q + q``.
+    """
 
     labels: int
     positions: int
+    ids: Tensor
+    prompt_slots: Tensor
+    prompt_sources: Tensor
+
+    def inputs(self, embeddings: Tensor, soft_prompts: Tensor) -> Tensor:
+        """Put soft prompts ``[I, Q, D]`` at their places among the word embeddings ``[R, L, D]``."""
+        prompts = soft_prompts.flatten(0, 1)[self.prompt_sources].to(embeddings.dtype)
+        return embeddings.flatten(0, 1).index_copy(0, self.prompt_slots, prompts).view_as(embeddings)
 
     def to(self, device: torch.device | str) -> Self:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
@@ -100,18 +128,12 @@ class DecoderRows(TensorRows):
     """Packed trees, or padded rows of one text each.
 
     Attributes:
-        ids: ``[R, L]`` token ids; 0 under soft prompts and padding.
-        prompt_slots, prompt_sources: ``[S]`` flat position ``r * L + l`` of each soft prompt, and which one stands
-            there: ``image * Q + q``.
         predictors: ``[P]`` flat positions whose outputs predict labels, each once.
         targets: ``[P, K]`` their labels; `NO_LABEL` where a position has fewer than K.
         ends, depths: ``[R, L]`` the tree's mask and position ids; None for padded rows.
         attention: ``[R, L]`` the ordinary mask of padded rows; None for trees.
     """
 
-    ids: Tensor
-    prompt_slots: Tensor
-    prompt_sources: Tensor
     predictors: Tensor
     targets: Tensor
     ends: Tensor | None = None
@@ -125,60 +147,56 @@ class DecoderRows(TensorRows):
         not_later = place[:, None] >= place[None, :]
         return (not_later & (place[:, None] < self.ends[:, None, :]))[:, None]
 
-    def inputs(self, embeddings: Tensor, soft_prompts: Tensor) -> Tensor:
-        """Put soft prompts ``[I, Q, D]`` at their places among the word embeddings ``[R, L, D]``."""
-        prompts = soft_prompts.flatten(0, 1)[self.prompt_sources].to(embeddings.dtype)
-        return embeddings.flatten(0, 1).index_copy(0, self.prompt_slots, prompts).view_as(embeddings)
 
+def decoder_rows(
+    texts: Sequence[Sequence[Text]], num_prompts: int, width: int, share: bool, images: Sequence[int] = ()
+) -> DecoderRows:
+    """Lay out the texts of samples for an LLM of hidden size `width`.
 
-def decoder_rows(texts: Sequence[Sequence[Text]], num_prompts: int, width: int, share: bool) -> DecoderRows:
-    """Lay out the texts of I images for an LLM of hidden size `width`; `share` packs trees, else one text a row."""
+    Args:
+        texts: the texts of each sample.
+        num_prompts: soft prompts an image, Q.
+        share: pack trees, else one text a row.
+        images: how many images each sample has; empty for one each.
+    """
+    numbered = zip(texts, images_of_samples(len(texts), images), strict=True)
+    lines = [[line_of(text.pieces, numbers, num_prompts) for text in sample] for sample, numbers in numbered]
     if share:
-        images = [i for i, image in enumerate(texts) if image]
-        trees = [Tree.grow(texts[i], num_prompts) for i in images]
+        trees = [tree for sample in lines for tree in Tree.grow(sample)]
         rows = pack_cheaply([len(tree) for tree in trees], width)
     else:
-        images = [i for i, image in enumerate(texts) for _ in image]
-        trees = [Tree.grow([text], num_prompts) for image in texts for text in image]
+        trees = [tree for sample in lines for line in sample for tree in Tree.grow([line])]
         rows = [[n] for n in range(len(trees))]
-    return _assemble(trees, images, rows, share)
+    return _assemble([[trees[n] for n in row] for row in rows], share)
 
 
-def _assemble(trees: list[Tree], images: list[int], rows: list[list[int]], share: bool) -> DecoderRows:
+def _assemble(rows: list[list[Tree]], share: bool) -> DecoderRows:
     """Write each row's trees one after the other, padded at the end to the longest row."""
-    length = max((sum(len(trees[n]) for n in row) for row in rows), default=0)
-    ids, ends, depths = ([[0] * length for _ in rows] for _ in range(3))
-    used = [0] * len(rows)
-    slots: list[int] = []
-    sources: list[int] = []
+    length = max((sum(map(len, row)) for row in rows), default=0)
+    tables = Tables(len(rows), length, elements=0, ends=0, depths=0)
     predictors: list[int] = []
     labels: list[list[int]] = []
     for r, row in enumerate(rows):
-        for n in row:
-            tree, start = trees[n], used[r]
-            used[r] += len(tree)
-            ids[r][start : used[r]] = tree.ids
-            depths[r][start : used[r]] = tree.depths
-            ends[r][start : used[r]] = [start + end for end in tree.ends]
-            flat = r * length + start
-            slots += range(flat, flat + tree.num_prompts)
-            sources += range(images[n] * tree.num_prompts, (images[n] + 1) * tree.num_prompts)
+        for tree in row:
+            start = tables.used[r]
+            ends = [start + end for end in tree.ends]
+            flat = tables.write(r, elements=tree.elements, depths=tree.depths, ends=ends)
             predictors += [flat + p for p in tree.labels]
             labels += tree.labels.values()
-        ends[r][used[r] :] = range(used[r] + 1, length + 1)  # padding sees itself: a softmax over nothing is NaN
+        # Padding sees itself: a softmax over nothing is NaN.
+        tables.write(r, ends=range(tables.used[r] + 1, length + 1))
     layout: dict[str, Tensor]
     if share:
-        layout = {"ends": torch.tensor(ends), "depths": torch.tensor(depths)}
+        layout = {"ends": tables.tensor("ends"), "depths": tables.tensor("depths")}
     else:
-        layout = {"attention": (torch.arange(length) < torch.tensor(used)[:, None]).long()}
+        lengths = torch.tensor([sum(map(len, row)) for row in rows], dtype=torch.long)
+        layout = {"attention": (torch.arange(length) < lengths[:, None]).long()}
     return DecoderRows(
         labels=sum(map(len, labels)),
         positions=len(rows) * length,
-        ids=torch.tensor(ids),
-        prompt_slots=torch.tensor(slots),
-        prompt_sources=torch.tensor(sources),
         predictors=torch.tensor(predictors, dtype=torch.long),
         targets=_table(labels),
+        **tables.elements("elements"),
         **layout,
     )
 

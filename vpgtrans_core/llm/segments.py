@@ -1,6 +1,7 @@
 """Rows for encoder-decoder LLMs: what the encoder reads of an image, and what the decoder must say of it.
 
-Texts of one image with the same encoder text (most often an empty one) share its encoder segment. Where the model knows
+The encoder reads a text up to its first label. Texts of which it reads the same (most often an image alone) share an
+encoder segment. Where the model knows
 positions only relative to one another, segments are packed into rows: a row of encoder segments and, beside it, a row
 of the decoder texts that belong to them.
 """
@@ -9,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from vpgtrans_core.llm.elements import Line, Tables, images_of_samples, line_of
 from vpgtrans_core.llm.packing import balance, sequences_a_row
 from vpgtrans_core.llm.rows import TensorRows
-from vpgtrans_core.llm.text import Text
+from vpgtrans_core.llm.text import ImagePlace, Text
 
 LONGEST_ROW = 192
 """Encoder rows are not filled beyond this length: a relative bias makes the model hold the scores of every head."""
@@ -27,10 +28,8 @@ class EncoderDecoderRows(TensorRows):
     """Packed segments, or padded rows of one segment each.
 
     Attributes:
-        ids: ``[R, L]`` the encoder's token ids; 0 under soft prompts and padding.
-        prompt_slots, prompt_sources: ``[S]`` flat position of each soft prompt, and which one: ``image * Q + q``.
         segments: ``[R, L]`` the number of a position's segment in its row; -1 in padding.
-        decoder_ids: ``[T, M]`` the decoder's input ids: start token, then the text without its last token.
+        decoder_ids: ``[T, M]`` the decoder's input ids: start token, then the text without its last label.
         decoder_segments: ``[T, M]`` the encoder segment that a decoder position reads.
         decoder_texts: ``[T, M]`` the number of a position's text in its row; -1 in padding.
         encoder_rows: ``[T]`` the encoder row that a decoder row reads.
@@ -39,9 +38,6 @@ class EncoderDecoderRows(TensorRows):
         packed: whether a row may hold several segments.
     """
 
-    ids: Tensor
-    prompt_slots: Tensor
-    prompt_sources: Tensor
     segments: Tensor
     decoder_ids: Tensor
     decoder_segments: Tensor
@@ -66,79 +62,95 @@ class EncoderDecoderRows(TensorRows):
         encoder = self.segments[self.encoder_rows]
         return (self.decoder_segments[:, :, None] == encoder[:, None, :])[:, None]
 
-    def inputs(self, embeddings: Tensor, soft_prompts: Tensor) -> Tensor:
-        """Put soft prompts ``[I, Q, D]`` at their places among the encoder's word embeddings ``[R, L, D]``."""
-        prompts = soft_prompts.flatten(0, 1)[self.prompt_sources].to(embeddings.dtype)
-        return embeddings.flatten(0, 1).index_copy(0, self.prompt_slots, prompts).view_as(embeddings)
-
 
 @dataclass
 class Segment:
-    """One encoder text of one image and the decoder texts that go with it."""
+    """What the encoder reads (see `vpgtrans_core.llm.elements`), and the decoder's texts that go with it."""
 
-    image: int
-    context: tuple[int, ...]
-    targets: list[tuple[int, ...]] = field(default_factory=list)
+    read: list[int]
+    said: list[Line] = field(default_factory=list)
 
     @property
     def spoken(self) -> int:
         """Decoder positions."""
-        return sum(map(len, self.targets))
+        return sum(len(line.elements) for line in self.said)
 
     def split(self, most: int) -> Iterator[Segment]:
         """Parts with at most `most` decoder positions each (or one text): one large segment would stretch every row."""
-        part = Segment(self.image, self.context)
-        for target in self.targets:
-            if part.targets and part.spoken + len(target) > most:
+        part = Segment(self.read)
+        for line in self.said:
+            if part.said and part.spoken + len(line.elements) > most:
                 yield part
-                part = Segment(self.image, self.context)
-            part.targets.append(target)
+                part = Segment(self.read)
+            part.said.append(line)
         yield part
 
 
 def encoder_decoder_rows(
-    texts: Sequence[Sequence[Text]], num_prompts: int, start: int, width: int, packs: bool
+    texts: Sequence[Sequence[Text]], num_prompts: int, start: int, width: int, packs: bool, images: Sequence[int] = ()
 ) -> EncoderDecoderRows:
-    """Lay out the texts of I images for an LLM of hidden size `width` whose decoder begins with the token `start`."""
-    segments: dict[tuple[int, tuple[int, ...]], Segment] = {}
-    for image, group in enumerate(texts):
-        for text in group:
-            key = image, text.context
-            segments.setdefault(key, Segment(*key)).targets.append(text.target)
-    found = list(segments.values())
+    """Lay out the texts of samples for an encoder-decoder.
+
+    Args:
+        texts: the texts of each sample.
+        num_prompts: soft prompts an image, Q.
+        start: the decoder's first token.
+        width: the LLM's hidden size.
+        packs: pack several segments into a row, else one a row.
+        images: how many images each sample has; empty for one each.
+
+    Raises:
+        ValueError: an image stands after a label.
+    """
+    segments = _segments(texts, num_prompts, images)
     if packs:
-        encoder = _pack(found, num_prompts, width)
-        decoder = [[(n, t) for n, s in enumerate(row) for t in s.targets] for row in encoder]
+        encoder = _pack(segments, width)
+        decoder = [[(n, line) for n, s in enumerate(row) for line in s.said] for row in encoder]
         encoder_rows = list(range(len(encoder)))
     else:
-        encoder = [[segment] for segment in found]
-        decoder = [[(0, target)] for segment in found for target in segment.targets]
-        encoder_rows = [r for r, segment in enumerate(found) for _ in segment.targets]
-    tensors = _encoder_tensors(encoder, num_prompts) | _decoder_tensors(decoder, start)
+        encoder = [[segment] for segment in segments]
+        decoder = [[(0, line)] for segment in segments for line in segment.said]
+        encoder_rows = [r for r, segment in enumerate(segments) for _ in segment.said]
+    tensors = _encoder_tensors(encoder) | _decoder_tensors(decoder, start)
     return EncoderDecoderRows(
-        labels=sum(s.spoken for s in found),
+        labels=len(tensors["targets"]),
         positions=tensors["ids"].numel() + tensors["decoder_ids"].numel(),
-        encoder_rows=torch.tensor(encoder_rows),
+        encoder_rows=torch.tensor(encoder_rows, dtype=torch.long),
         packed=packs,
         **tensors,
     )
 
 
-def _pack(segments: list[Segment], num_prompts: int, width: int) -> list[list[Segment]]:
+def _segments(texts: Sequence[Sequence[Text]], num_prompts: int, images: Sequence[int]) -> list[Segment]:
+    """The different encoder texts in order, each with what follows; texts without a label are left out."""
+    segments: dict[tuple[int, ...], Segment] = {}
+    for sample, numbers in zip(texts, images_of_samples(len(texts), images), strict=True):
+        for text in sample:
+            before, after = text.split()
+            if any(isinstance(piece, ImagePlace) for piece in after):
+                raise ValueError("an image after a label: an encoder-decoder reads its images before it says anything")
+            read, line = (line_of(pieces, numbers, num_prompts) for pieces in (before, after))
+            if line.labels:
+                segment = segments.setdefault(tuple(read.elements), Segment(read.elements))
+                segment.said.append(line.up_to_last_label())
+    return list(segments.values())
+
+
+def _pack(segments: list[Segment], width: int) -> list[list[Segment]]:
     """Rows of segments whose encoder and decoder parts are both of even length, at the least cost."""
     if not segments:
         return []
-    longest_text = max(len(t) for s in segments for t in s.targets)
+    longest_text = max(len(line.elements) for s in segments for line in s.said)
 
     most = max(round(2 * sum(s.spoken for s in segments) / len(segments)), longest_text)
     parts = [part for segment in segments for part in segment.split(most)]
-    sizes = [(num_prompts + len(s.context), s.spoken) for s in parts]
+    sizes = [(len(s.read), s.spoken) for s in parts]
 
     def rows_of(each: int) -> list[list[Segment]]:
         return [[parts[n] for n in row] for row in balance(sizes, -(-len(parts) // each))]
 
     def cost(rows: list[list[Segment]]) -> tuple[bool, float]:
-        read = max(sum(num_prompts + len(s.context) for s in row) for row in rows)
+        read = max(sum(len(s.read) for s in row) for row in rows)
         spoken = max(sum(s.spoken for s in row) for row in rows)
         # A position costs as much in the decoder as in the encoder, whose keys and values the decoder's blocks compute
         # besides. Relative biases make the scores of a row dear.
@@ -149,52 +161,32 @@ def _pack(segments: list[Segment], num_prompts: int, width: int) -> list[list[Se
     return min(map(rows_of, tried), key=cost)
 
 
-def _encoder_tensors(rows: list[list[Segment]], num_prompts: int) -> dict[str, Any]:
-    """Write each row's segments one after the other: soft prompts, then text."""
-    length = max((sum(num_prompts + len(s.context) for s in row) for row in rows), default=0)
-    ids = [[0] * length for _ in rows]
-    numbers = [[-1] * length for _ in rows]
-    slots: list[int] = []
-    sources: list[int] = []
+def _encoder_tensors(rows: list[list[Segment]]) -> dict[str, Tensor]:
+    """Write each row's segments one after the other."""
+    length = max((sum(len(s.read) for s in row) for row in rows), default=0)
+    tables = Tables(len(rows), length, elements=0, segments=-1)
     for r, row in enumerate(rows):
-        used = 0
         for n, segment in enumerate(row):
-            end = used + num_prompts + len(segment.context)
-            ids[r][used + num_prompts : end] = segment.context
-            numbers[r][used:end] = [n] * (end - used)
-            slots += range(r * length + used, r * length + used + num_prompts)
-            sources += range(segment.image * num_prompts, (segment.image + 1) * num_prompts)
-            used = end
-    return {
-        "ids": torch.tensor(ids),
-        "segments": torch.tensor(numbers),
-        "prompt_slots": torch.tensor(slots),
-        "prompt_sources": torch.tensor(sources),
-    }
+            tables.write(r, elements=segment.read, segments=[n] * len(segment.read))
+    return {**tables.elements("elements"), "segments": tables.tensor("segments")}
 
 
-def _decoder_tensors(rows: list[list[tuple[int, tuple[int, ...]]]], start: int) -> dict[str, Any]:
-    """Write each row's texts, given as (segment in the encoder's row, target), one after the other."""
-    length = max((sum(len(target) for _, target in row) for row in rows), default=0)
-    ids = [[start] * length for _ in rows]
-    segments = [[0] * length for _ in rows]
-    numbers = [[-1] * length for _ in rows]
+def _decoder_tensors(rows: list[list[tuple[int, Line]]], start: int) -> dict[str, Tensor]:
+    """Write each row's texts, given as (segment in the encoder's row, line), one after the other."""
+    length = max((sum(len(line.elements) for _, line in row) for row in rows), default=0)
+    tables = Tables(len(rows), length, ids=start, segments=0, texts=-1)
     predictors: list[int] = []
     targets: list[int] = []
     for r, row in enumerate(rows):
-        used = 0
-        for n, (segment, target) in enumerate(row):
-            end = used + len(target)
-            ids[r][used:end] = (start, *target[:-1])
-            segments[r][used:end] = [segment] * len(target)
-            numbers[r][used:end] = [n] * len(target)
-            predictors += range(r * length + used, r * length + end)
-            targets += target
-            used = end
+        for n, (segment, line) in enumerate(row):
+            said = line.elements
+            flat = tables.write(r, ids=[start, *said[:-1]], segments=[segment] * len(said), texts=[n] * len(said))
+            predictors += [flat + place for place in line.labels]
+            targets += [said[place] for place in line.labels]
     return {
-        "decoder_ids": torch.tensor(ids),
-        "decoder_segments": torch.tensor(segments),
-        "decoder_texts": torch.tensor(numbers),
-        "predictors": torch.tensor(predictors),
+        "decoder_ids": tables.tensor("ids"),
+        "decoder_segments": tables.tensor("segments"),
+        "decoder_texts": tables.tensor("texts"),
+        "predictors": torch.tensor(predictors, dtype=torch.long),
         "targets": torch.tensor(targets, dtype=torch.long)[:, None],
     }

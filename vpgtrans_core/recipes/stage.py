@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 
+from vpgtrans_core.data.conversation import TextKind
+
 Group = Literal["projector", "vpg"]
 """The parts of a VL-LLM that a stage may train, see `VLModel.groups`. The LLM is always frozen."""
-Texts = Literal["caption", "instruction"]
+Texts = TextKind
 """How the texts of an image become labels."""
 Optimizer = Literal["adamw", "muon"]
 Schedule = Literal["constant", "cosine", "muon"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,17 @@ from vpgtrans_core.cache.names import EntryNames
 from vpgtrans_core.cache.opening import Caches
 from vpgtrans_core.cards import load
 from vpgtrans_core.data.bad import BadLog, Bounds
+from vpgtrans_core.data.captions import clean, keep
+from vpgtrans_core.data.conversation import TEMPLATES, TextKind
 from vpgtrans_core.data.data import Data, open_data
 from vpgtrans_core.data.images import Augmentation
 from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.loader import Loader, ReadOptions, StepData, StepReader
 from vpgtrans_core.data.order import InOrder
+from vpgtrans_core.llm.text import Text
 from vpgtrans_core.machine import Machine
-from vpgtrans_core.recipes.stage import Stage, Texts
+from vpgtrans_core.recipes.stage import Stage
+from vpgtrans_core.run.lengths import Lengths
 from vpgtrans_core.settings import Settings, stage_settings, stages_of
 from vpgtrans_core.train.step import Batch, View
 from vpgtrans_core.vlm.model import VisualKind, VLModel
@@ -74,8 +78,9 @@ def open_training_data(settings: Settings, source_data: str = "", caches: Caches
     """
     bounds = Bounds(settings.max_bad_ratio, settings.max_bad_run)
     own = None
+    cleaning = None if settings.clean is None else clean if settings.clean else keep
     if settings.val_data:
-        own = open_data([settings.val_data], bounds=bounds, limit=settings.val_images)
+        own = open_data([settings.val_data], bounds=bounds, limit=settings.val_images, clean=cleaning)
     val_images = 0 if own else settings.val_images or 0
     given: Sequence[str | Listing] = settings.data
     train = open_data(
@@ -85,6 +90,7 @@ def open_training_data(settings: Settings, source_data: str = "", caches: Caches
         val_images=val_images,
         limit=settings.limit,
         bounds=bounds,
+        clean=cleaning,
     )
     return TrainingData(train, own, caches or Caches())
 
@@ -121,7 +127,8 @@ class Feed:
         settings: as they are in the stage, see `stage_settings`.
         model: whose VPG and texts the batches are for; what the stage trains must be set.
         stream: chooses the order of the images: the stage's number.
-        texts: how texts become labels.
+        texts: whether captions or whole conversations are learned.
+        say: is told once when many labels are cut off by the limit of length.
     """
 
     def __init__(
@@ -131,14 +138,19 @@ class Feed:
         model: VLModel,
         machine: Machine,
         stream: int,
-        texts: Texts = "caption",
+        texts: TextKind = "caption",
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.all = data
         self.data = data.train
         self.settings = settings
         self.model = model
         self.machine = machine
+        self.stream = stream
         self.texts = texts
+        self.lengths = Lengths()
+        self._say = say
+        self._told = False
         batch_size = settings.batch_size or 1
         self.images_per_step = min(self.data.images, self.data.images_per_step(batch_size, settings.captions_per_image))
         self.order = self.data.order(settings.seed, self.images_per_step, stream=stream)
@@ -158,6 +170,8 @@ class Feed:
                 log.load_state_dict(before.state_dict())
             self.bad = loader.bad
             for data in loader:
+                self.lengths.count(text for sample in data.texts for text in sample)
+                self._tell(self.lengths.alarming)
                 yield self._batch(data), data.waited
 
         return generate
@@ -179,7 +193,7 @@ class Feed:
         visual, kind = self.model.frozen(batch.visual.to(self.model.device), batch.kind)
         if isinstance(reader.features, CachedImages) and batch.kind != kind:
             visual = reader.features.keep(batch.views, visual, kind)
-        return Batch(visual.cpu(), kind, batch.texts, batch.views)
+        return replace(batch, visual=visual.cpu(), kind=kind)
 
     def some_batches(self, images: int) -> Iterator[Batch]:
         """The first `images` training images, the same in every process."""
@@ -194,7 +208,7 @@ class Feed:
                 yield self._batch(reader.read(step, draws[start : start + HELD_OUT_BATCH]))
 
     def examples(self, images: int) -> Iterator[tuple[Batch, list[str], list[str]]]:
-        """A batch of some held-out (or else training) images, with their names and one caption each."""
+        """A batch of some held-out (or else training) samples, with their names and one caption or answer each."""
         held = self.all.held_out_images > 0
         draws = (self.all.held_out_order(images) if held else self.order).step(0)[:images]
         reader = self._reader(augment=False, held_out=held, cache=self._cache_of_finished())
@@ -203,13 +217,43 @@ class Feed:
         if samples:
             yield self._batch(read), read.keys, [s.captions[0].text for s in samples]
 
+    def prompts(self, batch: Batch) -> str | list[Text]:
+        """What a model is asked of a batch's samples: nothing after their images, or the first question about each."""
+        return "" if self.texts == "caption" else [Text(texts[0].split()[0]) for texts in batch.texts]
+
+    def all_lengths(self) -> Lengths:
+        """The counts of all processes together; every process must ask."""
+        from accelerate.utils import gather_object
+
+        total = Lengths()
+        for lengths in gather_object([self.lengths]):
+            total.add(lengths)
+        return total
+
+    def tell_lengths(self) -> dict[str, Any]:
+        """Say at the end of the stage what the limit of length has cut off, unless it was said; return the counts of
+        all processes for run.json."""
+        lengths = self.all_lengths()
+        self._tell(True, lengths)
+        return lengths.describe()
+
+    def _tell(self, now: bool, lengths: Lengths | None = None) -> None:
+        message = (lengths or self.lengths).message(self.settings.max_tokens) if now and not self._told else None
+        if message:
+            self._told = True
+            self._say(f"stage {self.stream}: {message}")
+
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the feed: the bad samples met; the place in the data is the stage's step. What
-        was computed so far goes to the cache."""
+        """What a checkpoint keeps of the feed: the bad samples met and the texts' lengths, of all processes; the place
+        in the data is the stage's step. What was computed so far goes to the cache."""
         self.all.caches.flush()
-        return {"bad": [log.state_dict() for log in self.bad]}
+        lengths = {**self.all_lengths().state_dict(), "told": self._told}
+        return {"bad": [log.state_dict() for log in self.bad], "lengths": lengths}
 
     def restore(self, state: dict[str, Any]) -> None:
+        if "lengths" in state and self.machine.is_main:  # those of all processes, which are summed up again
+            self.lengths.load_state_dict(state["lengths"])
+        self._told = state.get("lengths", {}).get("told", False)
         for log, saved in zip(self.bad, state.get("bad", []), strict=False):
             log.load_state_dict(saved)
 
@@ -243,9 +287,10 @@ class Feed:
             max_tokens=settings.max_tokens,
             seed=0 if held_out else settings.seed,  # every run is measured on the same texts
             captions_per_image=None if held_out else settings.captions_per_image,
-            texts=self.texts,
             augmentation=Augmentation(crop_min=settings.crop_min) if augment and settings.augment else None,
             views=settings.views if cache is not None else None,
+            texts=self.texts,
+            template=TEMPLATES[settings.template],
         )
         data = self.all.held_out if held_out else self.data
         features = CachedImages(cache, EntryNames(data, options)) if cache is not None else None
@@ -265,5 +310,4 @@ class Feed:
         )
 
     def _batch(self, data: StepData) -> Batch:
-        views = [(draw.source, draw.row, view) for draw, view in zip(data.draws, data.views, strict=True)]
-        return Batch(data.visual, data.visual_kind, data.texts, views)
+        return Batch(data.visual, data.visual_kind, data.texts, data.image_views, data.images)

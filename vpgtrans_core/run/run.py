@@ -168,7 +168,7 @@ class Run:
         began = time.monotonic()
         with _compiler_errors_are_told() if compiled else contextlib.nullcontext():
             state = runner.run()
-        done = stage_record(stage, state, time.monotonic() - began, self.machine.device)
+        done = stage_record(stage, state, time.monotonic() - began, self.machine.device) | feed.tell_lengths()
         data = {"data": {**feed.all.describe(), "bad": feed.bad_record()}}
         stages = {**self.folder.record.get("stages", {}), str(stage.number): done | (data if stage.data else {})}
         self.folder.write_record(stages=stages, **({} if stage.data else data))
@@ -191,9 +191,10 @@ class Run:
     def _feed(self, model: VLModel, data: Sequence[TrainingData], place: int, stream: int) -> Feed:
         """The batches of the stage at `place` in the list (of the run where it has no stages)."""
         if not self.spec.stages:
-            return Feed(data[0], self.settings, model, self.machine, stream)
+            return Feed(data[0], self.settings, model, self.machine, stream, say=self.reporter.warning)
         stage = self.spec.stages[place]
-        return Feed(data[place], stage_settings(self.settings, stage), model, self.machine, stream, stage.texts)
+        settings = stage_settings(self.settings, stage)
+        return Feed(data[place], settings, model, self.machine, stream, stage.texts, self.reporter.warning)
 
     def _stepper(self, model: VLModel, feed: Feed | None = None) -> Stepper:
         config = model.llm.model.config.get_text_config()

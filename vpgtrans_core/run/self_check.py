@@ -23,7 +23,8 @@ def self_check(model: VLModel, feed: Feed) -> dict[str, Any]:
     """
     examples = []
     for batch, keys, captions in feed.examples(IMAGES):
-        said = model.generate(batch.visual.to(model.device), batch.kind, options=FREE)
+        visual = batch.visual.to(model.device)
+        said = model.generate(visual, batch.kind, feed.prompts(batch), FREE, batch.images)
         examples += [
             {"image": key, "said": text, "caption": caption}
             for key, text, caption in zip(keys, said, captions, strict=True)

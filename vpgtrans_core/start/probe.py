@@ -33,7 +33,7 @@ class StartProbe:
     def captions(self) -> list[list[str]]:
         """The captions of the same images."""
         views = [view for batch in self._computed() for view in batch.views]
-        return [[c.text for c in self.feed.data.sample(source, row).captions] for source, row, _ in views]
+        return [[c.text for c in self.feed.data.sample(source, row).captions] for source, row, *_ in views]
 
     def loss(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
         """The LLM's mean loss on the first of those images with this projector."""

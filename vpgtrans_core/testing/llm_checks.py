@@ -151,8 +151,8 @@ def labels_are_where_they_belong(subject: LLMSubject) -> None:
     """The caption and its end are labels; the prompt is not; a cut caption has at most as many tokens as allowed."""
     llm, rng = subject.llm(), random.Random(0)
     rows = llm.layout(TEXTS, 4)
-    count = sum(len(text.target) for image in TEXTS for text in image)
-    expect(rows.labels == count, f"the rows carry {rows.labels} labels, the texts have {count} target tokens")
+    count = sum(text.labels for image in TEXTS for text in image)
+    expect(rows.labels == count, f"the rows carry {rows.labels} labels, the texts have {count}")
     said = "a red circle on the left"
     text = llm.text.encode(Caption(said), 64, rng)
     whole = " ".join(filter(None, (_words(llm, text.context), _words(llm, text.target))))

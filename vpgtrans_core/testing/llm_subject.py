@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vpgtrans_core.cards import LLMFamily, load
-from vpgtrans_core.llm.text import Text
+from vpgtrans_core.llm.text import ImagePlace, Text, Tokens
 from vpgtrans_core.testing import kit_vpg
 from vpgtrans_core.testing.opening import Opened
 from vpgtrans_core.testing.subject import Subject
@@ -32,16 +32,30 @@ MANY = 90
 
 TEXTS = [
     [
-        Text((), (2, 68, 120, END)),
-        Text((), (2, 68, 121, 77, 140, END)),
-        Text((), (2, 68, 121, 90, END)),
-        Text((), (2, 68, 120, END)),
-        Text((2, 50, 51, 52), (99, END)),
+        Text.of((), (2, 68, 120, END)),
+        Text.of((), (2, 68, 121, 77, 140, END)),
+        Text.of((), (2, 68, 121, 90, END)),
+        Text.of((), (2, 68, 120, END)),
+        Text.of((2, 50, 51, 52), (99, END)),
     ],
-    [Text((), (2, 91, END))],
-    [Text((2, 50, 51), (99, END)), Text((2, 50, 51), (98, 97, END)), Text((), (130,))],
+    [Text.of((), (2, 91, END))],
+    [Text.of((2, 50, 51), (99, END)), Text.of((2, 50, 51), (98, 97, END)), Text.of((), (130,))],
+    [
+        Text((Tokens((2, 54, 55)), ImagePlace(), Tokens((56, 57)), Tokens((99, 98, END), labelled=True))),
+        Text(
+            (
+                Tokens((2, 54, 55)),
+                ImagePlace(),
+                Tokens((56, 58)),
+                Tokens((97, END), labelled=True),
+                Tokens((59, 57)),
+                Tokens((96, 99, END), labelled=True),
+            )
+        ),
+    ],
 ]
-"""Three images: common beginnings, a caption twice, one alone, questions with context, a single token."""
+"""Four images: common beginnings, a caption twice, one alone, questions with context, a single token; an image inside a
+prompt, with one answer and with two."""
 
 
 class LLMSubject(Subject[LLMFamily]):
@@ -134,7 +148,7 @@ class LLMSubject(Subject[LLMFamily]):
     @property
     def many_texts(self) -> list[list[Text]]:
         """`TEXTS`, and an image with so many captions that a row of them is longer than most windows of attention."""
-        return [*TEXTS, [Text((), (2, 60 + n, 150 + n, 68, 120, END)) for n in range(MANY)]]
+        return [*TEXTS, [Text.of((), (2, 60 + n, 150 + n, 68, 120, END)) for n in range(MANY)]]
 
     def prompt_ids(self, images: int = len(TEXTS)) -> Tensor:
         """Words ``[I, Q]`` that stand where soft prompts will."""

@@ -26,21 +26,41 @@ SMALLEST = 64
 
 @dataclass
 class Batch:
-    """The images of one step on this process: what is seen, ``[I, ...]``, and each image's texts."""
+    """The samples of one step on this process.
+
+    Attributes:
+        visual: what is seen of their images, ``[I, ...]``: those of the first sample, of the second, and so on.
+        kind: what that is.
+        texts: each sample's texts.
+        views: which view of which image each row of `visual` is, for a cache that wants to keep what is computed of it.
+        images: how many images each sample has; empty for one each.
+    """
 
     visual: Tensor
     kind: VisualKind
     texts: Sequence[Sequence[Text]]
     views: Sequence[View] = ()
-    """Which view of which image each row of `visual` is, for a cache that wants to keep what is computed of it."""
+    images: Sequence[int] = ()
 
     @property
     def labels(self) -> int:
-        return sum(len(text.target) for image in self.texts for text in image)
+        return sum(text.labels for sample in self.texts for text in sample)
 
     @property
     def captions(self) -> int:
-        return sum(len(image) for image in self.texts)
+        return sum(len(sample) for sample in self.texts)
+
+    def part(self, start: int, end: int) -> Batch:
+        """The samples from `start` up to `end`."""
+        counts = self.images or [1] * len(self.texts)
+        first, last = sum(counts[:start]), sum(counts[:end])
+        return Batch(
+            self.visual[first:last],
+            self.kind,
+            self.texts[start:end],
+            self.views[first:last],
+            self.images[start:end],
+        )
 
 
 @dataclass(frozen=True)
@@ -85,7 +105,7 @@ class Stepper:
         self, batch: Batch, signal: int = 0, scale: Callable[[Tensor], Tensor] = lambda loss: loss
     ) -> StepResult:
         """Leave the gradient of the global batch's mean loss, as `scale` makes it, in the trained parameters."""
-        sums = self._total([batch.labels, len(batch.texts), batch.captions])
+        sums = self._total([batch.labels, len(batch.visual), batch.captions])
         loss = self._accumulate(batch, max(sums[0], 1), scale)
         self._sum_gradients()
         total = self.accelerator.reduce(loss, reduction="sum")
@@ -123,7 +143,7 @@ class Stepper:
 
     def _loss(self, batch: Batch) -> Tensor:
         llm = self.model.llm
-        rows = llm.layout(batch.texts, self.model.vpg.num_prompts).to(self.model.device)
+        rows = llm.layout(batch.texts, self.model.vpg.num_prompts, batch.images).to(self.model.device)
         with self._autocast():
             visual, kind = self.model.frozen(batch.visual.to(self.model.device, non_blocking=True), batch.kind)
             if self.keep is not None and batch.kind != kind:
@@ -137,12 +157,12 @@ class Stepper:
         return torch.autocast(self.model.device.type, dtype=self.half)
 
     def _micro_batches(self, batch: Batch) -> Iterator[Batch]:
-        """Cut a batch between images so that no part computes more than `micro_positions` positions (one image at
+        """Cut a batch between samples so that no part computes more than `micro_positions` positions (one sample at
         least)."""
         start = 0
         llm, prompts = self.model.llm, self.model.vpg.num_prompts
-        for end in _cuts([llm.positions(image, prompts) for image in batch.texts], self.micro_positions):
-            yield Batch(batch.visual[start:end], batch.kind, batch.texts[start:end], batch.views[start:end])
+        for end in _cuts([llm.positions(sample, prompts) for sample in batch.texts], self.micro_positions):
+            yield batch.part(start, end)
             start = end
 
     def _total(self, counts: list[int]) -> list[int]:

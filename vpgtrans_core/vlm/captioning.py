@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vpgtrans_core.data.conversation import MINIGPT4, Conversation, Template
 from vpgtrans_core.errors import DataError, ModelError
 from vpgtrans_core.registry import Registry, default_registry
 from vpgtrans_core.settings import Settings
@@ -95,6 +96,44 @@ def say(
         stacked = torch.stack([pixels(image, model.vpg.preprocessing) for _, image in named]).to(model.device)
         texts = model.generate(stacked, "pixels", prompt, chosen)
         yield from (Said(name, text) for (name, _), text in zip(named, texts, strict=True))
+
+
+def answer(
+    model: VLModel,
+    conversation: Conversation,
+    images: Sequence[str | Path | Image],
+    *,
+    template: Template = MINIGPT4,
+    options: GenerateOptions | None = None,
+) -> str:
+    """Continue a conversation about some images by the model's next answer.
+
+    Args:
+        model: what `load_model` gives.
+        conversation: the turns so far, the last of them a question; its marks say where each image is shown.
+        images: files or PIL images, in the order of the marks' numbers.
+        template: the one that the model was tuned in.
+        options: how to generate; default beam search for one to 64 new tokens.
+
+    Raises:
+        DataError: an image cannot be read, or there are others than the conversation shows.
+    """
+    import torch
+
+    from vpgtrans_core.data.images import pixels
+    from vpgtrans_core.llm.adapter import GenerateOptions
+
+    shown = sorted(set(conversation.marks))
+    if shown != list(range(len(images))):
+        raise DataError(
+            f"the conversation shows the images {shown}, and {len(images)} are given",
+            "give one image for each number of a mark, from 0",
+        )
+    opened = [_open(image, number)[1] for number, image in enumerate(images)]
+    stacked = torch.stack([pixels(image, model.vpg.preprocessing) for image in opened]).to(model.device)
+    prompt = model.llm.text.encode_spans(template.spans(conversation))
+    chosen = options or GenerateOptions(max_new_tokens=64, min_new_tokens=1)
+    return model.generate(stacked, "pixels", [prompt], chosen, [len(images)])[0]
 
 
 def default_options(prompt: str) -> GenerateOptions:

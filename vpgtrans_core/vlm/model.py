@@ -11,6 +11,7 @@ from vpgtrans_core.data.images import normalize
 from vpgtrans_core.data.sample import VisualKind
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions
+from vpgtrans_core.llm.text import Text
 from vpgtrans_core.vpg.adapter import VPG
 
 
@@ -86,21 +87,37 @@ class VLModel(nn.Module):
         return any(p.requires_grad for _, p in self.vpg.trained())
 
     def soft_prompts(self, visual: Tensor, kind: VisualKind) -> Tensor:
-        """Soft prompts ``[B, Q, D_llm]`` in the precision of the LLM."""
+        """Soft prompts ``[B, Q, D_llm]`` in the precision of the LLM.
+
+        Raises:
+            ModelError: the VPG gives others than it says: texts laid out for those would meet wrong images.
+        """
         visual, kind = self.frozen(visual, kind)
         outputs = visual if kind == "outputs" else self.vpg.prompts(visual)
+        said = (self.vpg.num_prompts, self.vpg.output_size)
+        if outputs.shape[1:] != said:
+            raise ModelError(
+                f"{type(self.vpg).__name__} gives {outputs.shape[1]} soft prompts of size {outputs.shape[-1]}, "
+                f"but says that it gives {said[0]} of size {said[1]}",
+                "correct `num_prompts` and `output_size` of its adapter, or `prompts`; see docs/plugins.md",
+            )
         return self.projector(outputs.to(self.projector.weight.dtype)).to(self.llm.model.dtype)
 
     @torch.no_grad()
     def generate(
-        self, visual: Tensor, kind: VisualKind = "pixels", prompt: str = "", options: GenerateOptions | None = None
+        self,
+        visual: Tensor,
+        kind: VisualKind = "pixels",
+        prompt: str | Text | Sequence[Text] = "",
+        options: GenerateOptions | None = None,
+        images: Sequence[int] = (),
     ) -> list[str]:
-        """Generate one text an image."""
+        """Generate one text a sample; `prompt` and `images` as in `LLM.generate`."""
         was_training = self.training
         self.eval()
         try:
             with torch.compiler.set_stance("force_eager"):  # a growing text would be compiled again and again
-                return self.llm.generate(self.soft_prompts(visual, kind), prompt, options)
+                return self.llm.generate(self.soft_prompts(visual, kind), prompt, options, images)
         finally:
             self.train(was_training)
 

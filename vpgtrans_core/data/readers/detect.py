@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vpgtrans_core.data.captions import clean as clean_caption
+from vpgtrans_core.data.captions import keep
 from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.readers import coco, disk_dataset, imagefolder, karpathy, llava, minigpt4, webdataset
 from vpgtrans_core.data.readers.json_rows import read_json
@@ -23,11 +25,12 @@ class JsonFormat:
     looks_like: str
     fits: Callable[[Any], bool]
     read: Callable[[Any, Path, Path | None, Clean], Listing]
+    clean: Clean = clean_caption
 
 
 JSON_FORMATS = {
     "coco": JsonFormat('json {"images": [...], "annotations": [...]}', coco.fits, coco.read),
-    "llava": JsonFormat('json [{"image", "conversations"}]', llava.fits, llava.read),
+    "llava": JsonFormat('json [{"image", "conversations"}]', llava.fits, llava.read, keep),
     "karpathy": JsonFormat('json [{"image", "caption"}]', karpathy.fits, karpathy.read),
     "minigpt4": JsonFormat('json {"annotations": [{"image_id", "caption"}]}', minigpt4.fits, minigpt4.read),
 }
@@ -40,13 +43,13 @@ FORMATS = (*JSON_FORMATS, *FOLDER_FORMATS)
 """The names for ``--format``."""
 
 
-def read_source(path: str, format: str | None, clean: Clean, hashes: bool = False) -> Listing:
+def read_source(path: str, format: str | None, clean: Clean | None = None, hashes: bool = False) -> Listing:
     """Read one source.
 
     Args:
         path: a file, a folder, a pattern of tar shards, or ``FILE.json:FOLDER`` with the images' folder.
         format: one of `FORMATS`, or None to look.
-        clean: how captions are cleaned.
+        clean: how captions are cleaned; default by format: captions as in the paper, conversations not at all.
         hashes: compare tar shards with the SHA-256 of their manifest.
 
     Raises:
@@ -60,13 +63,13 @@ def read_source(path: str, format: str | None, clean: Clean, hashes: bool = Fals
     refuse_urls(path)
     try:
         if is_pattern(path) and not Path(path).exists():
-            return webdataset.read(path, clean, hashes)
+            return webdataset.read(path, clean or clean_caption, hashes)
         return _read_path(*_split(path), format, clean, hashes)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}", "check the path and its permissions") from error
 
 
-def _read_path(file: Path, root: Path | None, format: str | None, clean: Clean, hashes: bool) -> Listing:
+def _read_path(file: Path, root: Path | None, format: str | None, clean: Clean | None, hashes: bool) -> Listing:
     if not file.exists():
         raise DataError(f"there is no data at {file}", "check the path; relative ones start at the current folder")
     if root is not None and not root.is_dir():
@@ -75,11 +78,11 @@ def _read_path(file: Path, root: Path | None, format: str | None, clean: Clean, 
         raise DataError(f"{file} is an empty folder", fitting())
     format = format or look(file)
     if format == "imagefolder" and imagefolder.metadata_of(file):
-        return imagefolder.read(file, root, clean)
+        return imagefolder.read(file, root, clean or clean_caption)
     if format == "webdataset":
-        return webdataset.read(str(file), clean, hashes)
+        return webdataset.read(str(file), clean or clean_caption, hashes)
     if format == "datasets" and file.is_dir():
-        return disk_dataset.read(file, clean)
+        return disk_dataset.read(file, clean or clean_caption)
     if (format is None or format in JSON_FORMATS) and (json_file := _json_in(file)):
         return _read_json(json_file, root, format, clean)
     kind = "in no known format" if format is None else f"not in the format {format!r}"
@@ -114,14 +117,15 @@ def _json_in(path: Path) -> Path | None:
     return path if path.suffix in (".json", ".jsonl") else None
 
 
-def _read_json(file: Path, root: Path | None, format: str | None, clean: Clean) -> Listing:
+def _read_json(file: Path, root: Path | None, format: str | None, clean: Clean | None) -> Listing:
     data = read_json(file)
     names = [name for name, known in JSON_FORMATS.items() if known.fits(data)]
     name = format or (names[0] if names else None)
     if name is None or name not in names:
         asked = f"not in the format {format!r}" if format else "in no known format"
         raise DataError(f"{file} is {asked}: it holds {_shape(data)}", fitting())
-    return JSON_FORMATS[name].read(data, file, root, clean)
+    known = JSON_FORMATS[name]
+    return known.read(data, file, root, clean or known.clean)
 
 
 def _shape(data: Any) -> str:

@@ -16,11 +16,13 @@ from vpgtrans_core.errors import DataError
 
 @dataclass(frozen=True)
 class Row:
-    """One image by file name, with its captions (texts or `Caption`)."""
+    """One image by file name, with its texts (`str`, `Caption` or `Conversation`), and the names of further images that
+    the texts are about."""
 
     key: str
     name: str
     captions: list[Any]
+    more: tuple[str, ...] = ()
 
 
 def read_json(file: Path) -> Any:
@@ -54,9 +56,10 @@ def as_list(value: Any) -> list[Any]:
 
 def gathered(rows: Iterable[Row]) -> Iterator[Row]:
     """Rows that name the same image made one, so that its captions stay together; in the order of first mention."""
-    by_name: dict[str, Row] = {}
+    by_name: dict[tuple[str, ...], Row] = {}
     for row in rows:
-        by_name.setdefault(row.name, Row(row.key, row.name, [])).captions.extend(row.captions)
+        empty = Row(row.key, row.name, [], row.more)
+        by_name.setdefault((row.name, *row.more), empty).captions.extend(row.captions)
     yield from by_name.values()
 
 
@@ -68,8 +71,9 @@ def listing_of(rows: Iterable[Row], builder: ListingBuilder, file: Path, root: P
     """
     names = StringsBuilder()
     for row in rows:
-        if builder.add(row.key, row.captions):
-            names.append(row.name)
+        if builder.add(row.key, row.captions, images=1 + len(row.more)):
+            for name in (row.name, *row.more):
+                names.append(name)
     found = names.build()
     if not len(found):
         raise nothing_usable(builder, file)

@@ -1,35 +1,25 @@
 """LLaVA's format: ``[{"image", "conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}]}]``.
 
-Every answer becomes a caption. The human turn before it becomes the caption's prompt, without the ``<image>`` mark,
-unless it is a generic wish for a description ("Provide a brief description of the given image."): then the caption
-stands alone, as the paper trains captions. Turns of one conversation do not see each other.
+Each row is a conversation about one image, or about several where `image` is a list. ``<image>`` in a turn marks where
+an image is shown; without such marks all are shown first. A stage that trains on instructions learns conversations
+whole, as they are written. One that trains on captions learns each answer alone: see `Conversation.captions`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.data import bad
+from vpgtrans_core.data.conversation import Conversation, ImageMark, Role, Turn
 from vpgtrans_core.data.listing import Listing, ListingBuilder
-from vpgtrans_core.data.readers.json_rows import Row, gathered, listing_of, text_field
-from vpgtrans_core.data.sample import Caption
+from vpgtrans_core.data.readers.json_rows import Row, as_list, gathered, listing_of, text_field
 
-_DESCRIBING = """
-    a about account add all analysis analyze and are as aspects at based be break brief briefly by can caption
-    characterize clarify clear compact composition comprehensive concise concisely content contents could create deep
-    depicted depiction describe describing description detail detailed details displayed do down elaborate elements
-    examine exhaustive explain explanation explore extensive features following for generate give given gives happening
-    i illustrate image in in-depth informative interpretation is it its it's key lucid me narrate narrative of offer on
-    overview paragraph photo photo's photograph picture picture's play please portray present presented provide provided
-    relay render representation representing rich scene see sentence share short show showing shown shows sketch step
-    style subsequent succinct summarize summary take taking tell terse that the there think this thorough through to
-    upon us view visual walk what what's with within write you your
-"""
-_GENERIC = frozenset(_DESCRIBING.split())
-"""Words that ask for a description and name nothing in the picture."""
+MARK = "<image>"
+ROLES: dict[Any, Role] = {
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system",
+}  # fmt: skip
 
 
 def fits(data: Any) -> bool:
@@ -39,36 +29,62 @@ def fits(data: Any) -> bool:
 
 
 def read(data: Any, file: Path, root: Path | None, clean: Callable[[str], str]) -> Listing:
-    """Make the listing; conversations about the same image are gathered, those without image only counted."""
+    """Make the listing; conversations about the same images are gathered, those without image only counted."""
     builder = ListingBuilder(str(file), "llava", clean)
     return listing_of(gathered(_rows(data, builder)), builder, file, root)
 
 
-def is_generic(prompt: str) -> bool:
-    """Whether a human turn asks for nothing but a description of the picture."""
-    return all(word in _GENERIC for word in re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", prompt.lower().replace("’", "'")))
-
-
 def _rows(data: Any, builder: ListingBuilder) -> Iterator[Row]:
     for number, row in enumerate(data):
-        turns = text_field(row, "conversations")
-        name = text_field(row, "image")
-        if not isinstance(turns, list) or (name is not None and not isinstance(name, str)):
+        turns, names = text_field(row, "conversations"), as_list(text_field(row, "image"))
+        if not isinstance(turns, list) or not all(isinstance(name, str) for name in names):
             builder.skip(f"row {number + 1}", bad.BAD_ROW, "no conversations or no image name")
-        elif not name:
+        elif not any(names):
             builder.imageless += 1
-        elif captions := list(_captions(turns)):
-            yield Row(name, name, captions)
+        elif not any(text_field(turn, "value") and _role(turn) == "assistant" for turn in turns):
+            builder.skip(f"row {number + 1}", bad.MISSING_TEXT, f"{names[0]} has no answer")
         else:
-            builder.skip(f"row {number + 1}", bad.MISSING_TEXT, f"{name} has no answer")
+            try:
+                said = conversation(turns, len(names))
+            except ValueError as error:
+                builder.skip(f"row {number + 1}", bad.BAD_ROW, f"{names[0]}: {error}")
+            else:
+                yield Row(" ".join(names), names[0], [said], tuple(names[1:]))
 
 
-def _captions(turns: list[Any]) -> Iterator[Any]:
-    """Each answer with the question before it."""
-    prompt = ""
-    for turn in turns:
-        speaker, value = text_field(turn, "from"), text_field(turn, "value")
-        if speaker in ("human", "user"):
-            prompt = str(value).replace("<image>", "").strip()
-        elif speaker in ("gpt", "assistant"):
-            yield Caption(value, "" if is_generic(prompt) else prompt)
+def conversation(turns: list[Any], images: int) -> Conversation:
+    """The conversation of a row's turns about so many images.
+
+    Raises:
+        ValueError: a turn has no known speaker or no text, the first one is an answer, an answer shows an image, or
+            there are more or fewer marks than images.
+    """
+    marks = iter(range(images))
+    parsed = [_turn(turn, marks) for turn in turns]
+    shown = images - len(list(marks))
+    if shown == 0:
+        first = next((n for n, turn in enumerate(parsed) if turn.role == "user"), 0)
+        parsed[first] = Turn(parsed[first].role, (*map(ImageMark, range(images)), *parsed[first].content))
+    elif shown < images:
+        raise ValueError(f"{shown} image marks for {images} images")
+    return Conversation(tuple(parsed))
+
+
+def _turn(turn: Any, marks: Iterator[int]) -> Turn:
+    """One turn; its image marks take the next images of `marks`."""
+    role, value = _role(turn), text_field(turn, "value")
+    if role is None or not isinstance(value, str):
+        raise ValueError("a turn without a known speaker or without a text")
+    words, *more = value.split(MARK)
+    if more and role == "assistant":
+        raise ValueError("an answer that shows an image")
+    content: list[str | ImageMark] = [words.strip()]
+    for part in more:
+        if (mark := next(marks, None)) is None:
+            raise ValueError("more image marks than images")
+        content += [ImageMark(mark), part.strip()]
+    return Turn(role, tuple(part for part in content if part != ""))
+
+
+def _role(turn: Any) -> Role | None:
+    return ROLES.get(text_field(turn, "from"))

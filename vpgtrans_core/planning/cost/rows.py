@@ -115,9 +115,9 @@ def invented_texts(text: TextSize, max_tokens: int, split: bool) -> Sequence[Seq
         length = min(max_tokens, max(2, round(rng.gauss(text.tokens, SPREAD * text.tokens))))
         ids = (0, *(rng.randrange(1, WORDS) for _ in range(length - 1)))
         if not split:
-            return Text((), ids)
+            return Text.of((), ids)
         cut = rng.randrange(length - 1)  # prefix language modelling; both parts have an end token
-        return Text((*ids[:cut], 0), ids[cut:])
+        return Text.of((*ids[:cut], 0), ids[cut:])
 
     def captions() -> int:
         whole, part = divmod(text.captions_per_image, 1)

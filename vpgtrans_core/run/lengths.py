@@ -1,0 +1,101 @@
+"""How long the texts of a stage are, and how many of their labels the limit of length has cut off."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from vpgtrans_core.llm.text import Text
+
+EARLY = 1000
+"""Texts after which it can be said how many are cut; of fewer, at the end of the stage."""
+ALARMING = 0.02
+"""Share of the labels cut that is said before the stage ends."""
+WHOLE = 0.9
+"""Share of the texts that the length which is named holds whole."""
+
+
+@dataclass
+class Lengths:
+    """Counts over all texts that a stage was given.
+
+    Attributes:
+        labels: labels that were left.
+        cut: labels that were cut off.
+        silent: texts that no label was left of.
+        lengths: how many texts have each length, before they are cut.
+    """
+
+    labels: int = 0
+    cut: int = 0
+    silent: int = 0
+    lengths: Counter[int] = field(default_factory=Counter)
+
+    def count(self, texts: Iterable[Text]) -> None:
+        """Count some more texts."""
+        for text in texts:
+            labels = text.labels
+            self.labels += labels
+            self.cut += text.cut
+            self.silent += not labels
+            self.lengths[text.whole or text.tokens] += 1
+
+    def add(self, other: Lengths) -> None:
+        """Take over the counts of another process."""
+        self.labels += other.labels
+        self.cut += other.cut
+        self.silent += other.silent
+        self.lengths += other.lengths
+
+    @property
+    def texts(self) -> int:
+        return sum(self.lengths.values())
+
+    @property
+    def share(self) -> float:
+        """The share of all labels that is cut off."""
+        return self.cut / max(1, self.cut + self.labels)
+
+    @property
+    def alarming(self) -> bool:
+        """Whether enough is known, and enough is cut, to say it at once."""
+        return self.share >= ALARMING and self.texts >= EARLY
+
+    def length_for(self, share: float) -> int:
+        """The smallest limit that leaves this share of the texts whole; 0 without texts."""
+        needed = share * self.texts
+        reached = 0
+        for length in sorted(self.lengths):
+            reached += self.lengths[length]
+            if reached >= needed:
+                return length
+        return 0
+
+    def message(self, max_tokens: int) -> str | None:
+        """What the user should know of the cuts, or None where nothing is cut."""
+        if not self.cut:
+            return None
+        nothing = f" ({self.silent} texts have no label left)" if self.silent else ""
+        return (
+            f"the limit of {max_tokens} tokens cuts off {self.cut:,} of {self.cut + self.labels:,} labels, "
+            f"{self.share:.1%}{nothing}; --max-tokens {self.length_for(WHOLE)} holds {WHOLE:.0%} of the texts whole"
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """For run.json."""
+        return {
+            "labels": self.labels,
+            "labels_cut": self.cut,
+            "texts_without_label": self.silent,
+            "tokens_of_90_percent": self.length_for(WHOLE),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        lengths = {str(length): count for length, count in self.lengths.items()}
+        return {"labels": self.labels, "cut": self.cut, "silent": self.silent, "lengths": lengths}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.labels, self.cut, self.silent = state["labels"], state["cut"], state["silent"]
+        self.lengths = Counter({int(length): count for length, count in state["lengths"].items()})
