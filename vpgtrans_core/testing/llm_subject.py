@@ -44,8 +44,10 @@ TEXTS = [
     [
         Text((Tokens((2, 54, 55)), ImagePlace(), Tokens((56, 57)), Tokens((99, 98, END), labelled=True))),
         Text(
-            (Tokens((2, 54, 55)), ImagePlace(), Tokens((56, 58)), Tokens((97, END), labelled=True))
-            + (Tokens((59, 57)), Tokens((96, 99, END), labelled=True))
+            (
+                *(Tokens((2, 54, 55)), ImagePlace(), Tokens((56, 58)), Tokens((97, END), labelled=True)),
+                *(Tokens((59, 57)), Tokens((96, 99, END), labelled=True)),
+            )
         ),
     ],
 ]
