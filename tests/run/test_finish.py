@@ -11,7 +11,7 @@ from vpgtrans_core.run import finish
 def test_the_curve_names_no_place_and_hashes_are_made_up_for(monkeypatch, tmp_path: Path) -> None:
     """Folders are named by their last part in the picture; a record without hashes does not end the run."""
     seen = {}
-    monkeypatch.setattr(finish, "draw_curve", lambda metrics, path, title: seen.update(title=title))
+    monkeypatch.setattr(finish, "draw_curve", lambda metrics, path, title, names: seen.update(title=title))
     monkeypatch.setattr(finish, "write_model_card", lambda *arguments, **named: None)
     monkeypatch.setattr(finish, "identity", lambda model: {"sha256": {"model.safetensors": "abc"}})
     vpg = SimpleNamespace(save_part=lambda *arguments, references: seen.update(references))
