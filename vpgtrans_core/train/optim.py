@@ -1,7 +1,7 @@
 """Optimisers, their rates and their state: AdamW for everything, Muon for a projector that starts from words.
 
-The engine sets the rates before every step from a schedule that is a pure function of the step, so that nothing but
-the optimiser's tensors has to be kept for an exact restart.
+Before every step the learning rates are set to a share of their peaks that follows from the step's number alone. The
+peaks are in the optimiser's state: for an exact restart nothing else has to be kept.
 """
 
 from __future__ import annotations
