@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from vpgtrans_core.cache.cached_images import CachedImages
@@ -18,7 +21,7 @@ from vpgtrans_core.data.bad import BadLog, Bounds
 from vpgtrans_core.data.data import Data, open_data
 from vpgtrans_core.data.images import Augmentation
 from vpgtrans_core.data.listing import Listing
-from vpgtrans_core.data.loader import Loader, ReadOptions, StepData, StepReader
+from vpgtrans_core.data.loader import Gather, Loader, Missed, ReadOptions, StepData, StepReader
 from vpgtrans_core.data.order import InOrder
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.settings import Settings
@@ -71,7 +74,7 @@ def open_training_data(settings: Settings) -> TrainingData:
     bounds = Bounds(settings.max_bad_ratio, settings.max_bad_run)
     own = None
     if settings.val_data:
-        own = open_data([settings.val_data], bounds=bounds, limit=settings.val_images)
+        own = open_data([settings.val_data], bounds=bounds, limit=settings.val_images, caption_key=settings.caption_key)
     val_images = 0 if own else settings.val_images or 0
     train = open_data(
         settings.data or [small_world()],
@@ -80,6 +83,7 @@ def open_training_data(settings: Settings) -> TrainingData:
         val_images=val_images,
         limit=settings.limit,
         bounds=bounds,
+        caption_key=settings.caption_key,
     )
     return TrainingData(train, own)
 
@@ -97,6 +101,17 @@ def training_captions(data: Data) -> Iterator[str]:
     for source, rows in enumerate(data.train):
         for row in rows:
             yield from (caption.text for caption in data.sample(source, int(row)).captions)
+
+
+def bad_of_all(accelerator: Accelerator) -> Gather:
+    """What gives each process the bad samples that all processes met in a step: a number goes round every step, the
+    samples themselves only when there are some."""
+
+    def gather(mine: list[Missed]) -> list[Missed]:
+        count = accelerator.reduce(torch.tensor(len(mine), device=accelerator.device), reduction="sum")
+        return gather_object(mine) if int(count) else []
+
+    return gather
 
 
 class Feed:
@@ -237,6 +252,7 @@ class Feed:
             world=accelerator.num_processes,
             workers=self.settings.workers,
             pin=self.machine.device.type == "cuda",
+            gather=bad_of_all(accelerator) if accelerator.num_processes > 1 else None,
         )
 
     def _batch(self, data: StepData) -> Batch:

@@ -1,4 +1,5 @@
-"""LLaVA's format: ``[{"image", "conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}]}]``.
+"""LLaVA's format: ``[{"image", "conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}]}]``, and the
+same as ``[{"images": [...], "messages": [{"role": "user", "content"}, {"role": "assistant", "content"}]}]``.
 
 Every answer becomes a caption. The human turn before it becomes the caption's prompt, without the ``<image>`` mark,
 unless it is a generic wish for a description ("Provide a brief description of the given image."): then the caption
@@ -8,13 +9,16 @@ stands alone, as the paper trains captions. Turns of one conversation do not see
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.data import bad
+from vpgtrans_core.data.bad import BadSampleError
 from vpgtrans_core.data.listing import Listing, ListingBuilder
-from vpgtrans_core.data.readers.json_rows import Row, gathered, listing_of, text_field
+from vpgtrans_core.data.readers.fields import Reading, keys_of
+from vpgtrans_core.data.readers.json_rows import Row, gathered, listing_of
+from vpgtrans_core.data.readers.turns import ANSWERING, ASKING, picture_of, speaker_and_text, turns_of
 from vpgtrans_core.data.sample import Caption
 
 _DESCRIBING = """
@@ -32,16 +36,16 @@ _GENERIC = frozenset(_DESCRIBING.split())
 """Words that ask for a description and name nothing in the picture."""
 
 
-def fits(data: Any) -> bool:
+def fits(data: Any, reading: Reading) -> bool:
     """Whether parsed json has this format's shape."""
-    rows = data[:100] if isinstance(data, list) else []
-    return any(isinstance(row, dict) and isinstance(row.get("conversations"), list) for row in rows)
+    rows = data[:100] if isinstance(data, list) and reading.caption_key is None else []
+    return any(turns_of(row) is not None for row in rows)
 
 
-def read(data: Any, file: Path, root: Path | None, clean: Callable[[str], str]) -> Listing:
+def read(data: Any, file: Path, root: Path | None, reading: Reading) -> Listing:
     """Make the listing; conversations about the same image are gathered, those without image only counted."""
-    builder = ListingBuilder(str(file), "llava", clean)
-    return listing_of(gathered(_rows(data, builder)), builder, file, root)
+    builder = ListingBuilder(str(file), "llava", reading.clean)
+    return listing_of(gathered(_rows(data, builder), builder), builder, file, root)
 
 
 def is_generic(prompt: str) -> bool:
@@ -51,24 +55,29 @@ def is_generic(prompt: str) -> bool:
 
 def _rows(data: Any, builder: ListingBuilder) -> Iterator[Row]:
     for number, row in enumerate(data):
-        turns = text_field(row, "conversations")
-        name = text_field(row, "image")
-        if not isinstance(turns, list) or (name is not None and not isinstance(name, str)):
-            builder.skip(f"row {number + 1}", bad.BAD_ROW, "no conversations or no image name")
-        elif not name:
+        key, turns = f"row {number + 1}", turns_of(row)
+        try:
+            name = picture_of(row)
+        except BadSampleError as error:
+            builder.skip(key, error.kind, error.detail)
+            continue
+        if turns is None:
+            builder.skip(key, bad.BAD_ROW, "no conversations and no messages")
+            builder.meet(keys_of(row))
+        elif name is None:
             builder.imageless += 1
-        elif captions := list(_captions(turns)):
+        elif captions := list(captions_of(turns)):
             yield Row(name, name, captions)
         else:
-            builder.skip(f"row {number + 1}", bad.MISSING_TEXT, f"{name} has no answer")
+            builder.skip(key, bad.MISSING_TEXT, f"{name} has no answer")
 
 
-def _captions(turns: list[Any]) -> Iterator[Any]:
+def captions_of(turns: list[Any]) -> Iterator[Any]:
     """Each answer with the question before it."""
     prompt = ""
     for turn in turns:
-        speaker, value = text_field(turn, "from"), text_field(turn, "value")
-        if speaker in ("human", "user"):
+        speaker, value = speaker_and_text(turn)
+        if speaker in ASKING:
             prompt = str(value).replace("<image>", "").strip()
-        elif speaker in ("gpt", "assistant"):
+        elif speaker in ANSWERING:
             yield Caption(value, "" if is_generic(prompt) else prompt)
