@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +15,13 @@ from vpgtrans_core.cache.cached_images import CachedImages
 from vpgtrans_core.cache.key import Kind, cache_root
 from vpgtrans_core.cache.names import EntryNames
 from vpgtrans_core.cache.opening import Caches
+from vpgtrans_core.cache.store import FeatureCache
+from vpgtrans_core.data.bad import BadLog
 from vpgtrans_core.data.images import Augmentation, normalize
 from vpgtrans_core.data.loader import Loader, ReadOptions, StepReader
 from vpgtrans_core.data.order import Draw, InOrder
 from vpgtrans_core.data.sample import Caption
-from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.errors import ConfigError, VpgtError
 from vpgtrans_core.llm.text import Text, TextEncoder
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.settings import Settings
@@ -47,25 +51,27 @@ class OneView:
 
 
 def build_cache(vpg: VPG, settings: Settings, machine: Machine, kind: Kind, progress: Progress) -> dict[str, Any]:
-    """Compute what is not there yet of all images of the settings' data: the plain view (held-out images are seen in
-    it) and, with augmentation, ``settings.views`` others. Returns the cache's `info` and what was computed.
+    """Compute what is not there yet of the images that the settings take (``settings.limit`` of them at most): the
+    plain view (held-out images are seen in it) and, with augmentation, ``settings.views`` others. Returns the cache's
+    `info`, what was computed, and the bad samples by kind.
 
     Raises:
-        ConfigError: it would pass ``cache_gb`` or the disk. DataError: see `open_data`.
+        ConfigError: it would pass ``cache_gb`` or the disk. DataError: see `open_data`. VpgtError: the disk refused it.
     """
     from vpgtrans_core.run.feed import open_training_data
 
     data = open_training_data(settings)
-    images = sum(len(listing) for part in _parts(data) for listing in part.listings)
+    images = sum(part.images + part.held_out_images for part in _parts(data))
     caches = Caches()
     caches.say = progress.message
     cache = caches.open(vpg, kind, machine.dtype, settings, images=images)
     if cache is None:
         why = str(caches.plans[kind]) if kind in caches.plans else f"{cache_root(settings.cache)} cannot be written"
         raise ConfigError([why], "raise --cache-gb, choose another --cache, or take fewer images")
-    computed = 0
+    computed, skipped = 0, Counter[str]()
     for part in _parts(data):
-        rows = InOrder([np.arange(len(listing)) for listing in part.listings], BATCH)
+        every = [np.sort(np.concatenate(both)) for both in zip(part.train, part.held_out, strict=True)]
+        rows, met = InOrder(every, BATCH), [BadLog() for _ in part.listings]
         for augmentation, view in _views(settings):
             options = ReadOptions(
                 vpg.preprocessing, seed=settings.seed, augmentation=augmentation, views=settings.views
@@ -75,9 +81,26 @@ def build_cache(vpg: VPG, settings: Settings, machine: Machine, kind: Kind, prog
             progress.stage("plain view" if augmentation is None else f"view {view + 1}", len(rows))
             for step in loader:
                 computed += _compute(vpg, step, reader, machine)
+                _stop_when_full(cache)
                 progress.step(1)
+            for log, more in zip(met, loader.bad, strict=True):
+                log.add(more)
+        skipped += part.skipped(met)
     cache.flush()
-    return {**cache.info(), "computed": computed}
+    _stop_when_full(cache)
+    return {**cache.info(), "computed": computed, "skipped": dict(skipped)}
+
+
+def _stop_when_full(cache: FeatureCache) -> None:
+    """A run goes on without its cache; to fill one is all that is wanted here."""
+    if cache.failure is None:
+        return
+    free = shutil.disk_usage(cache.folder).free
+    raise VpgtError(
+        f"{cache.folder} cannot be written: {cache.failure}; {free / 1e9:.3g} GB of its disk are free, and "
+        f"{len(cache)} entries of {cache.key.entry_bytes} bytes are kept",
+        "make room, or choose another folder with --cache; what is kept is not computed again",
+    )
 
 
 @torch.no_grad()

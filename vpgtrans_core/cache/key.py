@@ -16,7 +16,7 @@ from vpgtrans_core.vpg.adapter import VPG
 
 Kind = Literal["outputs", "features"]
 """The VPG's outputs ``[Q, D]`` (fp32, for stage 1) or its frozen features ``[N, C]`` (for stage 2)."""
-FORMAT = 1
+FORMAT = 2
 """Grows whenever the same key would mean other numbers: another decoding, cropping or layout of shards."""
 
 
