@@ -10,6 +10,7 @@ import gzip
 import io
 import os
 import stat
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -70,21 +71,33 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: it cannot be read, is no regular file, or is too large. UnicodeDecodeError: it is no UTF-8.
     """
+    return _read(path, None).decode("utf-8-sig")
+
+
+def read_head(path: Path, most: int = 1 << 16) -> str:
+    """The beginning of such a file, to see what it is.
+
+    Raises:
+        DataError: as in `read_text`.
+    """
+    return _read(path, most).decode("utf-8-sig", errors="replace")
+
+
+def _read(path: Path, most: int | None) -> bytes:
     try:
         file, size = open_regular(path)
         with file:
             _refuse_large(path, size)
-            head = file.peek(4096)  # type: ignore[attr-defined]
-            if b"\0" in head[:4096] and path.suffix != ".gz":
-                raise DataError(f"{path} holds zero bytes: it is no text", "check that the file is whole")
-            data = _unpacked(path, file, size) if path.suffix == ".gz" else file.read()
+            if path.suffix == ".gz":
+                return _unpacked(path, file, size, most)
+            if b"\0" in file.read(4096):
+                raise DataError(f"{path} holds zero bytes: it is no text", "check that the file is whole and UTF-8")
+            file.seek(0)
+            return file.read(-1 if most is None else most)
     except BadSampleError as error:
         raise DataError(f"{path} is {error.detail}", "give a file") from error
-    except (OSError, EOFError) as error:
-        raise DataError(
-            f"cannot read {path}: {error}", "check the path, its permissions, and that it is whole"
-        ) from error
-    return data.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot read {path}: {error}", "check the path, its permissions and its end") from error
 
 
 def refuse_special(path: Path) -> None:
@@ -107,11 +120,13 @@ def _refuse_large(path: Path, size: int) -> None:
         )
 
 
-def _unpacked(path: Path, file: BinaryIO, size: int) -> bytes:
+def _unpacked(path: Path, file: BinaryIO, size: int, head: int | None) -> bytes:
     """Unpack a file piece by piece, so that a small one that grows beyond measure is refused before it is held."""
     most = min(MAX_LISTING_BYTES, max(FREE_UNPACKED_BYTES, MAX_UNPACKING * size))
     parts = io.BytesIO()
     with gzip.GzipFile(fileobj=file) as packed:
+        if head is not None:
+            return packed.read(head)
         while piece := packed.read(1 << 20):
             parts.write(piece)
             if parts.tell() > most:

@@ -14,7 +14,7 @@ from vpgtrans_core.data import bad
 from vpgtrans_core.data.listing import Listing, ListingBuilder
 from vpgtrans_core.data.readers.fields import CAPTIONS, PICTURES, Reading, as_list, keys_of, text_field
 from vpgtrans_core.data.readers.json_rows import Row, gathered, listing_of
-from vpgtrans_core.data.regular import read_text
+from vpgtrans_core.data.regular import read_head, read_text
 from vpgtrans_core.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".token")
@@ -23,15 +23,17 @@ _TOKEN = re.compile(r"^(?P<name>[^\t]+?\.\w{3,4})#\d+(?:\t|\s{2,}| )(?P<text>.*)
 
 
 def fits(file: Path) -> bool:
-    """Whether a text file is such a table: it has a header with a picture's column, or its first line is a token."""
+    """Whether a text file is such a table: it has a header of several columns, one of them a picture's, or its first
+    line is a token."""
     name = file.name.removesuffix(".gz")
     if not name.lower().endswith(SUFFIXES) or not file.is_file():
         return False
     try:
-        first = read_text(file).lstrip().partition("\n")[0]
-    except (DataError, UnicodeDecodeError):
+        first = read_head(file).lstrip().partition("\n")[0]
+    except DataError:
         return False
-    return bool(_TOKEN.match(first)) or bool(set(_columns(first, separator_of(first))) & set(PICTURES))
+    columns = _columns(first, separator_of(first))
+    return bool(_TOKEN.match(first)) or (len(columns) > 1 and bool(set(columns) & set(PICTURES)))
 
 
 def read(file: Path, root: Path | None, reading: Reading) -> Listing:
@@ -103,7 +105,7 @@ def _dicts(text: str, header: str) -> Iterator[dict[str, Any]]:
         delimiter=separator,
         quoting=csv.QUOTE_NONE if separator == "|" else csv.QUOTE_MINIMAL,  # Flickr30k's captions hold single quotes
     )
-    columns = [column.strip() for column in next(lines)]
+    columns = [column.strip() for column in next(lines, [])]
     for values in lines:
         if any(value.strip() for value in values):
             yield {
