@@ -100,9 +100,10 @@ class BadLog:
 
     def add(self, other: BadLog) -> None:
         """Take over the counts and names of another log; what both hold counts once."""
-        for name in other._keys.keys() - self._keys.keys():
-            self._keys[name] = other._keys[name]
-            self.counts[name.partition(":")[0]] += other._keys[name]
+        for name, count in other._keys.items():
+            if name not in self._keys:
+                self._keys[name] = count
+                self.counts[name.partition(":")[0]] += count
         known = set(self.named)
         self.named = (self.named + [sample for sample in other.named if sample not in known])[:NAMED]
         self.longest_run = max(self.longest_run, other.longest_run)
