@@ -277,6 +277,8 @@ def test_text_beside_each_picture(tmp_path: Path) -> None:
             write(
                 (tmp_path / shard / name).with_suffix(".json"), {"caption": "json", "re_caption": "again", "key": "1"}
             )
+    write(tmp_path / "00000_stats.json", {"count": 3})
+    write(tmp_path / "dataset_infos.json", {})
     (tmp_path / "00001" / "001.txt").unlink()
     (tmp_path / "00001" / "loop").symlink_to(tmp_path, target_is_directory=True)
     listing = read(tmp_path)
@@ -286,6 +288,13 @@ def test_text_beside_each_picture(tmp_path: Path) -> None:
     (tmp_path / "00001" / "001.json").unlink()
     listing = read(tmp_path)
     assert len(listing) == 5 and listing.bad.counts == {bad.MISSING_TEXT: 1}
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".json"])
+def test_the_text_of_one_picture_is_no_list_of_all(suffix: str, tmp_path: Path) -> None:
+    (name,) = save_pictures(tmp_path, 1)
+    write((tmp_path / name).with_suffix(suffix), "image,caption" if suffix == ".txt" else {"caption": "image,caption"})
+    assert said(read(tmp_path)) == [["image,caption"]]
 
 
 def test_the_captions_key_may_be_named(tmp_path: Path) -> None:

@@ -23,15 +23,7 @@ def below(root: str | Path, name: str) -> Path:
     Raises:
         BadSampleError: it leads elsewhere.
     """
-    folder = os.path.abspath(root)
-    path = os.path.normpath(os.path.join(folder, name))
-    if _inside(path, folder):
-        return Path(path)
-    if os.path.isabs(name) and "\0" not in name:
-        real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-        if _inside(real, os.path.realpath(folder)):
-            return Path(real)
-    raise BadSampleError(bad.OUTSIDE_ROOT, f"leads to {path}, outside {folder}")
+    return Path(_below(os.path.abspath(root), name))
 
 
 def existing(root: str | Path, name: str) -> Path:
@@ -52,20 +44,18 @@ def missing(root: Path, names: Iterable[str]) -> Iterator[tuple[int, str, str]]:
 
     Folders are listed, no file is opened: this sees in seconds, before any training, what was never downloaded.
     """
-    by_folder: dict[str, list[tuple[int, str]]] = {}
+    top, by_folder = os.path.abspath(root), dict[str, list[tuple[int, str, str]]]()
     for number, name in enumerate(names):
         try:
-            path = below(root, name)
+            folder, base = os.path.split(_below(top, name))
         except BadSampleError as error:
             yield number, error.kind, error.detail
         else:
-            by_folder.setdefault(str(path.parent), []).append((number, name))
+            by_folder.setdefault(folder, []).append((number, base, name))
     for folder, wanted in by_folder.items():
-        listed = _listed(folder) if len(wanted) >= LISTED_FROM else None
-        for number, name in wanted:
-            if listed is not None and os.path.basename(os.path.normpath(name)) in listed:
-                continue
-            if not _exists(root, name):
+        listed = _listed(folder) if len(wanted) >= LISTED_FROM else set()
+        for number, base, name in wanted:
+            if base not in listed and not _exists(root, name):
                 yield number, bad.MISSING_FILE, ""
 
 
@@ -75,6 +65,17 @@ def is_there(root: Path, name: str) -> bool:
         return existing(root, name).is_file()
     except (BadSampleError, OSError, ValueError):
         return False
+
+
+def _below(folder: str, name: str) -> str:
+    path = os.path.normpath(os.path.join(folder, name))
+    if _inside(path, folder):
+        return path
+    if os.path.isabs(name) and "\0" not in name:
+        real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        if _inside(real, os.path.realpath(folder)):
+            return real
+    raise BadSampleError(bad.OUTSIDE_ROOT, f"leads to {path}, outside {folder}")
 
 
 def _exists(root: Path, name: str) -> bool:

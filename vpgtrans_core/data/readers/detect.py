@@ -21,6 +21,7 @@ from vpgtrans_core.data.readers import (
 )
 from vpgtrans_core.data.readers.fields import Reading
 from vpgtrans_core.data.readers.json_rows import read_json
+from vpgtrans_core.data.readers.shard_manifest import NAME as SHARDS
 from vpgtrans_core.data.readers.shard_paths import is_pattern, refuse_urls
 from vpgtrans_core.data.regular import refuse_special
 from vpgtrans_core.errors import DataError, did_you_mean
@@ -52,7 +53,10 @@ OTHER_FORMATS = {
 FORMATS = (*JSON_FORMATS, *OTHER_FORMATS)
 """The names for ``--format``."""
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
-CAPTIONS_FILES = ("captions", "filter_cap", "results")
+NOTES = ("_stats.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", SHARDS)
+"""Files of img2dataset, of `datasets` and of our own that hold no captions."""
+MOST_TABLES = 20
+CAPTIONS_FILES = ("captions", "filter_cap", "results", "Flickr8k.token")
 """How the annotation file is called, without its ending, where several lie in a folder."""
 
 
@@ -154,16 +158,24 @@ def _split(path: str) -> tuple[Path, Path | None]:
 
 def _json_in(path: Path) -> Path | None:
     """The json file that a path is, or the one in a folder."""
-    files = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
-    return _only([file for file in files if _name(file).suffix in JSON_SUFFIXES and file.is_file()])
+    return _only([file for file in _annotations(path) if _name(file).suffix in JSON_SUFFIXES])
 
 
 def _table_in(path: Path) -> Path | None:
     """The table that a path is, or the one in a folder."""
-    files = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
-    likely = [file for file in files if _name(file).suffix in table.SUFFIXES]
-    likely = likely if len(likely) <= 20 else [file for file in likely if _name(file).stem in CAPTIONS_FILES]
+    likely = [file for file in _annotations(path) if _name(file).suffix in table.SUFFIXES]
+    likely = likely if len(likely) <= MOST_TABLES else [f for f in likely if _name(f).stem in CAPTIONS_FILES]
     return _only([file for file in likely if table.fits(file)])
+
+
+def _annotations(path: Path) -> list[Path]:
+    """The files that may say something of all pictures: a path itself, or those of a folder that are not the text of
+    one picture beside them and not other programs' notes."""
+    if not path.is_dir():
+        return [path] if path.is_file() else []
+    files = sorted(file for file in path.iterdir() if file.suffix and file.is_file())
+    pictures = {file.stem for file in files if file.suffix[1:].lower() in text_beside.IMAGES}
+    return [file for file in files if file.stem not in pictures and not file.name.endswith(NOTES)]
 
 
 def _only(files: list[Path]) -> Path | None:
