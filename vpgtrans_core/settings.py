@@ -61,6 +61,9 @@ class Settings:
     format: tuple[str, ...] = _setting(
         (), "The data's format where looking is not enough, one for each --data.", "data"
     )
+    caption_key: str | None = _setting(
+        None, "The field, column or json key that holds the captions; default the usual names.", "data"
+    )
     ratios: tuple[Rate, ...] = _setting(
         (), "Sampling ratio of each --data (the paper at scale: 0.1, 0.2, 0.7).", "data"
     )

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from vpg_qformer.adapter import QFormerVPG
 
+from vpgtrans_core.cache import store
 from vpgtrans_core.cache.key import CacheKey
 from vpgtrans_core.cache.names import EntryNames
 from vpgtrans_core.cache.shards import shard_names
@@ -247,6 +248,34 @@ def test_the_commands(cache_world: Path, tmp_path: Path, seen: list[int], vpgt: 
     assert vpgt("clear", "--days", "1", "--yes", *where).out.startswith("0 caches")
     assert vpgt("clear", "--yes", *where).out.startswith("2 caches")
     assert "0 caches" in vpgt("info", *where).out
+
+
+def test_build_takes_no_more_images_than_it_is_told(
+    cache_world: Path, tmp_path: Path, seen: list[int], vpgt: Callable[..., Done]
+) -> None:
+    where = ("--cache", str(tmp_path / "cache"), "--workers", "0", "--json")
+    data = ("--from", str(cache_world / "source"), "--data", str(cache_world / "data/captions.json"))
+    done = vpgt("build", *data, *where, "--limit", "5")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["computed"] == sum(seen) == 5 and json.loads(done.out)["skipped"] == {}
+    assert json.loads(vpgt("build", *data, *where, "--limit", "5").out)["computed"] == 0
+    more = json.loads(vpgt("build", *data, *where, "--limit", "5", "--val-images", "2").out)
+    assert 0 < more["computed"] <= 7
+
+
+def test_build_fails_when_the_disk_fills(
+    cache_world: Path, tmp_path: Path, vpgt: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "write_shard", full)
+    done = vpgt(
+        "build", "--from", str(cache_world / "source"), "--data", str(cache_world / "data/captions.json"),
+        "--cache", str(tmp_path / "cache"), "--workers", "0",
+    )  # fmt: skip
+    assert done.code == 2
+    assert "No space left on device" in done.err and "GB of its disk are free" in done.err and "--cache" in done.err
 
 
 def test_build_says_what_it_would_take_when_that_is_too_much(

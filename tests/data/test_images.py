@@ -125,21 +125,34 @@ def test_too_many_bytes_are_not_even_opened(monkeypatch: pytest.MonkeyPatch) -> 
     assert caught.value.kind == bad.TOO_MANY_BYTES
 
 
-def test_files_stay_below_their_root(tmp_path) -> None:
+def test_names_stay_below_their_root_and_links_in_it_are_followed(tmp_path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (tmp_path / "secret.png").write_bytes(encoded(0))
-    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    (tmp_path / "words").write_text("root:x:0:0")
     (root / "in.png").write_bytes(encoded(1))
-    assert open_image(FileImage(str(root), "in.png")).size == (40, 30)
-    for name in ("../secret.png", str(tmp_path / "secret.png"), "link.png"):
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    (root / "folder").symlink_to(tmp_path, target_is_directory=True)
+    (root / "words.png").symlink_to(tmp_path / "words")
+    (root / "dangling.png").symlink_to(tmp_path / "nowhere.png")
+    for name in ("in.png", "link.png", "folder/secret.png", "./x/../in.png", "../root/in.png", str(root / "in.png")):
+        assert open_image(FileImage(str(root), name)).size == (40, 30)
+    refused = {
+        "../secret.png": bad.OUTSIDE_ROOT,
+        "folder/../../secret.png": bad.OUTSIDE_ROOT,
+        str(tmp_path / "secret.png"): bad.OUTSIDE_ROOT,
+        "/etc/passwd": bad.OUTSIDE_ROOT,
+        "words.png": bad.NO_IMAGE,
+        "dangling.png": bad.MISSING_FILE,
+        "none.png": bad.MISSING_FILE,
+        "nul\0.png": bad.UNREADABLE_FILE,
+        "nul\0é.png": bad.UNREADABLE_FILE,
+        ".": bad.UNREADABLE_FILE,
+    }
+    for name, kind in refused.items():
         with pytest.raises(BadSampleError) as caught:
             open_image(FileImage(str(root), name))
-        assert caught.value.kind == bad.OUTSIDE_ROOT
-    for name, kind in (("none.png", bad.MISSING_FILE), ("nul\0.png", bad.UNREADABLE_FILE), (".", bad.UNREADABLE_FILE)):
-        with pytest.raises(BadSampleError) as caught:
-            open_image(FileImage(str(root), name))
-        assert caught.value.kind == kind
+        assert caught.value.kind == kind, name
 
 
 def test_augmentation_comes_from_its_generator_alone() -> None:

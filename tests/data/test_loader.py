@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.data.conftest import LetterEncoder, picture, save_pictures, shard_members, write_tar
-from vpgtrans_core.data import bad, loader
+from vpgtrans_core.data import bad, workers
 from vpgtrans_core.data.bad import Bounds
 from vpgtrans_core.data.data import Data, open_data
 from vpgtrans_core.data.images import Augmentation, normalize, pixels
@@ -220,7 +220,7 @@ class Deadly(LetterEncoder):
 
 @pytest.fixture
 def deaths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(loader, "POLL_SECONDS", 0.3)
+    monkeypatch.setattr(workers, "POLL_SECONDS", 0.3)
     (tmp_path / "deaths").mkdir()
     return tmp_path / "deaths"
 

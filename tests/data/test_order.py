@@ -84,10 +84,28 @@ def test_held_out_images_are_not_trained_on_and_limits_are_nested() -> None:
     assert np.array_equal(same, held_out)
 
 
-def test_a_million_images_start_at_once() -> None:
-    import time
+def test_the_work_of_a_step_does_not_grow_with_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step far into a run of millions of images makes the permutations and blocks that it reads, no others."""
+    made: list[tuple[str, int]] = []
+    permutation, block = Order._make_permutation, Order._make_block
 
-    order = Order(0, rows(1_000_000, 2_000_000), (0.5, 0.5), 512)
-    start = time.perf_counter()
-    order.step(4000)
-    assert time.perf_counter() - start < 2
+    def counted_permutation(self: Order, source: int, visit: int) -> np.ndarray:
+        made.append(("permutation", len(self.rows[source])))
+        return permutation(self, source, visit)
+
+    def counted_block(self: Order, number: int) -> tuple[np.ndarray, np.ndarray]:
+        made.append(("block", BLOCK))
+        return block(self, number)
+
+    monkeypatch.setattr(Order, "_make_permutation", counted_permutation)
+    monkeypatch.setattr(Order, "_make_block", counted_block)
+    sizes = (1_000_000, 2_000_000)
+    order = Order(0, rows(*sizes), (0.5, 0.5), 512)
+    assert made == []
+    order.step(4_000_000)
+    places = len({position // BLOCK for position in (512 * 4_000_000, 512 * 4_000_001 - 1)})
+    assert sum(what == "block" for what, _ in made) == places
+    assert sorted(size for what, size in made if what == "permutation") == sorted(sizes)
+    before = len(made)
+    order.step(4_000_000)
+    assert len(made) == before

@@ -139,7 +139,7 @@ WRONG = {
     "tars asked for, none there": (lambda f: save_pictures(f, 1) and f, "webdataset", "no .tar shards"),
     "dataset folder that is none": (lambda f: save_pictures(f, 1) and f, "datasets", "cannot open"),
     "images nowhere": (_write("a.json", b'[{"image": "a.png", "caption": "b"}]'), None, "none of the images"),
-    "absolute names": (_write("a.json", b'[{"image": "/etc/passwd", "caption": "b"}]'), None, "none of the images"),
+    "absolute names": (_write("a.json", b'[{"image": "/etc/passwd", "caption": "b"}]'), None, "outside of its folder"),
     "names that climb": (_write("a.json", b'[{"image": "../../x.png", "caption": "b"}]'), None, "none of the images"),
 }
 

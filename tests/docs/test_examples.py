@@ -13,7 +13,7 @@ from tests.docs.documents import blocks, read
 from vpgtrans_core.data.captions import clean
 from vpgtrans_core.data.readers.detect import FORMATS, read_source
 
-CAPTIONS = {"coco": 2, "karpathy": 3, "llava": 1, "minigpt4": 1, "imagefolder": 2}
+CAPTIONS = {"coco": 2, "karpathy": 3, "llava": 1, "minigpt4": 1, "imagefolder": 2, "table": 2}
 """How many captions the example of each format holds."""
 
 
@@ -40,12 +40,12 @@ def test_every_format_has_a_section():
 
 @pytest.mark.parametrize("format", CAPTIONS)
 def test_example_of_a_format_is_read_as_it(format, desk):
-    kind, example = re.findall(r"```(jsonl?)\n(.*?)```", _section(format), re.DOTALL)[0]
+    kind, example = re.findall(r"```(\w+)\n(.*?)```", _section(format), re.DOTALL)[0]
     folder = desk / "data"
     folder.mkdir()
     for name in ("cat.jpg", "dog.jpg", "7.jpg"):
         Image.new("RGB", (8, 8)).save(folder / name)
-    (folder / ("metadata.jsonl" if kind == "jsonl" else "file.json")).write_text(example)
+    (folder / {"jsonl": "metadata.jsonl", "json": "file.json", "csv": "file.csv"}[kind]).write_text(example)
     listing = read_source(str(folder), None, clean)
     assert listing.describe()["format"] == format
     assert not listing.bad.total

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,12 +15,14 @@ import torch
 from vpgtrans_core.cache.cached_images import CachedImages
 from vpgtrans_core.cache.key import Kind, cache_root
 from vpgtrans_core.cache.names import EntryNames
+from vpgtrans_core.cache.store import FeatureCache
+from vpgtrans_core.data.bad import BadLog
 from vpgtrans_core.data.conversation import Caption, ImageMark, Span
 from vpgtrans_core.data.data import Data
 from vpgtrans_core.data.images import Augmentation, normalize
 from vpgtrans_core.data.loader import Loader, ReadOptions, StepReader
 from vpgtrans_core.data.order import Draw, InOrder
-from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.errors import ConfigError, VpgtError
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.train.stage import Progress
@@ -55,22 +59,24 @@ class OneView:
 def build_cache(
     vpg: VPG, data: TrainingData, settings: Settings, machine: Machine, kind: Kind, progress: Progress
 ) -> dict[str, Any]:
-    """Compute what is not there yet of all images of `data`: the plain view (held-out images are seen in
-    it) and, with augmentation, ``settings.views`` others. Returns the cache's `info` and what was computed.
+    """Compute what is not there yet of the images that `data` takes: the plain view (held-out images are seen in it)
+    and, with augmentation, ``settings.views`` others. Returns the cache's `info`, what was computed, and the bad
+    samples by kind.
 
     Raises:
-        ConfigError: it would pass ``cache_gb`` or the disk.
+        ConfigError: it would pass ``cache_gb`` or the disk. VpgtError: the disk refused it.
     """
-    images = sum(len(listing) for part in _parts(data) for listing in part.listings)
+    images = sum(part.images + part.held_out_images for part in _parts(data))
     caches = data.caches
     caches.say = progress.message
     cache = caches.open(vpg, kind, machine.dtype, settings, images=images)
     if cache is None:
         why = str(caches.plans[kind]) if kind in caches.plans else f"{cache_root(settings.cache)} cannot be written"
         raise ConfigError([why], "raise --cache-gb, choose another --cache, or take fewer images")
-    computed = 0
+    computed, skipped = 0, Counter[str]()
     for part in _parts(data):
-        rows = InOrder([np.arange(len(listing)) for listing in part.listings], BATCH)
+        every = [np.sort(np.concatenate(both)) for both in zip(part.train, part.held_out, strict=True)]
+        rows, met = InOrder(every, BATCH), [BadLog() for _ in part.listings]
         for augmentation, view in _views(settings):
             options = ReadOptions(
                 vpg.preprocessing, seed=settings.seed, augmentation=augmentation, views=settings.views
@@ -80,9 +86,26 @@ def build_cache(
             progress.stage("plain view" if augmentation is None else f"view {view + 1}", len(rows))
             for step in loader:
                 computed += _compute(vpg, step, reader, machine)
+                _stop_when_full(cache)
                 progress.step(1)
+            for log, more in zip(met, loader.bad, strict=True):
+                log.add(more)
+        skipped += part.skipped(met)
     cache.flush()
-    return {**cache.info(), "computed": computed}
+    _stop_when_full(cache)
+    return {**cache.info(), "computed": computed, "skipped": dict(skipped)}
+
+
+def _stop_when_full(cache: FeatureCache) -> None:
+    """A run goes on without its cache; to fill one is all that is wanted here."""
+    if cache.failure is None:
+        return
+    free = shutil.disk_usage(cache.folder).free
+    raise VpgtError(
+        f"{cache.folder} cannot be written: {cache.failure}; {free / 1e9:.3g} GB of its disk are free, and "
+        f"{len(cache)} entries of {cache.key.entry_bytes} bytes are kept",
+        "make room, or choose another folder with --cache; what is kept is not computed again",
+    )
 
 
 @torch.no_grad()
@@ -96,7 +119,7 @@ def _compute(vpg: VPG, step: Any, reader: StepReader, machine: Machine) -> int:
         features = vpg.features(pixels)
         kept = features if reader.features.kind == "features" else vpg.prompts(features)
     reader.features.keep(step.image_views, kept, reader.features.kind)
-    return len(step)
+    return len(step.image_views)
 
 
 def _views(settings: Settings) -> list[tuple[Augmentation | None, int]]:

@@ -18,7 +18,7 @@ from vpgtrans_core.vpg.adapter import VPG
 Kind = CachedKind
 """The VPG's outputs ``[Q, D]`` (fp32), for stages that leave the VPG as it is, or its frozen features ``[N, C]``, for
 those that train it."""
-FORMAT = 1
+FORMAT = 2
 """Grows whenever the same key would mean other numbers: another decoding, cropping or layout of shards."""
 
 

@@ -41,6 +41,7 @@ class FeatureCache:
     Attributes:
         damaged: names of the shards that were found damaged and removed.
         writes: False after the disk refused a shard; the cache then only reads.
+        failure: why the disk refused it.
     """
 
     def __init__(self, folder: Path, key: CacheKey) -> None:
@@ -48,6 +49,7 @@ class FeatureCache:
         self.key = key
         self.damaged: list[str] = []
         self.writes = True
+        self.failure: OSError | None = None
         self._shards: dict[str, Shard] = {}
         self._where: dict[bytes, tuple[str, int]] = {}
         self._seen: set[str] = set()
@@ -120,6 +122,7 @@ class FeatureCache:
         except OSError as error:
             log.warning("the cache %s cannot be written (%s); going on without", self.folder, error)
             self.writes = False
+            self.failure = error
         else:
             self._looked = -1  # the clock of the file system may not have moved since the last look
             self._refresh()

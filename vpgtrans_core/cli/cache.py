@@ -33,6 +33,7 @@ def build(
     kind: Annotated[
         str, typer.Option(metavar="|".join(KINDS), help="For training the projector alone, or the VPG too.")
     ] = "outputs",
+    caption_key: Annotated[str | None, typer.Option(help="The key of the captions; default the usual names.")] = None,
     views: Annotated[int | None, typer.Option(help="Augmented views an image; default the plain one alone.")] = None,
     crop_min: Annotated[float, typer.Option(help="Smallest share of the area that a random crop keeps.")] = 0.5,
     seed: Annotated[int, typer.Option(help="The seed of the runs that will use the views.")] = 0,
@@ -42,7 +43,8 @@ def build(
     dtype: Annotated[str, typer.Option(help="Precision of the frozen ViT, that of the runs to come.")] = "auto",
     half: Annotated[str, typer.Option(help="What auto means on a GPU: the target family's half.")] = "bfloat16",
     workers: Annotated[int | None, typer.Option(help="Processes that decode images.")] = None,
-    limit: Annotated[int | None, typer.Option(help="At most this many images.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most this many images, those of a run with this limit.")] = None,
+    val_images: Annotated[int, typer.Option(help="Images that the runs hold out; they come on top.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Compute what is not there yet of all images, without a language model."""
@@ -53,6 +55,7 @@ def build(
     values: dict[str, Any] = {"source": source, "data": tuple(data or ()), "format": tuple(format or ())}
     values |= {"crop_min": crop_min, "seed": seed, "cache": cache, "cache_gb": cache_gb, "device": device}
     values |= {"dtype": dtype, "workers": workers, "limit": limit, "views": 1 if views is None else views}
+    values |= {"caption_key": caption_key, "val_images": val_images}
     settings = build_settings({**values, "augment": views is not None, "cache_features": True})
 
     from vpgtrans_core.cache.build import build_cache
@@ -73,6 +76,8 @@ def build(
     if as_json:
         print(json.dumps(made, indent=2))
         return
+    if made["skipped"]:
+        print("skipped: " + ", ".join(f"{count} x {kind}" for kind, count in sorted(made["skipped"].items())))
     print(f"{made['computed']} computed, {made['entries']} entries, {made['bytes'] / 1e9:.3g} GB in {made['folder']}")
 
 

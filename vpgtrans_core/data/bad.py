@@ -20,6 +20,7 @@ TOO_MANY_PIXELS = "too many pixels"
 NO_IMAGE = "no image"
 BROKEN_IMAGE = "broken image"
 TRUNCATED_IMAGE = "truncated image"
+UNUSABLE_MODE = "unusable picture mode"
 EMPTY_CAPTION = "empty caption"
 MISSING_TEXT = "missing text"
 BAD_TEXT = "bad text"
@@ -61,13 +62,13 @@ class Bounds:
 @dataclass
 class BadLog:
     """The bad samples of one source, in the order in which they were met. A sample counts once, however often it is
-    visited."""
+    visited and by whichever process."""
 
     counts: Counter[str] = field(default_factory=Counter)
     named: list[BadSample] = field(default_factory=list)
     longest_run: int = 0
     _run: int = 0
-    _keys: set[str] = field(default_factory=set)
+    _keys: dict[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -77,23 +78,35 @@ class BadLog:
         """Note a usable sample: it ends a run of bad ones."""
         self._run = 0
 
-    def bad(self, sample: BadSample, count: int = 1) -> None:
-        """Note a bad sample; `count` says how many are lost with it (a damaged shard loses many)."""
-        self._run += 1
-        self.longest_run = max(self.longest_run, self._run)
-        if count == 1 and f"{sample.kind}:{sample.key}" in self._keys:
+    def bad(self, sample: BadSample, count: int = 1, *, again: bool = False, in_a_row: bool = True) -> None:
+        """Note a bad sample.
+
+        Args:
+            sample: what it is.
+            count: how many are lost with it (a damaged shard loses many).
+            again: count it though its key was met before: it is another one.
+            in_a_row: False when it was not met in reading but listed, where neighbours say nothing.
+        """
+        if in_a_row:
+            self._run += 1
+            self.longest_run = max(self.longest_run, self._run)
+        name = f"{sample.kind}:{sample.key}"
+        if name in self._keys and not again:
             return
-        self._keys.add(f"{sample.kind}:{sample.key}")
+        self._keys[name] = self._keys.get(name, 0) + count
         self.counts[sample.kind] += count
         if len(self.named) < NAMED:
             self.named.append(sample)
 
     def add(self, other: BadLog) -> None:
-        """Take over the counts and names of another log."""
-        self.counts += other.counts
-        self.named = (self.named + other.named)[:NAMED]
+        """Take over the counts and names of another log; what both hold counts once."""
+        for name, count in other._keys.items():
+            if name not in self._keys:
+                self._keys[name] = count
+                self.counts[name.partition(":")[0]] += count
+        known = set(self.named)
+        self.named = (self.named + [sample for sample in other.named if sample not in known])[:NAMED]
         self.longest_run = max(self.longest_run, other.longest_run)
-        self._keys |= other._keys
 
     def check(self, samples: int, bounds: Bounds, source: str) -> None:
         """Stop when too much of the source is bad.
@@ -131,7 +144,7 @@ class BadLog:
             "named": [[s.key, s.kind, s.detail] for s in self.named],
             "longest_run": self.longest_run,
             "run": self._run,
-            "keys": sorted(self._keys),
+            "keys": dict(sorted(self._keys.items())),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -139,4 +152,5 @@ class BadLog:
         self.named = [BadSample(*values) for values in state["named"]]
         self.longest_run = state["longest_run"]
         self._run = state["run"]
-        self._keys = set(state["keys"])
+        keys = state["keys"]  # checkpoints of earlier versions hold a list
+        self._keys = dict(keys) if isinstance(keys, dict) else dict.fromkeys(keys, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vpgtrans_core.data.bad import Bounds
+from vpgtrans_core.data.bad import BadLog, Bounds
 from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.order import InOrder, Order, split
 from vpgtrans_core.data.readers.detect import read_source
@@ -76,6 +78,21 @@ class Data:
         """The training images, each once and in the order of their rows: for filling a cache."""
         return InOrder(self.train, images_per_step)
 
+    def skipped(self, met: Sequence[BadLog]) -> Counter[str]:
+        """How many samples of all sources could not be used, by kind: those that the readers left out and those that
+        were `met` since, one log a source."""
+        logs = [listing.all_bad(log) for listing, log in zip(self.listings, met, strict=True)]
+        return sum((log.counts for log in logs), Counter())
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what is trained on and held out: samples, captions, shares and split, wherever they lie."""
+        digest = hashlib.sha256(repr(self.ratios).encode())
+        for listing, train, held_out in zip(self.listings, self.train, self.held_out, strict=True):
+            digest.update(listing.fingerprint().encode())
+            for rows in (train, held_out):
+                digest.update(np.asarray(rows, dtype=np.int64).tobytes() + b"|")
+        return digest.hexdigest()
+
     def describe(self) -> dict[str, Any]:
         """Counts, hashes, formats, ratios and skipped samples for ``run.json``."""
         sources = []
@@ -106,8 +123,9 @@ def open_data(
     clean: Callable[[str], str] | None = None,
     split_seed: int = 0,
     hashes: bool = False,
+    caption_key: str | None = None,
 ) -> Data:
-    """Open captioned images: read what is listed, look at no image yet.
+    """Open captioned images: read what is listed and whether the images' files are there; open no image yet.
 
     Args:
         paths: a file, folder or shard pattern each; ``FILE.json:FOLDER`` names the images' folder too. A `Listing`
@@ -118,9 +136,10 @@ def open_data(
         limit: most images to train on, from each source in proportion.
         bounds: how many bad samples are tolerated.
         clean: how captions are cleaned; default by format: captions as in the paper, conversations not at all.
-        split_seed: chooses the held-out images and the limited ones; not the run's seed, so that runs with different
+        split_seed: chooses the held-out images and the limited ones. It is not the run's seed: runs with different
             seeds share their held-out images.
         hashes: compare tar shards with the SHA-256 of their manifest, where there is one.
+        caption_key: the field, column or json key that holds the captions; None for the usual ones.
 
     Raises:
         DataError: a path is missing, empty, or of no known format; too many samples are bad; nothing to train on.
@@ -132,8 +151,8 @@ def open_data(
     each_format = formats if len(formats) == len(paths) else [formats[0] if formats else None] * len(paths)
     listings = []
     for path, format in zip(paths, each_format, strict=True):
-        listing = path if isinstance(path, Listing) else read_source(str(path), format, clean, hashes)
-        listing.bad.check(len(listing) + listing.bad.total, bounds, listing.path)
+        listing = path if isinstance(path, Listing) else read_source(str(path), format, clean, hashes, caption_key)
+        listing.bad.check(listing.samples, bounds, listing.path)
         if not len(listing):
             raise DataError(f"{listing.path} holds no captioned image", "give data with images and captions")
         listings.append(listing)

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from vpgtrans_core.data import bad
 from vpgtrans_core.data.bad import BadSampleError
+from vpgtrans_core.data.metadata import without_metadata
+from vpgtrans_core.data.modes import to_rgb
 from vpgtrans_core.data.preprocessing import Preprocessing
+from vpgtrans_core.data.regular import MAX_BYTES
 from vpgtrans_core.data.sample import ImageRef, InMemoryImage
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-MAX_BYTES = 64 << 20
-"""Largest encoded image, in bytes."""
 MAX_PIXELS = 64 << 20
 """Largest image, in pixels: above the largest camera pictures, below what exhausts memory."""
 
@@ -41,25 +42,42 @@ def decode(data: bytes) -> Image.Image:
     """Decode an image from outside to RGB: JPEG, PNG and WebP only, whole files only, of bounded size.
 
     Transparency is laid on white, as transformers' image processors do; the EXIF orientation is left alone, as the
-    paper's code and transformers' processors do.
+    paper's code and transformers' processors do. Damage in what is only said about the pixels (EXIF, multi-picture
+    and colour blocks) is passed over.
 
     Raises:
-        BadSampleError: the bytes are no such image, damaged, or too large; `kind` says which.
+        BadSampleError: the bytes are no such image, damaged, too large, or of a mode that does not say what white
+            is; `kind` says which.
     """
     if not data:
         raise BadSampleError(bad.EMPTY_FILE)
     if len(data) > MAX_BYTES:
         raise BadSampleError(bad.TOO_MANY_BYTES, f"{len(data)} bytes, at most {MAX_BYTES}")
+    try:
+        return _decode(data)
+    except BadSampleError as error:
+        if error.kind not in (bad.BROKEN_IMAGE, bad.TRUNCATED_IMAGE, bad.NO_IMAGE):
+            raise
+        plain = without_metadata(data)
+        if plain is None:
+            raise
+        try:
+            return _decode(plain)
+        except BadSampleError:
+            raise error from None
+
+
+def _decode(data: bytes) -> Image.Image:
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library of this process may have switched it on
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)
-            warnings.simplefilter("error", RuntimeWarning)  # Pillow's decompression-bomb warning is one
+            warnings.simplefilter("ignore", UserWarning)  # Pillow warns of metadata; damaged pixels are errors
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise BadSampleError(bad.TOO_MANY_PIXELS, f"{width} x {height}")
-                return _rgb(image)
+                return to_rgb(image, depth=_depth(data))
     except BadSampleError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -78,7 +96,7 @@ def open_image(ref: ImageRef) -> Image.Image:
         BadSampleError: the file is missing, unreadable, outside its root, or no usable image.
     """
     if isinstance(ref, InMemoryImage):
-        return _rgb(ref.image)
+        return _in_memory(ref.image)
     try:
         data = ref.read()
     except FileNotFoundError as error:
@@ -136,12 +154,16 @@ def _random_crop(size: tuple[int, int], augmentation: Augmentation, rng: random.
     return left, upper, left + w, upper + h
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+def _in_memory(image: Image.Image) -> Image.Image:
+    try:
+        return to_rgb(image)
+    except (ValueError, OSError) as error:
+        raise BadSampleError(bad.BROKEN_IMAGE, _short(error)) from error
+
+
+def _depth(data: bytes) -> int:
+    """Bits of a sample: PNG's header says them, the other formats have eight."""
+    return data[24] if data.startswith(b"\x89PNG") else 8
 
 
 def _short(error: Exception) -> str:

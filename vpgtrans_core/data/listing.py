@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ import numpy as np
 from PIL import Image
 
 from vpgtrans_core.data import bad
-from vpgtrans_core.data.bad import BadLog, BadSample, BadSampleError
+from vpgtrans_core.data.bad import BadLog, BadSample
 from vpgtrans_core.data.captions import keep
 from vpgtrans_core.data.conversation import Caption, Conversation
+from vpgtrans_core.data.places import existing
+from vpgtrans_core.data.regular import MAX_BYTES, read_regular
 from vpgtrans_core.data.sample import ImageRef, InMemoryImage, Sample
 from vpgtrans_core.data.strings import Strings, StringsBuilder
 
@@ -23,6 +26,8 @@ MAX_CHARACTERS = 20_000
 """Longest caption that is taken for one."""
 CONVERSATION = -1
 """Stands for a prompt's number where a text is a conversation."""
+MAX_MET = 1000
+"""Different names of fields that are kept for a message."""
 
 
 class Images(Protocol):
@@ -35,17 +40,14 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class FileImage:
-    """An image in a file below `root`."""
+    """An image in a file below `root`. Names may not lead out of it; links that lie in it are followed, because
+    whoever made the folder put them there, and what they lead to is read as a picture or not at all."""
 
     root: str
     name: str
 
     def read(self) -> bytes:
-        root = Path(self.root).resolve()
-        path = (root / self.name).resolve()
-        if not path.is_relative_to(root):
-            raise BadSampleError(bad.OUTSIDE_ROOT, f"leads to {path}, outside {root}")
-        return path.read_bytes()
+        return read_regular(existing(self.root, self.name), MAX_BYTES)
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,14 @@ class Listing:
         images: where each image is, sample after sample.
         texts: all captions and conversations (as json), sample after sample; `ends` says where each sample's texts end.
         prompts: the distinct prompts; `prompt_of` says which one each caption follows; `CONVERSATION` for one.
-        bad: what the reader had to leave out.
+        bad: what the reader had to leave out, and the rows whose image file is not there.
         uncaptioned: images without any caption: no fault, only counted.
         imageless: texts without any image: no fault either.
         files: the files read, ``(name, bytes, modification time in ns)``.
         image_ends: where each sample's images end; None where each sample has one.
         answers: how many answers each text holds; None where all are captions, which hold one.
+        absent: how many rows have an image file that is not there. They stay, so that a source whose missing files
+            are fetched later is the same source; they are counted in `bad`.
     """
 
     path: str
@@ -95,9 +99,22 @@ class Listing:
     files: tuple[tuple[str, int, int], ...] = ()
     image_ends: np.ndarray | None = None
     answers: np.ndarray | None = None
+    absent: int = 0
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def samples(self) -> int:
+        """All samples of the source: the rows, and those that the reader had to leave out."""
+        return len(self) + self.bad.total - self.absent
+
+    def all_bad(self, met: BadLog) -> BadLog:
+        """What the reader left out together with what was `met` since; a sample that is in both counts once."""
+        both = BadLog()
+        both.add(self.bad)
+        both.add(met)
+        return both
 
     def __getitem__(self, row: int) -> Sample:
         texts = tuple(self._text(i) for i in _run(self.ends, row))
@@ -123,7 +140,8 @@ class Listing:
         return ends[rows] - starts[rows]
 
     def fingerprint(self) -> str:
-        """SHA-256 of keys, captions and prompts: two listings with the same one hold the same samples in order.
+        """SHA-256 of keys, captions and prompts: two listings with the same one hold the same samples in order,
+        wherever they lie. Keys are names below the images' folder or the shards' folder.
 
         The images' own bytes are not in it; `files` holds what is known of them without reading everything."""
         digest = hashlib.sha256()
@@ -183,13 +201,18 @@ class ListingBuilder:
     A reader keeps where its images are and appends to that whenever `add` returns True.
     """
 
-    def __init__(self, path: str, format: str, clean: Callable[[str], str]) -> None:
+    def __init__(self, path: str, format: str, clean: Callable[[str], str], wanted: str = "") -> None:
         self.path = path
+        self.wanted = wanted
+        """What is read, for the hint when nothing fits."""
         self.format = format
         self.clean = clean
         self.bad = BadLog()
         self.uncaptioned = 0
         self.imageless = 0
+        self.absent = 0
+        self.met: Counter[str] = Counter()
+        """Names of fields, keys or columns that were met, for the message when nothing fits."""
         self._keys = StringsBuilder()
         self._seen: set[str] = set()
         self._texts = StringsBuilder()
@@ -201,7 +224,18 @@ class ListingBuilder:
 
     def skip(self, key: str, kind: str, detail: str = "", count: int = 1) -> None:
         """Count a sample that cannot be used."""
-        self.bad.bad(BadSample(key, kind, detail), count)
+        self.bad.bad(BadSample(key, kind, detail), count, again=True)
+
+    def note_absent(self, key: str, kind: str, detail: str = "") -> None:
+        """Count a row whose image file is known not to be readable; the row stays."""
+        self.bad.bad(BadSample(key, kind, detail), in_a_row=False)
+        self.absent += 1
+
+    def meet(self, names: Iterable[Any]) -> None:
+        """Note names that were met; of many thousand different ones the first are enough."""
+        for name in names:
+            if name in self.met or len(self.met) < MAX_MET:
+                self.met[str(name)[:80]] += 1
 
     def add(self, key: str, texts: Sequence[Any], images: int = 1) -> bool:
         """Append a sample of so many images with its texts (`str`, `Caption` or `Conversation`); what is no usable text
@@ -284,6 +318,7 @@ class ListingBuilder:
             imageless=self.imageless,
             image_ends=None if wanted == len(self._keys) else np.array(self._image_ends, dtype=np.int64),
             answers=np.array(self._answers, dtype=np.int64) if CONVERSATION in self._prompt_of else None,
+            absent=self.absent,
             files=tuple((path.name, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files),
         )
 

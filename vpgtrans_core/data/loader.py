@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import multiprocessing
 import os
 import random
-import signal
-import threading
 import time
-import traceback
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from vpgtrans_core.data import images
 from vpgtrans_core.data.bad import BAD_TEXT, BadLog, BadSample, BadSampleError
@@ -27,14 +21,7 @@ from vpgtrans_core.data.images import Augmentation
 from vpgtrans_core.data.order import Draw
 from vpgtrans_core.data.preprocessing import Preprocessing
 from vpgtrans_core.data.sample import CachedKind, Encoder, Sample, VisualKind
-from vpgtrans_core.errors import DataError
-
-log = logging.getLogger(__name__)
-
-POLL_SECONDS = 5.0
-"""How often a waiting loader looks whether its workers still live."""
-RESTARTS = 3
-"""How often workers that died or hang are started again for the same step."""
+from vpgtrans_core.data.workers import read_in_workers
 
 
 class Steps(Protocol):
@@ -90,6 +77,9 @@ class Missed(NamedTuple):
     place: int
     source: int
     sample: BadSample
+
+
+Gather = Callable[[list[Missed]], list[Missed]]
 
 
 @dataclass
@@ -271,9 +261,11 @@ class Loader:
         ahead: steps that each worker reads ahead.
         pin: pin the images' memory, for a GPU.
         timeout: seconds without a step after which workers count as hung.
+        gather: returns the bad samples that all processes met in a step, of those that each of them met; called once
+            a step by every process. Without it a process knows only its own.
 
     Attributes:
-        bad: one `BadLog` a source, over all steps given so far.
+        bad: one `BadLog` a source, over all steps given so far; with `gather` the same in every process.
     """
 
     def __init__(
@@ -289,6 +281,7 @@ class Loader:
         ahead: int = 2,
         pin: bool = False,
         timeout: float = 300.0,
+        gather: Gather | None = None,
     ) -> None:
         self.reader = reader
         self.steps = steps
@@ -300,6 +293,7 @@ class Loader:
         self.ahead = ahead
         self.pin = pin
         self.timeout = timeout
+        self.gather = gather
         self.bad = [BadLog() for _ in reader.data.listings]
 
     def __len__(self) -> int:
@@ -326,140 +320,42 @@ class Loader:
         return self.steps.step(step)[self.rank :: self.world]
 
     def _watch(self, step: StepData) -> None:
-        """Count this step's bad samples and stop when a source has too many of them."""
-        missing = {missed.place: missed for missed in step.bad}
-        good = iter(step.draws)
-        for place in range(len(step.draws) + len(missing)):
+        """Count the bad samples that all processes met in this step, and stop when a source has too many of them.
+        Every process counts the same ones, so all of them stop at the same step or none does."""
+        mine = [missed._replace(place=self.rank + missed.place * self.world) for missed in step.bad]
+        missing = {missed.place: missed for missed in (self.gather(mine) if self.gather else mine)}
+        for place, draw in enumerate(self.steps.step(step.step)):
             if place in missing:
-                self.bad[missing[place].source].bad(missing[place].sample)
-            else:
-                self.bad[next(good).source].good()
-        for source in {missed.source for missed in step.bad}:
+                self.bad[draw.source].bad(missing[place].sample)
+            elif self.gather or place % self.world == self.rank:
+                self.bad[draw.source].good()
+        for source in sorted({missed.source for missed in missing.values()}):
             self.check(source)
 
     def check(self, source: int) -> None:
-        """Raise DataError when what the reader skipped and what was found bad since pass the bounds."""
+        """Raise DataError when what the reader skipped and what was met since pass the bounds."""
         listing = self.reader.data.listings[source]
-        both = BadLog()
-        both.add(listing.bad)
-        both.add(self.bad[source])
-        both.check(len(listing) + listing.bad.total, self.reader.data.bounds, listing.path)
+        listing.all_bad(self.bad[source]).check(listing.samples, self.reader.data.bounds, listing.path)
+
+    def _read_in_workers(self) -> Generator[StepData, None, None]:
+        return read_in_workers(
+            self.reader.read,
+            self._draws,
+            self.start,
+            self.stop,
+            workers=self.workers,
+            ahead=self.ahead,
+            pin=self.pin,
+            timeout=self.timeout,
+        )
 
     def _read_here(self) -> Generator[StepData, None, None]:
         for number in range(self.start, self.stop):
             step = self.reader.read(number, self._draws(number))
             yield step.pin_memory() if self.pin else step
 
-    def _read_in_workers(self) -> Generator[StepData, None, None]:
-        """Read ahead in workers; start them anew, a few times, from the step at which they died or hung."""
-        number, failures = self.start, 0
-        while number < self.stop:
-            try:
-                for step in self._one_pool(number):
-                    yield step
-                    number, failures = step.step + 1, 0
-            except _WorkersLost as lost:
-                failures += 1
-                if failures > RESTARTS:
-                    raise DataError(
-                        f"the data workers were lost {failures} times at step {number}: {lost}",
-                        "they may lack memory (fewer --workers) or shared memory (/dev/shm), or the disk hangs",
-                    ) from lost
-                log.warning("data workers lost at step %d (%s); starting them again", number, lost)
-
-    def _one_pool(self, first: int) -> Iterator[StepData]:
-        """The steps from `first` on, until the end or until workers are lost."""
-        loader: DataLoader[Any] = DataLoader(
-            _StepDataset(self.reader),
-            batch_size=None,
-            sampler=_Plans(self, first),
-            num_workers=self.workers,
-            prefetch_factor=self.ahead,
-            pin_memory=self.pin,
-            timeout=min(POLL_SECONDS, self.timeout),
-            worker_init_fn=_start_worker,
-        )
-        others = set(multiprocessing.active_children())
-        with _workers_may_die():
-            steps = iter(loader)
-        workers = set(multiprocessing.active_children()) - others
-        try:
-            for _ in range(first, self.stop):
-                step = self._next(steps)
-                if isinstance(step, Exception):
-                    raise step
-                yield step
-        finally:
-            for worker in workers:  # torch would wait seconds for one that hangs or still reads ahead
-                worker.kill()
-
-    def _next(self, steps: Iterator[Any]) -> Any:
-        """The next step; a wait longer than `timeout`, or a dead worker, is `_WorkersLost`."""
-        deadline = time.monotonic() + self.timeout
-        while True:
-            try:
-                return next(steps)
-            except (RuntimeError, OSError, EOFError) as error:
-                # torch tells of a poll without result, of dead workers, and of tensors that died with their worker
-                if "timed out" not in str(error):
-                    raise _WorkersLost(str(error)) from error
-                if time.monotonic() > deadline:
-                    raise _WorkersLost(f"no step for {self.timeout:.0f} seconds") from error
-
-
-class _WorkersLost(Exception):
-    """Worker processes died or hang."""
-
-
-class _StepDataset(Dataset[Any]):
-    """A dataset of steps: an item is named by its number and draws, so that workers need no order of their own."""
-
-    def __init__(self, reader: StepReader) -> None:
-        self.reader = reader
-
-    def __getitem__(self, plan: tuple[int, list[Draw]]) -> StepData | Exception:
-        try:
-            return self.reader.read(*plan)
-        except Exception as error:  # returned, so that an error in a sample is told from a lost worker
-            error.add_note(traceback.format_exc())
-            return error
-
-
-class _Plans:
-    """The steps' plans, made in the main process while workers read."""
-
-    def __init__(self, loader: Loader, first: int) -> None:
-        self.loader = loader
-        self.first = first
-
-    def __iter__(self) -> Iterator[tuple[int, list[Draw]]]:
-        return ((step, self.loader._draws(step)) for step in range(self.first, self.loader.stop))
-
-    def __len__(self) -> int:
-        return self.loader.stop - self.first
-
 
 def default_workers() -> int:
     """Reading processes for one training process: the cores shared by the processes of this machine, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
-
-
-def _start_worker(_: int) -> None:
-    """Leave Ctrl-C to the main process, and end at a SIGTERM whatever the main process does with one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-
-@contextlib.contextmanager
-def _workers_may_die() -> Iterator[None]:
-    """Keep torch from raising in whatever code runs when a worker dies (its SIGCHLD handler): `_next` sees it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, before if before is not None else signal.SIG_DFL)

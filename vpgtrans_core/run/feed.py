@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from vpgtrans_core.cache.cached_images import CachedImages
@@ -21,7 +24,7 @@ from vpgtrans_core.data.conversation import TEMPLATES, TextKind
 from vpgtrans_core.data.data import Data, open_data
 from vpgtrans_core.data.images import Augmentation
 from vpgtrans_core.data.listing import Listing
-from vpgtrans_core.data.loader import Loader, ReadOptions, StepData, StepReader
+from vpgtrans_core.data.loader import Gather, Loader, Missed, ReadOptions, StepData, StepReader
 from vpgtrans_core.data.order import InOrder
 from vpgtrans_core.llm.text import Text
 from vpgtrans_core.machine import Machine
@@ -80,7 +83,13 @@ def open_training_data(settings: Settings, source_data: str = "", caches: Caches
     own = None
     cleaning = None if settings.clean is None else clean if settings.clean else keep
     if settings.val_data:
-        own = open_data([settings.val_data], bounds=bounds, limit=settings.val_images, clean=cleaning)
+        own = open_data(
+            [settings.val_data],
+            bounds=bounds,
+            limit=settings.val_images,
+            clean=cleaning,
+            caption_key=settings.caption_key,
+        )
     val_images = 0 if own else settings.val_images or 0
     given: Sequence[str | Listing] = settings.data
     train = open_data(
@@ -91,6 +100,7 @@ def open_training_data(settings: Settings, source_data: str = "", caches: Caches
         limit=settings.limit,
         bounds=bounds,
         clean=cleaning,
+        caption_key=settings.caption_key,
     )
     return TrainingData(train, own, caches or Caches())
 
@@ -117,6 +127,17 @@ def training_captions(data: Data) -> Iterator[str]:
     for source, rows in enumerate(data.train):
         for row in rows:
             yield from (caption.text for caption in data.sample(source, int(row)).captions)
+
+
+def bad_of_all(accelerator: Accelerator) -> Gather:
+    """What gives each process the bad samples that all processes met in a step: a number goes round every step, the
+    samples themselves only when there are some."""
+
+    def gather(mine: list[Missed]) -> list[Missed]:
+        count = accelerator.reduce(torch.tensor(len(mine), device=accelerator.device), reduction="sum")
+        return gather_object(mine) if int(count) else []
+
+    return gather
 
 
 class Feed:
@@ -307,6 +328,7 @@ class Feed:
             world=accelerator.num_processes,
             workers=self.settings.workers,
             pin=self.machine.device.type == "cuda",
+            gather=bad_of_all(accelerator) if accelerator.num_processes > 1 else None,
         )
 
     def _batch(self, data: StepData) -> Batch:

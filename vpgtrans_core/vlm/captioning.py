@@ -149,11 +149,12 @@ def _open(image: Any, number: int) -> tuple[str, Image]:
     """A name and an RGB image; files pass through the gate."""
     from vpgtrans_core.data.bad import BadSampleError
     from vpgtrans_core.data.images import decode
+    from vpgtrans_core.data.regular import MAX_BYTES, read_regular
 
     if not isinstance(image, (str, Path)):
         return f"image {number + 1}", image.convert("RGB")
     try:
-        return str(image), decode(Path(image).expanduser().read_bytes())
+        return str(image), decode(read_regular(Path(image).expanduser(), MAX_BYTES))
     except OSError as error:
         raise DataError(f"cannot read the image {image}: {error.strerror or error}") from error
     except BadSampleError as error:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from vpgtrans_core.data import bad
 from vpgtrans_core.data.listing import Listing, ListingBuilder
-from vpgtrans_core.data.readers.json_rows import Row, as_list, gathered, listing_of, text_field
+from vpgtrans_core.data.readers import table
+from vpgtrans_core.data.readers.fields import CAPTIONS, PICTURES, Reading
+from vpgtrans_core.data.readers.json_rows import Row, gathered, listing_of
+from vpgtrans_core.data.regular import read_text
 from vpgtrans_core.errors import DataError
 
-METADATA = ("metadata.jsonl", "metadata.csv")
-NAME_FIELDS = ("file_name", "image", "file")
-CAPTION_FIELDS = ("text", "caption", "captions")
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
+NAME_FIELDS = ("file_name", *PICTURES)
+CAPTION_FIELDS = ("text", *CAPTIONS)
 
 
 def metadata_of(path: Path) -> Path | None:
@@ -25,37 +25,31 @@ def metadata_of(path: Path) -> Path | None:
     return next((f for folder in (path, path / "train") for name in METADATA if (f := folder / name).is_file()), None)
 
 
-def read(path: Path, root: Path | None, clean: Callable[[str], str]) -> Listing:
+def read(path: Path, root: Path | None, reading: Reading) -> Listing:
     """Make the listing. Lines that name the same image are gathered: their captions stay together.
 
     Raises:
         DataError: there is no metadata file, it cannot be read, or no line is usable.
     """
     file = metadata_of(path) or path
-    builder = ListingBuilder(str(path), "imagefolder", clean)
+    fields = reading.captions(*CAPTION_FIELDS)
+    builder = ListingBuilder(str(path), "imagefolder", reading.clean_caption, table.wanted(fields))
+    if file.suffix == ".jsonl":
+        rows = _json_rows(file, builder, fields)
+    else:
+        rows = table.table_rows(file, builder, NAME_FIELDS, fields)
+    return listing_of(gathered(rows, builder), builder, file, root)
+
+
+def _json_rows(file: Path, builder: ListingBuilder, fields: tuple[str, ...]) -> Iterator[Row]:
     try:
-        return listing_of(gathered(_rows(file, builder)), builder, file, root)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        lines = read_text(file).split("\n")
+    except UnicodeDecodeError as error:
         raise DataError(f"cannot read {file}: {error}", "check that the file is whole and UTF-8") from error
-
-
-def _rows(file: Path, builder: ListingBuilder) -> Iterator[Row]:
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        rows = _json_lines(lines) if file.suffix == ".jsonl" else csv.DictReader(lines)
-        for number, row in enumerate(rows):
-            name, captions = text_field(row, *NAME_FIELDS), as_list(text_field(row, *CAPTION_FIELDS))
-            if not isinstance(name, str) or not name:
-                builder.skip(f"line {number + 1}", bad.BAD_ROW, f"no {NAME_FIELDS[0]}")
-            elif not captions:
-                builder.skip(name, bad.MISSING_TEXT, f"none of {', '.join(CAPTION_FIELDS)}")
-            else:
-                yield Row(name, name, captions)
-
-
-def _json_lines(lines: Any) -> Iterator[Any]:
-    for line in lines:
+    for number, line in enumerate(lines):
         if line.strip():
             try:
-                yield json.loads(line)
+                row = json.loads(line)
             except (ValueError, RecursionError):
-                yield None  # counted as a bad row
+                row = None  # counted as a bad row
+            yield from table.row_of(f"line {number + 1}", row, builder, NAME_FIELDS, fields)

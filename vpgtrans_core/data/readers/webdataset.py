@@ -1,4 +1,5 @@
-"""Webdataset's tar shards: members ``KEY.jpg`` (``jpeg``, ``png``, ``webp``) and ``KEY.txt`` or ``KEY.json``.
+"""Webdataset's tar shards: members ``KEY.jpg`` (``jpeg``, ``png``, ``webp``) and ``KEY.txt`` or ``KEY.json``. A key
+ends at the first dot of the base name, the rest is the field's name: `tar_index.samples_of` says what is used.
 
 Each shard is indexed once by its headers; images are then read by their offset, in any order, so that shards are
 shuffled as thoroughly as files are.
@@ -6,10 +7,13 @@ shuffled as thoroughly as files are.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import logging
 import os
 import statistics
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +22,18 @@ import numpy as np
 
 from vpgtrans_core.data import bad
 from vpgtrans_core.data.bad import BadSampleError
+from vpgtrans_core.data.captions import keep
 from vpgtrans_core.data.listing import Listing, ListingBuilder
 from vpgtrans_core.data.readers import shard_manifest
+from vpgtrans_core.data.readers.fields import CAPTIONS, Reading
 from vpgtrans_core.data.readers.json_rows import nothing_usable
 from vpgtrans_core.data.readers.shard_paths import shards
-from vpgtrans_core.data.readers.tar_index import ShardIndex, index_shard
+from vpgtrans_core.data.readers.tar_index import IMAGES, ShardIndex, ShardSample, index_shard
+from vpgtrans_core.data.regular import open_regular
 from vpgtrans_core.data.sample import ImageRef
 from vpgtrans_core.errors import DataError
+
+log = logging.getLogger(__name__)
 
 PARALLEL_FROM = 16
 """Number of shards from which they are indexed by several processes."""
@@ -43,7 +52,8 @@ class TarImage:
         return f"{Path(self.shard).name} at byte {self.offset}"
 
     def read(self) -> bytes:
-        with open(self.shard, "rb", buffering=0) as file:
+        file, _ = open_regular(Path(self.shard))
+        with file:
             file.seek(self.offset)
             data = file.read(self.size)
         if len(data) != self.size:
@@ -67,13 +77,11 @@ class TarImages:
         return TarImage(self.shards[self.shard[row]], int(self.offset[row]), int(self.size[row]))
 
 
-def read(path: str, clean: Callable[[str], str], hashes: bool = False) -> Listing:
+def read(path: str, reading: Reading) -> Listing:
     """Make the listing of all shards that `path` names (a tar file, a folder of them, or a pattern).
 
-    A damaged shard counts as so many bad samples as it lost: by its manifest, else by the size of the other shards.
-
-    Args:
-        hashes: also compare each shard's SHA-256 with its manifest, if there is one.
+    A damaged shard counts as so many bad samples as it lost: by its manifest, else by the size of the other shards. It
+    is also told at once, because of a shard that stands alone nobody knows how much it lost.
 
     Raises:
         DataError: there are no shards, or they hold no usable sample.
@@ -83,12 +91,15 @@ def read(path: str, clean: Callable[[str], str], hashes: bool = False) -> Listin
         raise DataError(f"{path} holds no .tar shards", "give a folder with .tar files, or a pattern of them")
     manifests = {folder: shard_manifest.read_manifest(folder) for folder in {file.parent for file in files}}
     missing = _missing(files, manifests) if Path(path).is_dir() else []
-    indexes = _index_all(files)
+    indexes = _index_all(files, reading)
     for file, index in zip(files, indexes, strict=True):
         facts = manifests[file.parent].get(file.name)
         if facts is not None and not index.damage:
-            index.damage = shard_manifest.damage(file, len(index.samples), facts, hashes)
-    return _listing(path, files, indexes, manifests, missing, clean)
+            index.damage = shard_manifest.damage(file, len(index.samples), facts, reading.hashes)
+        if index.damage:
+            rest = "" if facts else "; without a manifest nobody knows how many samples that are"
+            log.warning("%s is damaged: %s%s; fetch it again", file, index.damage, rest)
+    return _listing(path, files, indexes, manifests, missing, reading)
 
 
 def _missing(files: Sequence[Path], manifests: dict[Path, dict[str, shard_manifest.ShardFacts]]) -> list[Path]:
@@ -97,12 +108,13 @@ def _missing(files: Sequence[Path], manifests: dict[Path, dict[str, shard_manife
     return [folder / name for folder, facts in manifests.items() for name in facts if folder / name not in there]
 
 
-def _index_all(files: Sequence[Path]) -> list[ShardIndex]:
+def _index_all(files: Sequence[Path], reading: Reading) -> list[ShardIndex]:
     cores = os.cpu_count() or 1
+    index = functools.partial(index_shard, reading=dataclasses.replace(reading, clean=keep))  # what can be pickled
     if len(files) < PARALLEL_FROM or cores == 1:
-        return [index_shard(file) for file in files]
+        return [index(file) for file in files]
     with ProcessPoolExecutor(min(cores, 16)) as pool:
-        return list(pool.map(index_shard, files, chunksize=4))
+        return list(pool.map(index, files, chunksize=4))
 
 
 def _listing(
@@ -111,12 +123,17 @@ def _listing(
     indexes: Sequence[ShardIndex],
     manifests: dict[Path, dict[str, shard_manifest.ShardFacts]],
     missing: Iterable[Path],
-    clean: Callable[[str], str],
+    reading: Reading,
 ) -> Listing:
-    builder = ListingBuilder(path, "webdataset", clean)
+    fields = ", ".join(reading.captions(*CAPTIONS))
+    wanted = (
+        f"a picture is read from the fields {', '.join(IMAGES)}, its caption from txt, or from a json's {fields}; name "
+        "another key with --caption-key"
+    )
+    builder = ListingBuilder(path, "webdataset", reading.clean_caption, wanted)
     typical = int(statistics.median([len(i.samples) for i in indexes if not i.damage] or [1]))
     above = Path(os.path.commonpath([file.parent for file in files]))
-    shard, offset, size = array("i"), array("q"), array("q")
+    places = _Places()
     for number, (file, index) in enumerate(zip(files, indexes, strict=True)):
         name = file.relative_to(above).as_posix()
         if index.damage:
@@ -125,23 +142,39 @@ def _listing(
             builder.skip(name, bad.DAMAGED_SHARD, index.damage, count=max(1, lost))
         for member in index.duplicates:
             builder.skip(f"{name}/{member}", bad.DUPLICATE_KEY)
+        builder.met.update(index.met)
         for sample in index.samples:
-            key = f"{name}/{sample.key}"
-            if sample.problem:
-                builder.skip(key, *sample.problem)
-            elif sample.offset < 0:
-                builder.skip(key, bad.MISSING_IMAGE)
-            elif sample.captions is None:
-                builder.skip(key, bad.MISSING_TEXT)
-            elif builder.add(key, sample.captions):
-                shard.append(number)
-                offset.append(sample.offset)
-                size.append(sample.size)
+            if _take(builder, f"{name}/{sample.key}", sample):
+                places.append(number, sample.offset, sample.size)
     for file in missing:
         builder.skip(file.name, bad.DAMAGED_SHARD, "not there", count=manifests[file.parent][file.name].samples)
-    if not len(shard):
+    if not len(places.shard):
         raise nothing_usable(builder, path)
-    images = TarImages(
-        tuple(map(str, files)), *(np.array(a, dtype=t) for a, t in ((shard, "i4"), (offset, "i8"), (size, "i8")))
-    )
-    return builder.build(images, files)
+    return builder.build(places.images(files), files)
+
+
+def _take(builder: ListingBuilder, key: str, sample: ShardSample) -> bool:
+    """Add a sample, or count what is wrong with it."""
+    if sample.problem:
+        builder.skip(key, *sample.problem)
+    elif sample.offset < 0:
+        builder.skip(key, bad.MISSING_IMAGE)
+    else:
+        return builder.add(key, sample.captions or [])
+    return False
+
+
+class _Places:
+    """Collects where images lie in shards."""
+
+    def __init__(self) -> None:
+        self.shard, self.offset, self.size = array("i"), array("q"), array("q")
+
+    def append(self, shard: int, offset: int, size: int) -> None:
+        self.shard.append(shard)
+        self.offset.append(offset)
+        self.size.append(size)
+
+    def images(self, files: Sequence[Path]) -> TarImages:
+        numbers = [np.array(a, dtype=t) for a, t in ((self.shard, "i4"), (self.offset, "i8"), (self.size, "i8"))]
+        return TarImages(tuple(map(str, files)), *numbers)

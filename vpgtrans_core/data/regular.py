@@ -1,0 +1,137 @@
+"""The gate for files: only regular ones are read, and their size is looked at before they are.
+
+A pipe, a socket or a device under a picture's name would be waited for without end, and a sparse file says that it
+holds more than any memory does.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import stat
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+from vpgtrans_core.data import bad
+from vpgtrans_core.data.bad import BadSampleError
+from vpgtrans_core.errors import DataError
+
+MAX_BYTES = 64 << 20
+"""Largest encoded image, in bytes."""
+MAX_LISTING_BYTES = 4 << 30
+"""Largest annotation file, in bytes, also after it was unpacked."""
+FREE_UNPACKED_BYTES = 64 << 20
+"""Up to here a packed file may grow as it likes; beyond it at most `MAX_UNPACKING` times its own size."""
+MAX_UNPACKING = 200
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def open_regular(path: Path) -> tuple[BinaryIO, int]:
+    """Open a regular file without ever waiting for it; also return its bytes.
+
+    Raises:
+        OSError: it cannot be opened. BadSampleError: it is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            what = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+            raise BadSampleError(bad.UNREADABLE_FILE, f"no regular file but {what}")
+        return os.fdopen(descriptor, "rb"), status.st_size
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The bytes of a regular file that holds at most `most` of them.
+
+    Raises:
+        OSError: it cannot be read. BadSampleError: it is no regular file, or a larger one.
+    """
+    file, size = open_regular(path)
+    with file:
+        if size > most:
+            raise BadSampleError(bad.TOO_MANY_BYTES, f"{size} bytes, at most {most}")
+        return file.read(most + 1)[:most]
+
+
+def read_text(path: Path) -> str:
+    """The text of an annotation file (UTF-8), unpacked when its name ends in ``.gz``.
+
+    Raises:
+        DataError: it cannot be read, is no regular file, or is too large. UnicodeDecodeError: it is no UTF-8.
+    """
+    return _read(path, None).decode("utf-8-sig")
+
+
+def read_head(path: Path, most: int = 1 << 16) -> str:
+    """The beginning of such a file, to see what it is.
+
+    Raises:
+        DataError: as in `read_text`.
+    """
+    return _read(path, most).decode("utf-8-sig", errors="replace")
+
+
+def _read(path: Path, most: int | None) -> bytes:
+    try:
+        file, size = open_regular(path)
+        with file:
+            _refuse_large(path, size)
+            if path.suffix == ".gz":
+                return _unpacked(path, file, size, most)
+            if b"\0" in file.read(4096):
+                raise DataError(f"{path} holds zero bytes: it is no text", "check that the file is whole and UTF-8")
+            file.seek(0)
+            return file.read(-1 if most is None else most)
+    except BadSampleError as error:
+        raise DataError(f"{path} is {error.detail}", "give a file") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot read {path}: {error}", "check the path, its permissions and its end") from error
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse what is neither a regular file nor a folder.
+
+    Raises:
+        DataError: the path is a pipe, a socket or a device.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        what = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise DataError(f"{path} is no regular file but {what}", "write the data to a file first")
+
+
+def _refuse_large(path: Path, size: int) -> None:
+    if size > MAX_LISTING_BYTES:
+        raise DataError(
+            f"{path} has {size} bytes; an annotation file of at most {MAX_LISTING_BYTES} is read",
+            "cut it into several files and give each with --data, or make tar shards of it",
+        )
+
+
+def _unpacked(path: Path, file: BinaryIO, size: int, head: int | None) -> bytes:
+    """Unpack a file piece by piece, so that a small one that grows beyond measure is refused before it is held."""
+    most = min(MAX_LISTING_BYTES, max(FREE_UNPACKED_BYTES, MAX_UNPACKING * size))
+    parts = io.BytesIO()
+    with gzip.GzipFile(fileobj=file) as packed:
+        if head is not None:
+            return packed.read(head)
+        while piece := packed.read(1 << 20):
+            parts.write(piece)
+            if parts.tell() > most:
+                raise DataError(
+                    f"{path} unpacks to more than {most} bytes, far more than its own {size}",
+                    "unpack it first if it is what it should be",
+                )
+    return parts.getvalue()
