@@ -84,7 +84,10 @@ class Settings:
     resume: bool = _setting(False, "Continue the run in the output folder.", "output")
     checkpoint_minutes: float = _setting(15.0, "Minutes between checkpoints.", "output")
     checkpoint_steps: int | None = _setting(None, "Steps between checkpoints, besides the minutes.", "output")
-    keep_checkpoints: int = _setting(1, "Checkpoints kept while training; none is kept after the end.", "output")
+    accept_changes: bool = _setting(
+        False, "Resume although data, models or settings are others than the run was begun with.", "output"
+    )
+    keep_checkpoints: int = _setting(2, "Checkpoints kept while training; none is kept after the end.", "output")
 
     batch_size: int | None = _setting(
         None, "Captions a step, over all processes; default the LLM family's in the paper.", "training"

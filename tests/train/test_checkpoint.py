@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vpgtrans_core.disk import DiskFull
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.train.checkpoint import Checkpoint, damage, load_checkpoint, newest_checkpoint, save_checkpoint
 
@@ -75,9 +76,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskFull, match=r"a checkpoint in .* needs [0-9,]+ bytes, and [0-9,]+ were free") as caught:
         save_checkpoint(tmp_path, checkpoint(2))
     monkeypatch.undo()
+    assert "--resume" in caught.value.hint
     assert newest_checkpoint(tmp_path).step == 1
     assert not list(tmp_path.glob(".writing*"))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +24,14 @@ from vpgtrans_core.models.resolve import (
     resolve_target,
 )
 from vpgtrans_core.registry import Registry, default_registry
-from vpgtrans_core.run.resuming import output_folder, resumed_settings
+from vpgtrans_core.run.resuming import ended, output_folder, recordable, resumed_settings
 from vpgtrans_core.settings import Settings, build, recipe
 
 if TYPE_CHECKING:
     from vpgtrans_core.machine import Machine
     from vpgtrans_core.run.feed import Feed
     from vpgtrans_core.run.folder import RunFolder
+    from vpgtrans_core.train.checkpoint import Checkpoint
     from vpgtrans_core.train.stage import Progress, Stage, StageState
     from vpgtrans_core.vlm.model import VLModel
     from vpgtrans_core.vpg.adapter import VPG
@@ -74,7 +77,15 @@ def transfer(
         Interrupted: after Ctrl-C or SIGTERM, with a checkpoint saved.
     """
     settings = build(values) if settings is None else dataclasses.replace(settings, **values)
-    return Run(settings, reporter or Silent(), registry or default_registry()).run()
+    reporter = reporter or Silent()
+    if settings.resume:
+        asked, settings = settings, resumed_settings(settings)
+        if settings.resume and (record := ended(settings)) is not None:
+            reporter.message(f"the run in {settings.out} has ended: nothing to do")
+            return TransferResult(output_folder(settings), record)
+        if asked.resume and not settings.resume:
+            reporter.message(f"there is nothing to resume in {output_folder(settings)} yet: the run begins")
+    return Run(settings, reporter, registry or default_registry()).run()
 
 
 class Run:
@@ -83,7 +94,7 @@ class Run:
     def __init__(self, settings: Settings, reporter: Progress, registry: Registry) -> None:
         self.registry = registry
         self.reporter = reporter
-        self.given = resumed_settings(settings) if settings.resume else settings
+        self.given = settings
         check_names((self.given.source, self.given.target), registry)
         self.source: ResolvedSource = resolve_source(self.given.source, registry, self.given)
         self.target: ResolvedLLM = resolve_target(self.given.target, registry, self.given)
@@ -93,6 +104,8 @@ class Run:
         self.out = output_folder(self.settings)
 
     def run(self) -> TransferResult:
+        from vpgtrans_core.heartbeat import other_processes
+        from vpgtrans_core.launching import remarks
         from vpgtrans_core.machine import choose_machine
 
         if not self.settings.data and not is_miniature(self.source, self.target):
@@ -100,29 +113,40 @@ class Run:
                 "real models need captioned images", "give them with --data PATH; see the README for formats"
             )
         self.machine: Machine = choose_machine(self.settings, self.target.family.half)
+        for remark in remarks(os.environ):
+            self.reporter.warning(remark)
         self._check_output()
         self.folder = self._open_folder()
         try:
-            return self._run()
+            with other_processes(self.machine.accelerator, self.out):
+                return self._run()
         except BaseException as error:
             from vpgtrans_core.run.folder import fail
 
             fail(self.folder, error)
             self._emit("run_failed", cause=str(error))
             raise
+        finally:
+            self.folder.close()
 
     def _run(self) -> TransferResult:
+        from vpgtrans_core.run.finish import check_writable
         from vpgtrans_core.train.checkpoint import newest_checkpoint
         from vpgtrans_core.train.stage import load_weights
 
         self._emit("run_start")
         self.data = self._open_data()
-        checkpoint = newest_checkpoint(self.folder.checkpoints) if self.given.resume else None
+        self.identity = self._identity_of_run()
+        checkpoint = None
+        if self.given.resume:
+            checkpoint = newest_checkpoint(self.folder.checkpoints, self.reporter.warning)
+            self._compare(checkpoint)
         if checkpoint is None:
             self.folder.cut_metrics(0)  # a resumed run that had saved nothing begins again
         self.reporter.message(f"loading {self.source.name} and {self.target.name}")
         vpg = self._load_vpg()
         self.model: VLModel = self._assemble(vpg, begun=checkpoint is not None)
+        check_writable(self.folder, self.model, self.target, self.settings)
         self._record_begin()
         stages: dict[str, Any] = dict(self.folder.record.get("stages", {}))
         for number in self.settings.stages or ():
@@ -184,7 +208,8 @@ class Run:
         if self.settings.resume:
             folder = RunFolder.reopen(self.out, writes=main)
         else:
-            folder = RunFolder.create(self.out, overwrite=self.settings.overwrite, writes=main)
+            begun = {"vpgt": __version__, "settings": self._recordable()}
+            folder = RunFolder.create(self.out, overwrite=self.settings.overwrite, writes=main, begun=begun)
         self.machine.accelerator.wait_for_everyone()
         return folder
 
@@ -294,7 +319,7 @@ class Run:
             self.folder,
             self.reporter,
             self.registry.emit,
-            extra_state=lambda: {"feed": feed.state()},
+            extra_state=lambda: {"feed": feed.state(), "begun_with": self.identity},
         )
         return stage, feed
 
@@ -302,8 +327,9 @@ class Run:
 
     def _finish(self) -> TransferResult:
         from vpgtrans_core.run.finish import write_model
-        from vpgtrans_core.run.folder import now
+        from vpgtrans_core.run.folder import DONE, now
         from vpgtrans_core.run.self_check import self_check
+        from vpgtrans_core.run.skipped import skipped
 
         self.model.requires_grad_(False)
         self.model.eval()
@@ -314,24 +340,25 @@ class Run:
         if self.machine.is_main:
             self.reporter.message(f"writing {self.out}")
             write_model(self.folder, self.model, self.source, self.target, self.settings)
-            self.folder.write_record(status="done", ended=now())
+            self.folder.write_record(status=DONE, ended=now())
             self.folder.remove_checkpoints()
+        for line in skipped(self.folder.record["data"]):
+            self.reporter.warning(line)
         self.machine.accelerator.wait_for_everyone()
         self._emit("run_end")
         return TransferResult(self.out, self.folder.record)
 
     def _record_begin(self) -> None:
-        from vpgtrans_core.run.folder import environment, now
+        from vpgtrans_core.run.folder import RUNNING, environment, now
 
         record = self.folder.record
         self.folder.write_record(
             vpgt=__version__,
-            status="running",
+            status=RUNNING,
             started=record.get("started", now()),
             resumed=[*record.get("resumed", []), now()] if self.given.resume else record.get("resumed", []),
-            settings=dataclasses.asdict(self.settings),
-            source=self._identity(self.source),
-            target=self._identity(self.target),
+            settings=self._recordable(),
+            **self.models,
             data=self.data.describe(),
             machine={
                 "device": str(self.machine.device),
@@ -344,10 +371,38 @@ class Run:
             plugins=self.registry.snapshot(),
         )
 
-    def _identity(self, model: ResolvedSource | ResolvedLLM) -> dict[str, Any]:
+    @cached_property
+    def models(self) -> dict[str, Any]:
+        """Who source and target are, with the hashes of their files."""
         from vpgtrans_core.run.finish import identity
 
-        return identity(model)
+        return {"source": identity(self.source), "target": identity(self.target)}
+
+    def _recordable(self) -> dict[str, Any]:
+        source, target = self.source, self.target
+        return recordable(
+            self.settings,
+            source=source.folder if source.origin == "folder" else None,
+            target=target.folder if target.origin == "folder" else None,
+        )
+
+    def _identity_of_run(self) -> dict[str, Any]:
+        from vpgtrans_core.run.identity import identity_of
+
+        return identity_of(dataclasses.asdict(self.settings), self.data.describe(), self.models)
+
+    def _compare(self, checkpoint: Checkpoint | None) -> None:
+        """Refuse to go on with other data, models or settings than the run was begun with, unless that is accepted."""
+        from vpgtrans_core.run.folder import now
+        from vpgtrans_core.run.identity import check_same, recorded
+
+        before = (checkpoint.state.get("begun_with") if checkpoint else None) or recorded(self.folder.record)
+        accept = self.given.accept_changes
+        if changes := check_same(before, self.identity, str(self.out), accept=accept):
+            for change in changes:
+                self.reporter.warning(f"going on with another {change}")
+            earlier = self.folder.record.get("accepted_changes", [])
+            self.folder.write_record(accepted_changes=[*earlier, {"at": now(), "changes": changes}])
 
     def _stage_record(self, state: Any, feed: Feed, seconds: float) -> dict[str, Any]:
         from vpgtrans_core.train.stage import peak_memory_bytes
