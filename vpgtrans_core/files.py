@@ -5,14 +5,18 @@ Loads no torch.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vpgtrans_core.errors import ModelError
+from vpgtrans_core.errors import ModelError, VpgtError
 
 CONFIG = "config.json"
 """A model folder's config, as transformers writes it."""
@@ -24,6 +28,14 @@ JSON_LIMIT = 64 << 20
 """Largest json file that is read, in bytes."""
 DEPTH_LIMIT, VALUES_LIMIT = 16, 100_000
 """How deep a settings or card file may be nested, and how many values it may hold."""
+REPLACED = ".replaced-"
+"""What the name of a file or folder begins with while another takes its place."""
+_HERE, _SWAP = -100, 2
+"""Linux's AT_FDCWD and RENAME_EXCHANGE."""
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Error numbers of a disk, a quota or a file that takes no more."""
+FULL_TEXTS = ("No space left", "os error 28", "StorageFull", "quota exceeded", "os error 122", "os error 27")
+"""How libraries that raise errors of their own (safetensors, tokenizers) tell of them."""
 
 
 def sha256_file(path: str | Path) -> str:
@@ -100,3 +112,92 @@ def _inside(value: Any) -> list[Any]:
     if isinstance(value, Mapping):
         return [*value.keys(), *value.values()]
     return list(value) if isinstance(value, (list, tuple, set)) else []
+
+
+def put_in_place(new: Path, final: Path) -> None:
+    """Give the file or folder `new` the name `final`; what had that name before is removed afterwards.
+
+    On Linux the two change names in one step, so that a kill at any moment leaves a whole one called `final`. Where the
+    system cannot do that, the old one is called ``.replaced-NAME`` until the new one is in place.
+    """
+    if not final.exists():
+        new.rename(final)
+        fsync(final.parent)
+        return
+    old = new
+    if not _exchange(new, final):
+        old = final.with_name(f"{REPLACED}{final.name}")
+        remove(old)
+        final.rename(old)
+        new.rename(final)
+    fsync(final.parent)
+    remove(old)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths change names in one step; False where the system or its file system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+    return bool(renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _SWAP) == 0)
+
+
+class DiskFull(VpgtError):
+    """There is no room for what has to be written."""
+
+
+@contextlib.contextmanager
+def writing(what: str, path: Path, needed: int | Callable[[], int], run: Path | None = None) -> Iterator[None]:
+    """Turn the error of a full disk into one that says what to do.
+
+    Args:
+        what: what is written, for the message.
+        path: where.
+        needed: bytes that it takes, or what counts them.
+        run: the folder of the run, which goes on from its last checkpoint when there is room; None for no run.
+
+    Raises:
+        DiskFull: the disk, a quota or a limit of file sizes took no more.
+    """
+    free = free_bytes(path)  # before: what is half written takes room too
+    try:
+        yield
+    except VpgtError:
+        raise
+    except Exception as error:
+        if not is_full(error):
+            raise
+        go_on = f", then continue with --resume --out {run}" if run is not None else " and try again"
+        count = needed() if callable(needed) else needed
+        raise DiskFull(
+            f"the disk is full: {what} in {path} needs {count:,} bytes, and {free:,} were free", f"make room{go_on}"
+        ) from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, tells of a full disk."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if any(text in str(error) for text in FULL_TEXTS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that are free where `path` is or would be; 0 where the system does not tell."""
+    for place in (path, *path.absolute().parents):
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(place).free
+    return 0

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.processes.heartbeat import GROUP_TIMEOUT, WatchedAccelerator
 from vpgtrans_core.settings import Settings
 
 BYTES_PER_POSITION = 48
@@ -62,7 +64,9 @@ def choose_machine(settings: Settings, half: str) -> Machine:
     wants_cpu = settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available())
     if not wants_cpu and settings.device != "auto":
         _check_cuda(settings.device)
-    accelerator = Accelerator(cpu=wants_cpu, mixed_precision="no")
+    patience = InitProcessGroupKwargs(timeout=GROUP_TIMEOUT)
+    accelerator = WatchedAccelerator(cpu=wants_cpu, mixed_precision="no", kwargs_handlers=[patience])
+    accelerator.watch()
     device = accelerator.device
     if settings.device.startswith("cuda:") and accelerator.num_processes == 1:
         device = torch.device(settings.device)

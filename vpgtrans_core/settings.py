@@ -115,7 +115,10 @@ class Settings:
     resume: bool = _setting(False, "Continue the run in the output folder.", "output")
     checkpoint_minutes: Rate = _setting(15.0, "Minutes between checkpoints.", "output")
     checkpoint_steps: Positive | None = _setting(None, "Steps between checkpoints, besides the minutes.", "output")
-    keep_checkpoints: Count = _setting(1, "Checkpoints kept while training; none is kept after the end.", "output")
+    accept_changes: bool = _setting(
+        False, "Resume even if data, models or settings differ from those that the run began with.", "output"
+    )
+    keep_checkpoints: Count = _setting(2, "Checkpoints kept while training; none is kept after the end.", "output")
 
     batch_size: Positive | None = _setting(
         None, "Captions a step, over all processes; default the LLM family's in the paper.", "training"

@@ -189,6 +189,11 @@ class QFormerVPG(VPG):
 
         save_blip2(Path(folder), self, projector, llm, llm_reference)
 
+    def check_model(self, folder: Path, projector: nn.Linear, llm: LLM, *, llm_reference: dict[str, Any]) -> None:
+        from vpg_qformer.folder import check_blip2
+
+        check_blip2(Path(folder), self, projector, llm, llm_reference)
+
     def save_part(self, folder: Path, projector: nn.Linear | None, *, references: dict[str, Any]) -> None:
         from vpg_qformer.part import save_part
 

@@ -15,7 +15,7 @@ from vpg_qformer.adapter import QFormerVPG
 from vpg_qformer.config import MODEL_TYPES
 from vpg_qformer.lavis import Imported, export_lavis, read_lavis, save_imported
 from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
-from vpgtrans_core.files import REFERENCES
+from vpgtrans_core.files import REFERENCES, put_in_place
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.machine import choose_machine
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, resolve_source, resolve_target
@@ -205,9 +205,7 @@ def _whole(out: Path, overwrite: bool) -> Iterator[Path]:
     try:
         with _room(out):
             yield staging
-        if out.exists():
-            shutil.rmtree(out)
-        staging.rename(out)
+        put_in_place(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

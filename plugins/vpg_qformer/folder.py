@@ -37,30 +37,53 @@ def save_blip2(folder: Path, vpg: QFormerVPG, projector: nn.Linear, llm: LLM, ll
         ModelError: the LLM cannot stand in a BLIP-2 folder, or the unquantised LLM is not at hand.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    settings = llm.generation_settings()
     model = _unquantised(llm, llm_reference)
-    _check_width(model, projector)
-    token = with_image_token(llm.tokenizer, model.config.vocab_size, _used_ids(model, settings))
-    config = _config(model, vpg, token, settings, llm_reference)
+    config = _save_settings(folder, vpg, projector, llm, model, llm_reference)
     tensors = _tensors(vpg, projector, model, rows=config.text_config.vocab_size)
     _check_loadable(tensors, model, config)
-    config.save_pretrained(folder)
     save_model_tensors(folder, tensors)
-    _generation_config(settings, token).save_pretrained(folder)
-    _processor(vpg, token, settings, seq2seq=model.config.is_encoder_decoder).save_pretrained(folder)
-    save_image_processor(folder, vpg.preprocessing)  # where readers older than processor_config.json look
     for file in folder.iterdir():
         fsync(file)
 
 
+def check_blip2(folder: Path, vpg: QFormerVPG, projector: nn.Linear, llm: LLM, llm_reference: dict[str, Any]) -> None:
+    """Write all that `save_blip2` writes but the tensors, to learn whether it can.
+
+    Raises:
+        ModelError: see `save_blip2`. transformers raises errors of its own, too.
+    """
+    _unquantised_place(llm, llm_reference)
+    _save_settings(folder, vpg, projector, llm, llm.model, llm_reference)
+
+
+def _save_settings(
+    folder: Path, vpg: QFormerVPG, projector: nn.Linear, llm: LLM, model: PreTrainedModel, reference: dict[str, Any]
+) -> Blip2Config:
+    """Write config, generation config and processor; return the config."""
+    settings = llm.generation_settings()
+    _check_width(model, projector)
+    token = with_image_token(llm.tokenizer, model.config.vocab_size, _used_ids(model, settings))
+    config = _config(model, vpg, token, settings, reference)
+    config.save_pretrained(folder)
+    _generation_config(settings, token).save_pretrained(folder)
+    _processor(vpg, token, settings, seq2seq=model.config.is_encoder_decoder).save_pretrained(folder)
+    save_image_processor(folder, vpg.preprocessing)  # where readers older than processor_config.json look
+    return config
+
+
 def _unquantised(llm: LLM, reference: dict[str, Any]) -> PreTrainedModel:
     """The LLM's model as it is to be written; loaded anew where the one at work is quantised."""
+    place = _unquantised_place(llm, reference)
+    return llm.model if place is None else type(llm).load(place, family=llm.family, dtype=llm.model.dtype).model
+
+
+def _unquantised_place(llm: LLM, reference: dict[str, Any]) -> Path | None:
+    """The folder of the LLM that is at work quantised; None for one that is not."""
     if not getattr(llm.model, "is_quantized", False):
-        return llm.model
+        return None
     if reference.get("prefix"):
         raise ModelError("a quantised LLM from inside a VL-LLM cannot be written", "save with --save vpg instead")
-    place = referred_folder(reference, Path())
-    return type(llm).load(place, family=llm.family, dtype=llm.model.dtype).model
+    return referred_folder(reference, Path())
 
 
 def _check_width(model: PreTrainedModel, projector: nn.Linear) -> None:

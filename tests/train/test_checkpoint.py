@@ -12,7 +12,15 @@ import pytest
 import torch
 
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.train.checkpoint import Checkpoint, damage, load_checkpoint, newest_checkpoint, save_checkpoint
+from vpgtrans_core.files import DiskFull
+from vpgtrans_core.train.checkpoint import (
+    Checkpoint,
+    check_fits,
+    damage,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
 
 
 def checkpoint(step: int, size: int = 8) -> Checkpoint:
@@ -75,9 +83,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskFull, match=r"a checkpoint in .* needs [0-9,]+ bytes, and [0-9,]+ were free") as caught:
         save_checkpoint(tmp_path, checkpoint(2))
     monkeypatch.undo()
+    assert "--resume" in caught.value.hint
     assert newest_checkpoint(tmp_path).step == 1
     assert not list(tmp_path.glob(".writing*"))
 
@@ -162,3 +171,55 @@ def test_the_naive_saver_loses_it(tmp_path: Path) -> None:
     assert kill_inside(tmp_path, "naive", 0)
     with pytest.raises(SafetensorError):
         load_file(tmp_path / "weights.safetensors")
+
+
+def test_the_only_checkpoint_damaged_stops_the_run(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path, checkpoint(1))
+    content = bytearray((folder / "weights.safetensors").read_bytes())
+    content[-3] ^= 1
+    (folder / "weights.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=r"(?s)no checkpoint in .* is whole.*weights\.safetensors is not") as caught:
+        newest_checkpoint(tmp_path)
+    assert "--overwrite" in caught.value.hint
+
+
+def test_an_older_checkpoint_is_used_aloud(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint(1), keep=2)
+    (save_checkpoint(tmp_path, checkpoint(2), keep=2) / "manifest.json").unlink()
+    told: list[str] = []
+    newest = newest_checkpoint(tmp_path, told.append)
+    assert newest is not None and newest.step == 1
+    assert "stage1-00000002 is damaged" in told[0] and "going on from stage1-00000001" in told[0]
+
+
+@pytest.mark.parametrize("manifest", ["[]", "{}", '{"state.json": 3}', '{"weights.safetensors": {}}', "[" * 100_000])
+def test_a_manifest_that_is_none_is_damage(tmp_path: Path, manifest: str) -> None:
+    folder = save_checkpoint(tmp_path, checkpoint(1))
+    (folder / "manifest.json").write_text(manifest)
+    assert damage(folder)
+
+
+@pytest.mark.parametrize("mark", [".writing-", ".replaced-"])
+def test_what_a_kill_left_whole_is_put_in_place(tmp_path: Path, mark: str) -> None:
+    """Between a rename aside and the rename into place."""
+    folder = save_checkpoint(tmp_path, checkpoint(7))
+    folder.rename(tmp_path / f"{mark}{folder.name}")
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None and newest.step == 7
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def test_a_checkpoint_of_another_model_is_refused() -> None:
+    weights = {"a": torch.ones(2), "b": torch.ones(2), "c": torch.tensor([torch.nan])}
+    saved = Checkpoint(weights, {}, {"stage": 1, "step": 2})
+    with pytest.raises(ModelError, match=r"a is not a part.*b is \(2,\), not \(3,\).*c is not finite"):
+        check_fits(saved, {"b": torch.ones(3), "c": torch.ones(1)})
+
+
+def test_stages_have_any_number(tmp_path: Path) -> None:
+    for number in (2, 10):
+        late = checkpoint(1)
+        late.state["stage"] = number
+        save_checkpoint(tmp_path, late, keep=5)
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None and newest.stage == 10

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+# isort: off
+import vpgtrans_core.cli.first as first
+
+# isort: on
 import os
 import sys
 import traceback
@@ -63,9 +67,9 @@ class Commands(TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
+        except KeyboardInterrupt as stop:
+            print(str(stop) or "interrupted", file=sys.stderr)
+            raise typer.Exit(getattr(stop, "exit_code", INTERRUPTED)) from None
 
     def _of_plugins(self, ctx: typer.Context) -> dict[str, PluginCommand]:
         return plugin_commands(ctx.ensure_object(State).registry, taken=self.commands)
@@ -142,7 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code: 0, 1 (a bug), 2 (wrong input), 3 (strict), 128 + signal."""
     state = State()
     try:
-        app(args=arguments, prog_name="vpgt", obj=state)
+        with first.signals_raise():
+            app(args=arguments, prog_name="vpgt", obj=state)
     except VpgtError as error:
         show_error(error, debug=state.debug)
         sys.exit(getattr(error, "exit_code", WRONG_INPUT))

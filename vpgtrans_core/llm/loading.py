@@ -54,6 +54,8 @@ def load_model(
             quantization, dtype, list(keep_precise) if keep_precise else None
         )
         options["device_map"] = {"": device}
+    elif torch.device(device).type == "cuda":
+        options["device_map"] = {"": device}  # tensor by tensor: no process holds the whole LLM in the host's memory
     if Path(folder).is_dir():
         weights = Weights(folder)  # the gate looks at names, headers and pickles before anything is built from them
         for name in weights if quantization else ():  # what is quantised cannot be checked any more

@@ -203,7 +203,8 @@ class Feed:
             order = self.all.held_out_order(HELD_OUT_BATCH)
             reader = self._reader(augment=False, held_out=True, cache=self.cache)
             loader = self._loader(reader, order, 0, len(order))
-            self._held_out = [self._frozen(self._batch(data), reader) for data in loader]
+            # a process that got no picture of a batch, or none that can be read, has nothing to compute
+            self._held_out = [self._frozen(self._batch(data), reader) for data in loader if len(data)]
         return self._held_out
 
     def frozen(self, batch: Batch) -> Batch:
@@ -226,7 +227,8 @@ class Feed:
             draws = self.order.step(step)[: images - count]
             count += len(draws)
             for start in range(0, len(draws), HELD_OUT_BATCH):
-                yield self._batch(reader.read(step, draws[start : start + HELD_OUT_BATCH]))
+                if len(read := reader.read(step, draws[start : start + HELD_OUT_BATCH])):
+                    yield self._batch(read)
 
     def examples(self, images: int) -> Iterator[tuple[Batch, list[str], list[str]]]:
         """A batch of some held-out (or else training) samples, with their names and one caption or answer each."""

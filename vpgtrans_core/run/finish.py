@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.cards import load
-from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.errors import ConfigError, VpgtError
+from vpgtrans_core.files import DiskFull, writing
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, needs_code
 from vpgtrans_core.run.card import CURVE, last_part, write_model_card
 from vpgtrans_core.run.curve import draw_curve
@@ -19,23 +22,60 @@ if TYPE_CHECKING:
     from vpgtrans_core.vlm.model import VLModel
 
 
+CONFIGS = ("config.json", "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "*.bin")
+"""Beside the weights in safetensors, what decides about what a model computes."""
+TRY_BYTES = 4 << 20
+"""About what a model's settings and tokenizer take on the disk."""
+
+
 def write_model(
     folder: RunFolder, model: VLModel, source: ResolvedSource, target: ResolvedLLM, settings: Settings
 ) -> None:
     """Write the model into `folder`, all of it before any of it is seen there."""
-    staging = folder.staging()
     whole = settings.save == "model"
+    with writing("the finished model", folder.path, lambda: _size(model, whole), run=folder.path):
+        staging = folder.staging()
+        if whole:
+            model.vpg.save_model(staging, model.projector, model.llm, llm_reference=target.reference())
+        else:
+            hashes = folder.record.get("target", {}).get("sha256") or identity(target)["sha256"]
+            model.vpg.save_part(staging, model.projector, references=references(source, target, hashes))
+        title = f"{last_part(source.name)} to {last_part(target.name)}, {settings.method}"  # the picture is shared too
+        names = {int(number): stage.get("name", "") for number, stage in folder.record.get("stages", {}).items()}
+        draw_curve(folder.metrics(), staging / CURVE, title, names)
+        code = model.vpg.loading_code if whole else ""
+        write_model_card(staging / "README.md", folder.path.name, folder.record, loading_code=code)
+        folder.publish(staging)
+
+
+def check_writable(folder: RunFolder, model: VLModel, target: ResolvedLLM, settings: Settings) -> None:
+    """Ask before the training whether the whole model can be written after it.
+
+    Raises:
+        ConfigError: it cannot; what was trained can be saved alone.
+    """
+    if settings.save != "model" or not folder.writes:
+        return
+    hint = "give --save vpg, which writes what is trained and refers to the rest; it may be given on --resume, too"
+    staging = folder.staging()
+    try:
+        with writing("a try of the finished model's settings", folder.path, TRY_BYTES, run=folder.path):
+            model.vpg.check_model(staging, model.projector, model.llm, llm_reference=target.reference())
+    except (DiskFull, ConfigError):
+        raise
+    except Exception as error:  # libraries refuse a config in as many ways as there are configs
+        cause = error.message if isinstance(error, VpgtError) else f"{type(error).__name__}: {error}"
+        raise ConfigError([f"the whole VL-LLM cannot be written: {cause}"], hint) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _size(model: VLModel, whole: bool) -> int:
+    """About the bytes of a finished model: its tensors."""
+    parts = [model.projector.parameters(), (p for _, p in model.vpg.trained())]
     if whole:
-        model.vpg.save_model(staging, model.projector, model.llm, llm_reference=target.reference())
-    else:
-        hashes = folder.record.get("target", {}).get("sha256") or identity(target)["sha256"]
-        model.vpg.save_part(staging, model.projector, references=references(source, target, hashes))
-    title = f"{last_part(source.name)} to {last_part(target.name)}, {settings.method}"  # the picture is shared too
-    names = {int(number): stage.get("name", "") for number, stage in folder.record.get("stages", {}).items()}
-    draw_curve(folder.metrics(), staging / CURVE, title, names)
-    code = model.vpg.loading_code if whole else ""
-    write_model_card(staging / "README.md", folder.path.name, folder.record, loading_code=code)
-    folder.publish(staging)
+        parts = [model.parameters(), model.llm.model.parameters()]
+    return sum(p.numel() * p.element_size() for part in parts for p in part)
 
 
 def check_output(spec: RunSpec) -> None:
@@ -72,9 +112,7 @@ def references(source: ResolvedSource, target: ResolvedLLM, hashes: dict[str, st
 
 def identity(model: ResolvedSource | ResolvedLLM) -> dict[str, Any]:
     """Who a model is, for the record: names, revision, the hash of every weight file."""
-    hashes = {}
-    if model.folder is not None:
-        hashes = {p.name: sha256_file(p) for p in sorted(model.folder.glob("*.safetensors"))}
+    hashes, texts = _hashes(model.folder, "*.safetensors"), _hashes(model.folder, *CONFIGS)
     card = dataclasses.asdict(model.card) if model.card else {}
     return {
         "name": model.name,
@@ -85,4 +123,12 @@ def identity(model: ResolvedSource | ResolvedLLM) -> dict[str, Any]:
         "licence": card.get("licence"),
         "model_type": model.config.get("model_type"),
         "sha256": hashes,
+        "config_sha256": texts,
     }
+
+
+def _hashes(folder: Path | None, *patterns: str) -> dict[str, str]:
+    """SHA-256 of the files of a folder that fit a pattern, by name."""
+    if folder is None:
+        return {}
+    return {path.name: sha256_file(path) for pattern in patterns for path in sorted(folder.glob(pattern))}

@@ -3,22 +3,26 @@
 DIR/run.json        every setting, versions, data, identities, time and memory of each stage; status
 DIR/metrics.jsonl   one line a step and a held-out loss
 DIR/checkpoints/    only while training
+DIR/.lock           only while a run is at work (see `lock`)
 DIR/...             the model folder, put here in one go at the end
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import shutil
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from vpgtrans_core.errors import ConfigError, VpgtError
-from vpgtrans_core.files import fsync, write_synced
+from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
+from vpgtrans_core.files import fsync, read_json, remove, write_synced, writing
+from vpgtrans_core.run.lock import LOCK, FolderLock
 from vpgtrans_core.train.signals import Interrupted
 
 if TYPE_CHECKING:
@@ -28,7 +32,14 @@ if TYPE_CHECKING:
 RECORD = "run.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
+STARTING, RUNNING, DONE = "starting", "running", "done"
+"""What the record calls a run that has loaded nothing yet, one at work, and one that has ended well."""
 _STAGING = ".finished"
+_PROBE = ".writable"
+_OWN = frozenset({RECORD, f".{RECORD}", METRICS, CHECKPOINTS, LOCK, _STAGING, _PROBE})
+"""What a run has in its folder before its model is in it."""
+_REPLACING = "replacing"
+"""In the record while what an earlier run left is removed."""
 _LIBRARIES = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "pillow", "numpy", "pluggy")
 
 
@@ -39,46 +50,65 @@ class RunFolder:
         self.path = path
         self.writes = writes
         self.record: dict[str, Any] = {}
+        self._lock: FolderLock | None = None
 
     @classmethod
-    def create(cls, path: Path, *, overwrite: bool, writes: bool = True) -> RunFolder:
-        """Make a new run's folder.
+    def create(cls, path: Path, *, overwrite: bool, writes: bool = True, begun: dict[str, Any] | None = None) -> Self:
+        """Make a new run's folder and record in it how the run was `begun`.
+
+        A folder in which a run left nothing to keep is used again. From the first record on the run can be resumed.
 
         Raises:
-            ConfigError: it exists and holds something (and `overwrite` is off), or it cannot be written.
+            ConfigError: it exists and holds something (and `overwrite` is off), it cannot be written, or a run is at
+                work in it.
+            DiskFull: there is no room for the record.
         """
         folder = cls(path, writes=writes)
         if not writes:
             return folder
+        begun = {"status": STARTING, "started": now(), **(begun or {})}
         try:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                folder._make_room(overwrite)
+            folder._check_owned(overwrite)
             path.mkdir(parents=True, exist_ok=True)
-            probe = path / ".writable"
+            folder._lock = FolderLock.take(path)
+            folder._make_room(overwrite, begun)
+            probe = path / _PROBE
             probe.write_bytes(b"")
             probe.unlink()
+            folder.write_record(**begun)
         except OSError as error:
+            folder.close()
             raise ConfigError(
                 [f"cannot write to the output folder {path}: {error.strerror or error}"], "choose another --out"
             ) from error
+        except VpgtError:
+            folder.close()
+            raise
         return folder
 
     @classmethod
-    def reopen(cls, path: Path, *, writes: bool = True) -> RunFolder:
+    def reopen(cls, path: Path, *, writes: bool = True) -> Self:
         """Open the folder of a run that was stopped, to resume it.
 
         Raises:
-            ConfigError: there is no run in it.
+            ConfigError: there is no run in it, or one is at work in it.
         """
         folder = cls(path, writes=writes)
-        try:
-            folder.record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                [f"there is no run to resume in {path} ({error})"],
-                "name the run's folder with --out, or leave --resume out",
-            ) from error
+        folder.record = read_record(path)
+        if writes:
+            from vpgtrans_core.train.checkpoint import recover
+
+            folder._lock = FolderLock.take(path)
+            folder.record = read_record(path)
+            if folder.record.pop(_REPLACING, False):
+                folder._clear()
+            recover(folder.checkpoints)
         return folder
+
+    def close(self) -> None:
+        """Let others into the folder."""
+        if self._lock is not None:
+            self._lock.release()
 
     @property
     def checkpoints(self) -> Path:
@@ -90,8 +120,14 @@ class RunFolder:
         if not self.writes:
             return
         temporary = self.path / f".{RECORD}"
-        write_synced(temporary, (json.dumps(self.record, indent=2, default=str) + "\n").encode())
-        temporary.rename(self.path / RECORD)
+        content = (json.dumps(self.record, indent=2, default=str) + "\n").encode()
+        try:
+            with writing("the run's record", self.path, len(content), run=self.path):
+                write_synced(temporary, content)
+                temporary.rename(self.path / RECORD)
+        except VpgtError:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def metrics_size(self) -> int:
         """Bytes of metrics so far; a checkpoint keeps the number."""
@@ -107,8 +143,12 @@ class RunFolder:
     def add_metrics(self, **values: Any) -> None:
         """Append one line to metrics.jsonl."""
         if self.writes:
-            with (self.path / METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
+            line = json.dumps(values) + "\n"
+            with (
+                writing("a line of the metrics", self.path, len(line), run=self.path),
+                (self.path / METRICS).open("a", encoding="utf-8") as file,
+            ):
+                file.write(line)
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl."""
@@ -139,23 +179,107 @@ class RunFolder:
     def remove_checkpoints(self) -> None:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
-    def _make_room(self, overwrite: bool) -> None:
-        """Empty a folder that an earlier run filled; refuse to touch anything else."""
-        if not overwrite:
-            raise ConfigError(
-                [f"the output folder {self.path} already exists and is not empty"],
-                "choose another --out, continue the run with --resume, or replace it with --overwrite",
-            )
-        if not self.path.is_dir() or not (self.path / RECORD).is_file():
+    def _check_owned(self, overwrite: bool) -> None:
+        """Leave alone, without a touch, what no run has made."""
+        if not self.path.exists() or (self.path.is_dir() and _is_runs(self.path)):
+            return
+        if overwrite:
             raise ConfigError(
                 [f"{self.path} is not the folder of an earlier run; --overwrite does not remove it"],
                 "choose another --out",
             )
-        shutil.rmtree(self.path)
+        raise ConfigError([_EXISTS.format(self.path)], _EXISTS_HINT)
+
+    def _make_room(self, overwrite: bool, begun: dict[str, Any]) -> None:
+        """Empty a folder that an earlier run filled, if nothing of it is worth keeping or it is to be replaced.
+
+        The new run is recorded first: a kill on the way leaves a folder that `reopen` goes on to empty."""
+        if not _contents(self.path):
+            return
+        if not overwrite and not nothing_to_keep(self.path):
+            raise ConfigError([_EXISTS.format(self.path)], _EXISTS_HINT)
+        self.write_record(**begun, **{_REPLACING: True})
+        self.record = {}
+        self._clear()
+
+    def _clear(self) -> None:
+        """Remove all but the record and the lock."""
+        for entry in _contents(self.path):
+            if entry.name not in (RECORD, f".{RECORD}"):
+                remove(entry)
 
 
-def open_folder(path: Path, settings: Settings, machine: Machine) -> RunFolder:
-    """The run's folder at `path`: a new one, or the one to resume in. Every process returns when it is there.
+_EXISTS = "the output folder {} already exists and is not empty"
+_EXISTS_HINT = "choose another --out, continue the run with --resume, or replace it with --overwrite"
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record of the run in a folder; empty when none was written, because the run ended before.
+
+    Raises:
+        ConfigError: there is no folder of a run, or its record is not what vpgt writes.
+    """
+    if not (path / RECORD).is_file():
+        if path.exists() and not (path.is_dir() and _is_runs(path)):
+            raise ConfigError([f"there is no run to resume in {path}"], "name the run's folder with --out")
+        return {}
+    try:
+        record = read_json(path / RECORD)
+    except ModelError as error:
+        raise ConfigError(
+            [f"the record of the run in {path} cannot be read: {error.message}"],
+            "put a copy of run.json back, or replace the run with --overwrite",
+        ) from error
+    _check_kinds(path / RECORD, record)
+    return record
+
+
+def _check_kinds(path: Path, record: dict[str, Any]) -> None:
+    """Refuse a record whose parts are not of their kinds; what is missing is missing because the run ended early."""
+    kinds: dict[type, Sequence[str]] = {
+        dict: ("settings", "source", "target", "data", "stages", "machine"),
+        list: ("resumed", "accepted_changes"),
+        str: ("status", "started"),
+    }
+    wrong = [
+        f"{name} is {type(record[name]).__name__}, not {kind.__name__}"
+        for kind, names in kinds.items()
+        for name in names
+        if name in record and not isinstance(record[name], kind)
+    ]
+    if wrong:
+        raise ConfigError(
+            [f"{path} is not as vpgt wrote it: {problem}" for problem in wrong],
+            "put a copy of it back, or replace the run with --overwrite",
+        )
+
+
+def nothing_to_keep(path: Path) -> bool:
+    """Whether a folder is missing, empty, or holds what a run left that had saved nothing."""
+    from vpgtrans_core.train.checkpoint import has_checkpoint
+
+    if not path.exists():
+        return True
+    if not path.is_dir() or not {entry.name for entry in path.iterdir()} <= _OWN:
+        return False
+    with contextlib.suppress(ConfigError):
+        record = read_record(path)
+        return (not record or "status" in record) and not has_checkpoint(path / CHECKPOINTS)
+    return False
+
+
+def _is_runs(path: Path) -> bool:
+    """Whether a folder is empty or has been the folder of a run."""
+    return (path / RECORD).is_file() or {entry.name for entry in path.iterdir()} <= _OWN
+
+
+def _contents(path: Path) -> list[Path]:
+    return [entry for entry in path.iterdir() if entry.name != LOCK]
+
+
+def open_folder(path: Path, settings: Settings, machine: Machine, begun: dict[str, Any]) -> RunFolder:
+    """The run's folder at `path`: a new one, in which `begun` is recorded, or the one to resume in. Every process
+    returns when it is there.
 
     Raises:
         ConfigError: see `RunFolder.create` and `RunFolder.reopen`.
@@ -163,7 +287,7 @@ def open_folder(path: Path, settings: Settings, machine: Machine) -> RunFolder:
     if settings.resume:
         folder = RunFolder.reopen(path, writes=machine.is_main)
     else:
-        folder = RunFolder.create(path, overwrite=settings.overwrite, writes=machine.is_main)
+        folder = RunFolder.create(path, overwrite=settings.overwrite, writes=machine.is_main, begun=begun)
     machine.accelerator.wait_for_everyone()
     return folder
 
@@ -188,4 +312,5 @@ def fail(folder: RunFolder, error: BaseException) -> None:
     """Write into the record how a run ended, when it did not end well."""
     stopped = isinstance(error, KeyboardInterrupt | Interrupted)
     cause = error.message if isinstance(error, VpgtError) else f"{type(error).__name__}: {error}"
-    folder.write_record(status="interrupted" if stopped else "failed", cause=cause, ended=now())
+    with contextlib.suppress(OSError, VpgtError):  # a full disk takes no record either; the error itself is told
+        folder.write_record(status="interrupted" if stopped else "failed", cause=cause, ended=now())

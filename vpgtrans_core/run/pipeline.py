@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.registry import Registry, default_registry
-from vpgtrans_core.run.resuming import resumed_settings
+from vpgtrans_core.run.resuming import ended, output_folder, resumed_settings
 from vpgtrans_core.run.spec import run_spec
 from vpgtrans_core.settings import Settings, build
 
@@ -52,12 +52,23 @@ def transfer(
         Interrupted: after Ctrl-C or SIGTERM, with a checkpoint saved.
     """
     given = build({**(vars(settings) if settings else {}), **values})
-    given = resumed_settings(given) if given.resume else given
+    reporter = reporter or Silent()
+    given = _resumed(given, reporter) if given.resume else given
+    if given.resume and (record := ended(given)) is not None:
+        reporter.message(f"the run in {given.out} has ended: nothing to do")
+        return TransferResult(output_folder(given), record)
     spec = run_spec(given, registry or default_registry())
     spec.require_data()
 
     from vpgtrans_core.run.run import Run
 
-    run = Run(spec, reporter or Silent())
+    run = Run(spec, reporter)
     run.run()
     return TransferResult(run.folder.path, run.folder.record)
+
+
+def _resumed(asked: Settings, reporter: Progress) -> Settings:
+    settings = resumed_settings(asked)
+    if not settings.resume:
+        reporter.message(f"there is nothing to resume in {output_folder(settings)} yet: the run begins")
+    return settings

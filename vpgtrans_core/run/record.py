@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -12,25 +11,42 @@ from vpgtrans_core.machine import Machine
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.feed import TrainingData
 from vpgtrans_core.run.finish import identity
-from vpgtrans_core.run.folder import RunFolder, environment, now
+from vpgtrans_core.run.folder import RUNNING, RunFolder, environment, now
+from vpgtrans_core.run.resuming import recordable
 from vpgtrans_core.run.spec import RunSpec
 from vpgtrans_core.train.stage import StageState, peak_memory_bytes
 from vpgtrans_core.vlm.model import VLModel
 
 
+def begun_record(spec: RunSpec) -> dict[str, Any]:
+    """What is recorded before anything is loaded: enough to resume the run."""
+    places = {"source": spec.source, "target": spec.target}
+    folders = {name: model.folder if model.origin == "folder" else None for name, model in places.items()}
+    return {"vpgt": __version__, "settings": recordable(spec.settings, **folders)}
+
+
+def models_record(spec: RunSpec) -> dict[str, Any]:
+    """Who source and target are, with the hashes of their files; reads the files."""
+    return {"source": identity(spec.source), "target": identity(spec.target)}
+
+
 def first_record(
-    spec: RunSpec, folder: RunFolder, machine: Machine, model: VLModel, data: TrainingData, compiled: bool
+    spec: RunSpec,
+    folder: RunFolder,
+    machine: Machine,
+    model: VLModel,
+    data: TrainingData,
+    models: dict[str, Any],
+    compiled: bool,
 ) -> dict[str, Any]:
     """All that is known before the first step; what an earlier part of the run recorded in `folder` is kept."""
     record = folder.record
     return {
-        "vpgt": __version__,
-        "status": "running",
+        **begun_record(spec),
+        "status": RUNNING,
         "started": record.get("started", now()),
         "resumed": [*record.get("resumed", []), now()] if spec.settings.resume else record.get("resumed", []),
-        "settings": dataclasses.asdict(spec.settings),
-        "source": identity(spec.source),
-        "target": identity(spec.target),
+        **models,
         "data": data.describe(),
         "machine": {
             "device": str(machine.device),

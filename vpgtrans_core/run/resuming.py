@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
+from typing import Any
 
 from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.settings import Settings, build
 
 FREE_ON_RESUME = frozenset(
     {"resume", "overwrite", "out", "device", "workers", "checkpoint_minutes", "checkpoint_steps", "keep_checkpoints"}
-    | {"micro_positions", "offline", "cache", "cache_gb"}
+    | {"micro_positions", "offline", "cache", "cache_gb", "max_bad_ratio", "max_bad_run", "save", "accept_changes"}
 )
-"""Settings that may differ when a run is resumed: they do not change what is computed."""
+"""Settings that may differ when a run is resumed: they do not change what is trained."""
+PLACES = frozenset({"data", "val_data", "source", "target"})
+"""Settings that name a place: it may differ, for what is there is compared with what the run was begun with."""
 
 
 def output_folder(settings: Settings) -> Path:
@@ -25,27 +29,92 @@ def output_folder(settings: Settings) -> Path:
 def resumed_settings(settings: Settings) -> Settings:
     """The settings of the run that is resumed, with those of `settings` that may differ.
 
+    A run that ended before its settings were recorded has left nothing to resume: with source and target given it is
+    begun, and the settings come back with ``resume`` off.
+
     Raises:
         ConfigError: there is no such run, or settings are given that would change what it computes; all are listed.
     """
-    from vpgtrans_core.run.folder import RunFolder
+    from vpgtrans_core.run.folder import nothing_to_keep, read_record
 
     if not settings.out and not (settings.source and settings.target):
         raise ConfigError(["resume: which run?"], "name its folder with --out")
     out = output_folder(settings)
-    saved = build(RunFolder.reopen(out).record["settings"])
+    record = read_record(out)
+    if "settings" not in record:
+        if settings.source and settings.target and nothing_to_keep(out):
+            return dataclasses.replace(settings, resume=False)
+        raise ConfigError(
+            [f"there is no run to resume in {out}: no settings are recorded in it"],
+            "name the run's folder with --out; a run that ended at once is begun anew with its whole command",
+        )
+    saved = build({k: v for k, v in record["settings"].items() if k != "resume"})
     default = Settings()
-    problems, free = [], {}
+    problems, changed = [], {}
     for field in dataclasses.fields(Settings):
         given, before = getattr(settings, field.name), getattr(saved, field.name)
         if given == getattr(default, field.name) or given == before:
             continue
-        if field.name not in FREE_ON_RESUME:
+        if field.name not in FREE_ON_RESUME | PLACES and not settings.accept_changes:
             problems.append(f"{field.name}: the run in {out} has {before!r}, not {given!r}")
-        free[field.name] = given
+        changed[field.name] = given
     if problems:
-        raise ConfigError(problems, "resume without these settings, or start a new run with another --out")
-    return dataclasses.replace(saved, **{**free, "resume": True, "overwrite": False, "out": str(out)})
+        raise ConfigError(
+            problems,
+            "resume without these settings, start a new run with another --out, or change the run with "
+            "--accept-changes, which run.json will tell",
+        )
+    own = {"resume": True, "overwrite": False, "out": str(out), "accept_changes": settings.accept_changes}
+    return dataclasses.replace(saved, **{**changed, **own})
+
+
+def ended(settings: Settings) -> dict[str, Any] | None:
+    """The record of the run in a folder, if it has ended well; None if there is something to do.
+
+    Raises:
+        ConfigError: the run has ended, and its model is gone.
+    """
+    from vpgtrans_core.run.folder import DONE, read_record
+
+    out = output_folder(settings)
+    record = read_record(out)
+    if record.get("status") != DONE:
+        return None
+    if not (out / "config.json").is_file():
+        raise ConfigError(
+            [f"the run in {out} has ended, but its model is no longer there"], "train it again with --overwrite"
+        )
+    return record
+
+
+def recordable(settings: Settings, **folders: Path | None) -> dict[str, Any]:
+    """The settings for the record: paths as they are from any folder, so that a run can be resumed from elsewhere.
+
+    Args:
+        settings: as given.
+        folders: ``source`` and ``target``: the folder of each that was named by a path and not by an alias or hub id.
+    """
+    values = dataclasses.asdict(settings)
+    values["data"] = tuple(_absolute_data(path) for path in settings.data)
+    values["val_data"] = _absolute_data(settings.val_data) if settings.val_data else settings.val_data
+    for name in ("out", "cache"):
+        values[name] = _absolute(values[name]) if values[name] else values[name]
+    for name, folder in folders.items():
+        if folder is not None and Path(values[name]).expanduser().is_dir():
+            values[name] = os.path.abspath(folder)
+    return values
+
+
+def _absolute_data(path: str) -> str:
+    """``FILE``, ``FILE:FOLDER``, a folder or a pattern of shards, from the root of the file system."""
+    file, colon, folder = path.rpartition(":")
+    if colon and not Path(path).expanduser().exists() and Path(file).expanduser().is_file():
+        return f"{_absolute(file)}:{_absolute(folder)}"
+    return path if "://" in path else _absolute(path)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(Path(path).expanduser())
 
 
 def _slug(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -18,13 +19,17 @@ from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.llm.blocks import why_not_compile
 from vpgtrans_core.machine import Machine, choose_machine
+from vpgtrans_core.processes.heartbeat import other_processes
+from vpgtrans_core.processes.launching import remarks
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.feed import Feed, TrainingData, open_stage_data, training_captions
-from vpgtrans_core.run.finish import check_output, write_model
-from vpgtrans_core.run.folder import RunFolder, fail, now, open_folder
-from vpgtrans_core.run.record import first_record, stage_record
+from vpgtrans_core.run.finish import check_output, check_writable, write_model
+from vpgtrans_core.run.folder import DONE, RunFolder, fail, now, open_folder
+from vpgtrans_core.run.identity import begun_with, note_changes
+from vpgtrans_core.run.record import begun_record, first_record, models_record, stage_record
 from vpgtrans_core.run.resuming import output_folder
 from vpgtrans_core.run.self_check import self_check
+from vpgtrans_core.run.skipped import skipped
 from vpgtrans_core.run.spec import RunSpec
 from vpgtrans_core.settings import stage_settings
 from vpgtrans_core.start.choose import start_projector
@@ -59,12 +64,15 @@ class Run:
         self.settings = spec.settings
         self.reporter = reporter
         self.machine: Machine = choose_machine(spec.settings, spec.target.family.half)
+        for remark in remarks(os.environ):
+            reporter.warning(remark)
         check_output(spec)
-        self.folder: RunFolder = open_folder(output_folder(spec.settings), spec.settings, self.machine)
+        out = output_folder(spec.settings)
+        self.folder: RunFolder = open_folder(out, spec.settings, self.machine, begun_record(spec))
 
     def run(self) -> None:
         """Train, and write the finished model; how it failed is recorded and told where it does."""
-        with self._failures_are_recorded():
+        with self._failures_are_recorded(), other_processes(self.machine.accelerator, self.folder.path):
             model, data = self.train()
             self.finish(model, data)
 
@@ -72,15 +80,18 @@ class Run:
         """Run all stages; return the trained model, and the data of each stage."""
         self._emit("run_start")
         data = self._open_data()
-        checkpoint = self._checkpoint()
+        models = models_record(self.spec)
+        checkpoint = self._checkpoint(models, data)
         self.reporter.message(f"loading {self.spec.source.name} and {self.spec.target.name}")
         vpg = self._load_vpg()
         llm = self._load_llm()
         model = VLModel(vpg, blank_projector(vpg.output_size, llm.embedding_size), llm).to(self.machine.device)
+        check_writable(self.folder, model, self.spec.target, self.settings)
         if checkpoint is None:
             self._start(model, self._feed(model, data, 0, FIRST_STREAM))
         compiled = self._compile(model, data)
-        self.folder.write_record(**first_record(self.spec, self.folder, self.machine, model, data[0], compiled))
+        record = first_record(self.spec, self.folder, self.machine, model, data[0], models, compiled)
+        self.folder.write_record(**record)
         for place, stage in enumerate(self.spec.stages):
             if checkpoint is None or stage.number >= checkpoint.stage:
                 self._train_stage(stage, model, self._feed(model, data, place, stage.number), checkpoint, compiled)
@@ -94,9 +105,18 @@ class Run:
         data[0].caches.say = self.reporter.message
         return data
 
-    def _checkpoint(self) -> Checkpoint | None:
-        """Where the run goes on, None where it begins."""
-        checkpoint = newest_checkpoint(self.folder.checkpoints) if self.settings.resume else None
+    def _checkpoint(self, models: dict[str, Any], data: Sequence[TrainingData]) -> Checkpoint | None:
+        """Where the run goes on, None where it begins.
+
+        Raises:
+            ConfigError: settings, data or models differ from those that the run began with, and that is not accepted.
+            ModelError: no checkpoint is whole.
+        """
+        self._begun_with = begun_with(self.settings, models, data)
+        checkpoint = None
+        if self.settings.resume:
+            checkpoint = newest_checkpoint(self.folder.checkpoints, self.reporter.warning)
+            note_changes(self.folder, checkpoint, self._begun_with, self.settings, self.reporter.warning)
         if checkpoint is None:
             self.folder.cut_metrics(0)  # a resumed run that had saved nothing begins again
         return checkpoint
@@ -161,7 +181,7 @@ class Run:
             self.reporter,
             self._changed_by(stage),
             self.spec.registry.emit,
-            extra_state=lambda: {"feed": feed.state()},
+            extra_state=lambda: {"feed": feed.state(), "begun_with": self._begun_with},
         )
         if checkpoint is not None:
             self._resume(runner, feed, checkpoint)
@@ -217,8 +237,10 @@ class Run:
         if self.machine.is_main:
             self.reporter.message(f"writing {self.folder.path}")
             write_model(self.folder, model, self.spec.source, self.spec.target, self.settings)
-            self.folder.write_record(status="done", ended=now())
+            self.folder.write_record(status=DONE, ended=now())
             self.folder.remove_checkpoints()
+        for line in skipped(self.folder.record["data"]):
+            self.reporter.warning(line)
         self.machine.accelerator.wait_for_everyone()
         self._emit("run_end")
 
@@ -230,6 +252,8 @@ class Run:
             fail(self.folder, error)
             self._emit("run_failed", cause=str(error))
             raise
+        finally:
+            self.folder.close()
 
     def _emit(self, kind: str, **values: Any) -> None:
         self.spec.registry.emit(RunEvent(kind, str(self.folder.path), values=values))

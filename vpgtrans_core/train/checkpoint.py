@@ -1,17 +1,20 @@
 """Checkpoints that a kill at any moment cannot lose.
 
 A checkpoint is a folder: it is written under a temporary name, every file is fsynced, a manifest with each file's
-SHA-256 is written last, the folder is renamed into place and its parent fsynced. A folder without a manifest that
-agrees with its files does not count. What the run has trained so far is in it, with the optimiser's state and the
-position in the data; the random state of a step is a function of (seed, stage, step) and needs no saving.
+SHA-256 is written last, the folder is put into place in one step and its parent fsynced; only then are older ones
+removed. A folder without a manifest that agrees with its files does not count. Only what is trained is in it, with the
+optimiser's state and the position in the data; the random state of a step is a function of (seed, stage, step) and
+needs no saving.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +22,15 @@ from typing import Any
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from vpgtrans_core.errors import ModelError
-from vpgtrans_core.files import fsync, write_synced
+from vpgtrans_core.errors import ModelError, VpgtError
+from vpgtrans_core.files import REPLACED, fsync, put_in_place, read_json, remove, write_synced, writing
 
+log = logging.getLogger(__name__)
+
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 MANIFEST = "manifest.json"
 FORMAT = 1
-_NAME = re.compile(r"^stage(\d+)-(\d{8})$")
+_NAME = re.compile(r"^stage(\d+)-(\d{8,})$")
 _TEMPORARY = ".writing-"
 
 
@@ -50,28 +56,28 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, keep: int = 1) -> Path:
     """Write `checkpoint` below `root` and remove all but the newest `keep` (at least one); return its folder.
 
     Raises:
-        OSError: for instance a full disk; the earlier checkpoints are untouched then.
+        DiskFull: there is no room for it; the earlier checkpoints are untouched.
+        OSError: it cannot be written for another reason; they are untouched, too.
     """
     root.mkdir(parents=True, exist_ok=True)
     final = root / f"stage{checkpoint.stage}-{checkpoint.step:08d}"
     temporary = root / f"{_TEMPORARY}{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    files = {
+        WEIGHTS: save(_contiguous(checkpoint.weights), metadata={"format": "pt"}),
+        OPTIMIZER: save(_contiguous(checkpoint.optimizer), metadata={"format": "pt"}),
+        STATE: json.dumps({"format": FORMAT, **checkpoint.state}, indent=1).encode(),
+    }
     try:
-        files = {
-            "weights.safetensors": save(_contiguous(checkpoint.weights), metadata={"format": "pt"}),
-            "optimizer.safetensors": save(_contiguous(checkpoint.optimizer), metadata={"format": "pt"}),
-            "state.json": json.dumps({"format": FORMAT, **checkpoint.state}, indent=1).encode(),
-        }
-        manifest = {}
-        for name, content in files.items():
-            write_synced(temporary / name, content)
-            manifest[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
-        fsync(temporary)
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        fsync(root)
+        with writing("a checkpoint", root, sum(map(len, files.values())), run=root.parent):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            manifest = {}
+            for name, content in files.items():
+                write_synced(temporary / name, content)
+                manifest[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+            fsync(temporary)
+            put_in_place(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -80,18 +86,47 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, keep: int = 1) -> Path:
     return final
 
 
-def newest_checkpoint(root: Path) -> Checkpoint | None:
-    """Load the newest valid checkpoint below `root`; sweep what a kill left half written.
+def newest_checkpoint(root: Path, say: Callable[[str], None] = log.warning) -> Checkpoint | None:
+    """Load the newest whole checkpoint below `root`; None when nothing was saved yet.
 
-    Returns None when there is none. A folder whose manifest is missing or does not agree with its files is passed over
-    for the next older one.
+    Args:
+        root: the folder of the checkpoints.
+        say: is told of each damaged checkpoint that is passed over for an older one.
+
+    Raises:
+        ModelError: checkpoints are there, and all of them are damaged.
     """
-    for leftover in root.glob(f"{_TEMPORARY}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    recover(root)
+    damaged: list[str] = []
     for folder in reversed(_folders(root)):
-        if damage(folder) is None:
+        if (cause := damage(folder)) is None:
+            for earlier in damaged:
+                say(f"the checkpoint {earlier}; going on from {folder.name}")
             return load_checkpoint(folder)
+        damaged.append(f"{folder} is damaged: {cause}")
+    if damaged:
+        listed = "\n".join(f"  - {text}" for text in damaged)
+        raise ModelError(
+            f"no checkpoint in {root} is whole, so the run cannot go on where it was:\n{listed}",
+            f"put a copy of one back; to begin again at the first step, remove {root} and resume, or use --overwrite",
+        )
     return None
+
+
+def recover(root: Path) -> None:
+    """Put into place what a kill left whole under a passing name, and sweep the rest."""
+    for mark in (_TEMPORARY, REPLACED):
+        for leftover in root.glob(f"{mark}*"):
+            final = root / leftover.name.removeprefix(mark)
+            if not final.exists() and damage(leftover) is None:
+                leftover.rename(final)
+            else:
+                remove(leftover)
+
+
+def has_checkpoint(root: Path) -> bool:
+    """Whether there is a folder that is or may be a checkpoint, damaged or not."""
+    return bool(_folders(root)) or any(root.glob(f".*/{MANIFEST}"))
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -104,30 +139,68 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise ModelError(
             f"the checkpoint {folder} is damaged: {cause}", "an older one may be whole; resume looks for it"
         )
-    state = json.loads((folder / "state.json").read_text())
-    return Checkpoint(load_file(folder / "weights.safetensors"), load_file(folder / "optimizer.safetensors"), state)
+    state = json.loads((folder / STATE).read_text())
+    return Checkpoint(load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER), state)
 
 
 def damage(folder: Path) -> str | None:
     """Say what is wrong with a checkpoint folder, or None when its files are what its manifest says."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
-        return f"no readable manifest ({error})"
-    for name, entry in manifest.items():
+        manifest = read_json(folder / MANIFEST)
+    except VpgtError as error:
+        return f"no readable manifest ({error.message})"
+    for name in (WEIGHTS, OPTIMIZER, STATE):
+        entry = manifest.get(name)
+        if not isinstance(entry, dict):
+            return f"its manifest does not name {name}"
         try:
             content = (folder / name).read_bytes()
         except OSError as error:
             return f"{name} cannot be read ({error})"
-        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        if hashlib.sha256(content).hexdigest() != entry.get("sha256"):
             return f"{name} is not what was written"
+    return _misstated(folder)
+
+
+def _misstated(folder: Path) -> str | None:
+    """Say what is wrong with the state of a checkpoint, or None."""
+    try:
+        state = read_json(folder / STATE)
+    except VpgtError as error:
+        return error.message
+    if state.get("format") != FORMAT:
+        return f"it is of the format {state.get('format')!r}, not {FORMAT}"
+    if not all(isinstance(state.get(name), int) for name in ("stage", "step")):
+        return f"{STATE} does not say which step of which stage it is"
     return None
+
+
+def check_fits(checkpoint: Checkpoint, parameters: Mapping[str, Tensor]) -> None:
+    """Compare a checkpoint's weights with the parameters that they are for.
+
+    Raises:
+        ModelError: a name is not there, a shape is another one, or a value is not finite; all are listed.
+    """
+    problems = []
+    for name, tensor in checkpoint.weights.items():
+        if name not in parameters:
+            problems.append(f"{name} is not a part of the model")
+        elif parameters[name].shape != tensor.shape:
+            problems.append(f"{name} is {tuple(tensor.shape)}, not {tuple(parameters[name].shape)}")
+        elif not bool(tensor.isfinite().all()):
+            problems.append(f"{name} is not finite everywhere")
+    if problems:
+        raise ModelError(
+            f"the checkpoint of stage {checkpoint.stage} step {checkpoint.step} does not fit the model: "
+            + "; ".join(problems[:8]),
+            "resume with the models that the run was begun with",
+        )
 
 
 def _folders(root: Path) -> list[Path]:
     """Checkpoint folders in the order of training."""
-    found = {path: match for path in root.glob("stage*") if path.is_dir() and (match := _NAME.match(path.name))}
-    return sorted(found, key=lambda path: tuple(map(int, found[path].groups())))
+    named = [(match, path) for path in root.glob("stage*") if (match := _NAME.match(path.name)) and path.is_dir()]
+    return [path for match, path in sorted(named, key=lambda pair: (int(pair[0][1]), int(pair[0][2])))]
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,13 +1,19 @@
-"""Ctrl-C and SIGTERM as a wish that the training loop grants at the end of a step, after a checkpoint."""
+"""Ctrl-C and SIGTERM: while training a wish that is granted at the end of a step, at other times an end at once.
+
+Loads no torch.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
 from vpgtrans_core.errors import VpgtError
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(VpgtError):
@@ -16,6 +22,14 @@ class Interrupted(VpgtError):
     def __init__(self, number: int, folder: str) -> None:
         name = signal.Signals(number).name
         super().__init__(f"stopped by {name} after saving a checkpoint", f"continue with --resume --out {folder}")
+        self.exit_code = 128 + number
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal came where no step was at work: what is under way is left, as by Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
         self.exit_code = 128 + number
 
 
@@ -28,7 +42,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOPS:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -43,3 +57,25 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def end_at_once() -> None:
+    """Let SIGINT and SIGTERM end the program with one line and 128 + their number. For the time before and after its
+    work, when an exception would only be shown as a traceback."""
+    for number in STOPS:
+        signal.signal(number, _end)
+
+
+def stop_by_exception() -> None:
+    """Let SIGINT and SIGTERM raise `Stopped`, so that whoever is at work can clean up."""
+    for number in STOPS:
+        signal.signal(number, _stop)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
+    os._exit(128 + number)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise Stopped(number)

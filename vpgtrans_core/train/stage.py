@@ -20,7 +20,7 @@ from vpgtrans_core.cards import RunEvent
 from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.folder import RunFolder
-from vpgtrans_core.train.checkpoint import Checkpoint, save_checkpoint
+from vpgtrans_core.train.checkpoint import Checkpoint, check_fits, save_checkpoint
 from vpgtrans_core.train.optim import (
     EarlyStop,
     clip_gradients,
@@ -311,6 +311,7 @@ class StageRunner:
 def load_weights(model: VLModel, checkpoint: Checkpoint) -> None:
     """Put a checkpoint's weights into the parameters of the same names."""
     parameters = dict(model.named_parameters())
+    check_fits(checkpoint, parameters)
     with torch.no_grad():
         for name, tensor in checkpoint.weights.items():
             parameters[name].copy_(tensor)

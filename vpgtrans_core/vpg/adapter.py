@@ -90,6 +90,10 @@ class VPG(nn.Module, ABC):
         field's library loads, safetensors only. For a Q-Former this is transformers' BLIP-2 folder. A family that has
         none raises `VpgtError` and leaves `loading_code` empty."""
 
+    def check_model(self, folder: Path, projector: nn.Linear, llm: LLM, *, llm_reference: dict[str, Any]) -> None:
+        """Learn before the training whether `save_model` will work after it: write into the empty `folder` what costs
+        nothing (configs, tokenizer), and raise what would stop the rest. By default nothing is asked."""
+
     @abstractmethod
     def save_part(self, folder: Path, projector: nn.Linear | None, *, references: dict[str, Any]) -> None:
         """Write the VPG and projector without the LLM (``--save vpg``): small, with `references` to the rest."""

@@ -1,0 +1,43 @@
+"""A few runs of each part of the campaign (`campaign.py` has them all): none is lost, and the control loses some."""
+
+import pytest
+
+from tests.faults.campaign import Campaign
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    return Campaign(tmp_path_factory.mktemp("campaign"), share=0.08)
+
+
+def test_kills_inside_saves_lose_nothing(campaign: Campaign) -> None:
+    tally = campaign.writes()
+    assert tally.struck == tally.tried >= 5 and not tally.lost, tally
+
+
+def test_kills_at_any_time_lose_nothing(campaign: Campaign) -> None:
+    tally = campaign.times()
+    assert tally.tried >= 4 and not tally.lost, tally
+
+
+def test_a_full_disk_is_told_and_loses_nothing(campaign: Campaign) -> None:
+    tally = campaign.room(count=40)
+    assert tally.struck >= 3 and not tally.lost, tally
+
+
+@pytest.mark.slow
+def test_signals_end_a_program_in_a_defined_way(campaign: Campaign) -> None:
+    tally = campaign.signals()
+    assert tally.struck >= 1 and not tally.lost, tally
+
+
+@pytest.mark.slow
+def test_one_of_several_processes_is_killed(campaign: Campaign) -> None:
+    tally = campaign.processes()
+    assert tally.tried == 2 and not tally.lost, tally
+
+
+def test_the_control_loses_what_it_must(campaign: Campaign) -> None:
+    tally = campaign.control()
+    assert len(tally.lost) == 6, tally
+    assert all("inside save" in text for text in tally.lost), tally

@@ -1,0 +1,173 @@
+"""Several processes: one that stops, one that is killed, one that has no picture; and what launchers do not pass on."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.run.test_resume import settings
+from vpgtrans_core.processes.heartbeat import BEAT, GROUP_TIMEOUT, PATIENCE
+from vpgtrans_core.processes.launching import remarks
+from vpgtrans_core.run.pipeline import transfer
+
+RUNNER = """
+import json, os, signal, sys
+import torch
+torch.set_num_threads(1)
+import vpgtrans_core.processes.heartbeat as heartbeat
+from vpgtrans_core.errors import VpgtError
+from vpgtrans_core.run.pipeline import transfer
+from vpgtrans_core.train import stage
+
+values, which = json.loads(sys.argv[1]), sys.argv[2]
+heartbeat.PATIENCE = 1.5
+count = stage.Stage._count
+def counted(self, *args):
+    count(self, *args)
+    if which and (self.plan.number, self.state.step) == (1, 2) and os.environ["RANK"] == "1":
+        print("here", flush=True)
+        os.kill(os.getpid(), getattr(signal, which))
+stage.Stage._count = counted
+try:
+    transfer(**values)
+except VpgtError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def start(values: dict, which: str = "", count: int = 2) -> list[subprocess.Popen]:
+    """`count` processes of one run; process 1 sends itself the signal `which` in stage 1 after two steps."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    shared |= {"LOCAL_WORLD_SIZE": str(count), "ACCELERATE_USE_CPU": "true"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", RUNNER, json.dumps(values), which],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(count)
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_answer_is_named(world: Path, tmp_path: Path) -> None:
+    first, second = start(settings(world, tmp_path / "out"), "SIGSTOP")
+    try:
+        assert first.stderr is not None
+        told = next(line for line in first.stderr if "has not answered" in line)
+        assert told.startswith(f"warning: process 1 (process id {second.pid} on {socket.gethostname()}) has not")
+        second.send_signal(signal.SIGCONT)
+        assert first.wait(timeout=120) == 0 and second.wait(timeout=120) == 0
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()
+
+
+def test_it_is_named_within_a_minute() -> None:
+    assert PATIENCE + 3 * BEAT < 60
+
+
+@pytest.mark.slow
+def test_the_others_end_when_one_is_killed(world: Path, tmp_path: Path) -> None:
+    first, second = start(settings(world, tmp_path / "out"), "SIGKILL")
+    _, errors = first.communicate(timeout=120)
+    assert second.wait(timeout=120) == -signal.SIGKILL
+    second.communicate()
+    assert first.returncode == 1
+    assert "error: another process of the run has ended" in errors and "--resume --out" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_a_process_may_have_no_held_out_picture(world: Path, tmp_path: Path) -> None:
+    """One held-out picture for two processes."""
+    processes = start(settings(world, tmp_path / "out", val_images=1, stage1_steps=1, stage2_steps=1))
+    errors = [process.communicate(timeout=200)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["stages"]["2"]["held_out_loss"] > 0 and record["data"]["images_held_out"] == 1
+
+
+def test_the_last_held_out_picture_may_be_broken(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "data", tmp_path / "val")
+    content = json.loads((tmp_path / "val" / "captions.json").read_text())
+    content["images"] = content["images"][:1]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] == content["images"][0]["id"]]
+    (tmp_path / "val" / "captions.json").write_text(json.dumps(content))
+    (tmp_path / "val" / "images" / content["images"][0]["file_name"]).write_bytes(b"no picture")
+    more = {"val_data": str(tmp_path / "val/captions.json"), "val_images": None, "max_bad_ratio": 1.0}
+    result = transfer(**settings(world, tmp_path / "out", stage1_steps=1, stage2_steps=1, **more))
+    assert result.record["stages"]["2"]["held_out_loss"] is None
+
+
+def test_a_long_final_write_does_not_end_the_group() -> None:
+    """Writing 142 GB at 50 MB/s takes 47 minutes; NCCL's own time-out is ten."""
+    assert timedelta(hours=2) < GROUP_TIMEOUT
+
+
+def test_the_process_group_is_given_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import vpgtrans_core.machine as machine
+    from vpgtrans_core.settings import Settings
+
+    given: dict = {}
+
+    class Accelerator(machine.WatchedAccelerator):
+        def __init__(self, **options: object) -> None:
+            given.update(options)
+            super().__init__(**options)
+
+    monkeypatch.setattr(machine, "WatchedAccelerator", Accelerator)
+    machine.choose_machine(Settings(device="cpu"), "bfloat16")
+    assert [handler.timeout for handler in given["kwargs_handlers"]] == [GROUP_TIMEOUT]
+
+
+def test_launchers_are_taken_at_their_word() -> None:
+    assert remarks({}) == remarks({"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "False"}) == []
+    (one,) = remarks({"ACCELERATE_USE_CPU": "True"})
+    assert "starts one process" in one and "torchrun" in one
+    assert remarks({"ACCELERATE_USE_CPU": "True", "WORLD_SIZE": "2"}) == []
+    (precision,) = remarks({"ACCELERATE_MIXED_PRECISION": "fp16"})
+    assert "fp16 is not used" in precision and "--dtype float16" in precision
+
+
+SIGNALLED = """
+import os, signal, sys, time
+sys.argv[0] = "vpgt"
+import vpgtrans_core.cli.first as first
+number, when = getattr(signal, sys.argv[1]), sys.argv[2]
+if when == "imports":
+    os.kill(os.getpid(), number)
+    time.sleep(20)
+import vpgtrans_core.cli.main as program
+def at_work(*args, **kwargs):
+    os.kill(os.getpid(), number)
+    time.sleep(20)
+program.Commands.resolve_command = at_work if when == "parsing" else program.Commands.resolve_command
+program.State.registry = property(at_work)
+program.main(["list-plugins"])
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("when", ["imports", "parsing", "command"])
+def test_a_signal_ends_the_program_in_one_line(number: str, when: str) -> None:
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, number, when], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 128 + getattr(signal, number)
+    assert done.stderr == f"stopped by {number}\n"
+
+
+def test_the_command_line_as_a_library_leaves_signals_alone() -> None:
+    code = "import signal, vpgtrans_core.cli.main; print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "True\n"

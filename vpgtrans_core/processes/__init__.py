@@ -1,0 +1,1 @@
+"""Several processes: what their launcher was told, and which of them does not answer."""

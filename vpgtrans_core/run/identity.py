@@ -1,0 +1,168 @@
+"""What a run was begun with, and whether a resume finds the same: settings, data, and the models' files.
+
+Contents are compared, by their hashes; where they are may change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.run.feed import TrainingData
+from vpgtrans_core.run.folder import RunFolder, now
+from vpgtrans_core.run.resuming import FREE_ON_RESUME, PLACES
+from vpgtrans_core.settings import Settings
+from vpgtrans_core.train.checkpoint import Checkpoint
+
+MODELS = ("source", "target")
+HASHES = ("sha256", "config_sha256")
+
+
+def identity_of(settings: dict[str, Any], data: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:
+    """What decides about a run's result, as plain values for a checkpoint.
+
+    Args:
+        settings: all settings by name.
+        data: `TrainingData.describe`.
+        models: the identities of ``source`` and ``target`` as in ``run.json``.
+    """
+    computing = {name: value for name, value in settings.items() if name not in FREE_ON_RESUME | PLACES}
+    computing["stages"] = [_placeless(stage) for stage in settings.get("stages") or ()]
+    return {
+        "settings": json.loads(json.dumps(computing, default=str)),
+        "data": _samples(data),
+        **{name: _files(models.get(name)) for name in MODELS},
+    }
+
+
+def _placeless(stage: Any) -> Any:
+    """A stage without the place of its data, whose contents are compared."""
+    return {name: value for name, value in stage.items() if name != "data"} if isinstance(stage, dict) else stage
+
+
+def recorded(record: dict[str, Any]) -> dict[str, Any]:
+    """The same out of ``run.json``, for a checkpoint that does not hold it."""
+    return identity_of({}, record.get("data", {}), record)
+
+
+def begun_with(settings: Settings, models: dict[str, Any], data: Sequence[TrainingData]) -> dict[str, Any]:
+    """What a run begins with, for its checkpoints.
+
+    Args:
+        models: the identities of ``source`` and ``target``.
+        data: that of each stage; of what stages share, once.
+    """
+    described = [part.describe() for part in {id(part): part for part in data}.values()]
+    merged = {
+        "sources": [source for part in described for source in part.get("sources", [])],
+        "held_out": {"sources": [s for part in described for s in part.get("held_out", {}).get("sources", [])]},
+    }
+    return identity_of(dataclasses.asdict(settings), merged, models)
+
+
+def note_changes(
+    folder: RunFolder,
+    checkpoint: Checkpoint | None,
+    now_with: dict[str, Any],
+    settings: Settings,
+    warn: Callable[[str], None],
+) -> None:
+    """Refuse to go on with other data, models or settings than the run began with; warn and record it if accepted.
+
+    Raises:
+        ConfigError: see `check_same`.
+    """
+    before = (checkpoint.state.get("begun_with") if checkpoint else None) or recorded(folder.record)
+    if len(before["data"]) < len(now_with["data"]):  # a record holds the run's own data, not that of single stages
+        now_with = {**now_with, "data": now_with["data"][: len(before["data"])]}
+    if changes := check_same(before, now_with, str(folder.path), accept=settings.accept_changes):
+        for change in changes:
+            warn(f"going on with another {change}")
+        earlier = folder.record.get("accepted_changes", [])
+        folder.write_record(accepted_changes=[*earlier, {"at": now(), "changes": changes}])
+
+
+def check_same(before: dict[str, Any], now: dict[str, Any], place: str, *, accept: bool) -> list[str]:
+    """Compare what a run was begun with and what it finds when it is resumed.
+
+    Returns:
+        The differences, if they are to be accepted; empty when there are none.
+
+    Raises:
+        ConfigError: something differs and `accept` is off; all differences are listed.
+    """
+    changes = differences(before, now)
+    if changes and not accept:
+        raise ConfigError(
+            [f"{change}; the run in {place} was begun with something else" for change in changes],
+            "put back what it was begun with, start a new run with another --out, or go on all the same with "
+            "--accept-changes, which run.json will tell",
+        )
+    return changes
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Each thing in which two identities differ, in words; what one of them does not tell is passed over."""
+    old, new = before.get("settings", {}), now["settings"]
+    changes = [
+        f"{name}: it was {old[name]!r}, it is {new[name]!r}" for name in old if name in new and old[name] != new[name]
+    ]
+    changes += _changed_data(before.get("data", []), now["data"])
+    for model in MODELS:
+        changes += _changed_files(model, before.get(model, {}), now[model])
+    return changes
+
+
+def _samples(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of each source its hash of keys and captions, their numbers, and the sizes of its shards."""
+    sources = list(data.get("sources", []))
+    if isinstance(own := data.get("held_out"), dict):
+        sources += own.get("sources", [])
+    return [
+        {
+            "path": source.get("path"),
+            "sha256": source.get("sha256"),
+            "images": source.get("images"),
+            "captions": source.get("captions"),
+            "shards": {f["name"]: f["bytes"] for f in source.get("files", []) if f["name"].endswith(".tar")},
+        }
+        for source in sources
+    ]
+
+
+def _files(model: Any) -> dict[str, dict[str, str]]:
+    """Hashes of a model's files, by name."""
+    model = model if isinstance(model, dict) else {}
+    return {kind: dict(model.get(kind) or {}) for kind in HASHES}
+
+
+def _changed_data(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
+    if not before:
+        return []
+    if len(before) != len(now):
+        return [f"data: there were {len(before)} sources, there are {len(now)}"]
+    changes = []
+    for old, new in zip(before, now, strict=True):
+        if old["sha256"] != new["sha256"]:
+            changes.append(
+                f"data: {new['path']} holds other images or captions: {old['images']} images with {old['captions']} "
+                f"captions before, {new['images']} with {new['captions']} now"
+            )
+        elif old["shards"] != new["shards"]:
+            changes.append(f"data: the shards of {new['path']} have other names or sizes")
+    return changes
+
+
+def _changed_files(model: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    changes = []
+    for kind in HASHES:
+        old, new = before.get(kind) or {}, now.get(kind) or {}
+        if not old or not new:
+            continue  # an older version of vpgt noted nothing of them
+        names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+        if names:
+            changes.append(f"{model}: other contents in {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}")
+    return changes
