@@ -1,4 +1,4 @@
-"""Fill a cache without a language model: what a source's VPG computes of captioned images."""
+"""Fill a cache without a language model, with what a source's VPG computes from captioned images."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from vpgtrans_core.train.stage import Progress
 from vpgtrans_core.vpg.adapter import VPG
 
 BATCH = 32
-"""Images computed together."""
+"""Images per batch."""
 
 
 class NoText(TextEncoder):
-    """Captions are of no use here."""
+    """Encodes no captions: the cache does not need them."""
 
     def encode(self, caption: Caption, max_tokens: int, rng: random.Random) -> Text:
         return Text((), ())

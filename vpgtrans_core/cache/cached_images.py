@@ -1,4 +1,4 @@
-"""A cache seen through a data set: what stands in for decoding, and keeps what was computed."""
+"""The cache of one data set: replaces decoding where entries exist, and keeps new ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CachedImages:
         self.kind: Kind = cache.key.kind
 
     def get(self, source: int, row: int, view: int) -> Tensor | None:
-        """What is kept of a view of an image, or None."""
+        """The entry of a view of an image, or None."""
         name = self.names.name(source, row, view)
         return None if name is None else self.cache.get(name)
 

@@ -1,4 +1,4 @@
-"""To whom a cache belongs: all that decides what a VPG computes of a picture, except the picture."""
+"""The key of a cache: everything that decides what a VPG computes from an image, except the image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vpgtrans_core.vpg.adapter import VPG
 Kind = Literal["outputs", "features"]
 """The VPG's outputs ``[Q, D]`` (fp32, for stage 1) or its frozen features ``[N, C]`` (for stage 2)."""
 FORMAT = 1
-"""Grows whenever the same key would mean other numbers: another decoding, cropping or layout of shards."""
+"""Raised whenever the same key would give other numbers: another decoding, cropping or layout of shards."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class CacheKey:
         return torch.Size(self.shape).numel() * self.entry_dtype.itemsize
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, the same before and after a trip through json."""
+        """Plain values, unchanged by writing and reading json."""
         values: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}))
         return values
 
@@ -74,7 +74,7 @@ class CacheKey:
 
 
 def cache_root(given: str | None = None) -> Path:
-    """Where caches live: as given, ``$VPGT_CACHE``, or ``vpgt`` in the user's cache folder."""
+    """The root of caches: as given, ``$VPGT_CACHE``, or ``vpgt`` in the user's cache folder."""
     if place := given or os.environ.get("VPGT_CACHE"):
         return Path(place).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vpgt"
