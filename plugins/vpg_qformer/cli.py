@@ -15,19 +15,20 @@ Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that 
 
 def import_(
     ctx: typer.Context,
-    checkpoint: Annotated[str, typer.Argument(help="The .pth with the Q-Former: LAVIS's or VPGTrans's.")],
+    checkpoint: Annotated[str, typer.Argument(help="The .pth with the Q-Former, from LAVIS or VPGTrans.")],
     out: Annotated[str, typer.Option(help="The model folder to write.")],
     llm: Annotated[
-        str | None, typer.Option(help="The projector's LLM: alias, hub id or folder. Without: the VPG alone.")
+        str | None,
+        typer.Option(help="The projector's LLM: an alias, hub id or folder. Without it: the VPG alone."),
     ] = None,
     vit: Annotated[str | None, typer.Option(help="The ViT's own .pth, which trained checkpoints leave out.")] = None,
     projector: Annotated[
-        str | None, typer.Option(help="A second .pth whose projector is taken, as stage 1 writes it.")
+        str | None, typer.Option(help="A second .pth to take the projector from, as stage 1 writes it.")
     ] = None,
     vpg: Annotated[
-        str | None, typer.Option(help="A model whose VPG is taken, for a .pth that holds the projector alone.")
+        str | None, typer.Option(help="A model to take the VPG from, for a .pth that holds only the projector.")
     ] = None,
-    shapes: Annotated[str | None, typer.Option(help="A json file of sizes, where the tensors do not tell.")] = None,
+    shapes: Annotated[str | None, typer.Option(help="A json file of sizes that the tensors do not show.")] = None,
     overwrite: Overwrite = False,
     offline: Offline = False,
     trust_remote_code: Trust = False,

@@ -104,7 +104,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
-        raise ModelError(f"{folder} is no model folder: it has no config.json", "give a folder that holds a VL-LLM")
+        raise ModelError(f"{folder} is not a model folder: it has no config.json", "give a folder that holds a VL-LLM")
     return read_json(path)
 
 

@@ -195,7 +195,7 @@ def _whole(out: Path, overwrite: bool) -> Iterator[Path]:
     if out.exists() and not overwrite:
         raise ConfigError([f"out: {out} exists"], "give another --out, or --overwrite")
     if out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file():
-        raise ConfigError([f"out: {out} is no model folder, so it is not replaced"], "give another --out")
+        raise ConfigError([f"out: {out} is not a model folder and is therefore not replaced"], "give another --out")
     staging = out.with_name(f".{out.name}.part")
     try:
         shutil.rmtree(staging, ignore_errors=True)
@@ -226,7 +226,7 @@ def _room(out: Path) -> Iterator[None]:
         if said is None:
             raise
         raise ConfigError(
-            [f"out: there is no room to write {out} ({said})"], "make room, or give an --out elsewhere"
+            [f"out: the disk has no room for {out} ({said})"], "free disk space, or give an --out elsewhere"
         ) from error
 
 

@@ -24,7 +24,7 @@ def test_the_readmes_python_runs(desk, capsys):
         exec(compile(block, "README.md", "exec"), names)
     assert (desk / "runs/look/config.json").is_file()
     assert len(names["result"].record["stages"]) == 2
-    assert names["found"].as_dict()["projector"] in ([4096, 768], (4096, 768))
+    assert names["transfer_plan"].as_dict()["projector"] in ([4096, 768], (4096, 768))
     assert "picture.png" in capsys.readouterr().out
 
 

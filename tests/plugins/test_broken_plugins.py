@@ -1,6 +1,7 @@
 """Broken plugins, each installed by pip beside a good one: every command works and each is reported rightly."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,6 +12,18 @@ from vpgtrans_core import hookimpl
 from vpgtrans_core.cards import *
 """
 FAMILY = '[LLMFamily({name!r}, {types!r}, "m:A", (LLMCard({alias!r}, "x/y", 10, 8, 2, 2, 16, 100, "MIT"),))]'
+
+
+LIMIT = "200"
+"""Seconds that a plugin may take here: so many that a slow machine makes no plugin slow."""
+HANG = """
+import signal
+assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 200  # the limit is set
+signal.raise_signal(signal.SIGALRM)  # and is over
+while True:
+    pass
+"""
+"""Code that never ends, whose time is up at once."""
 
 
 def family(name: str, alias: str, model_type: str) -> str:
@@ -70,12 +83,12 @@ BROKEN = {
         "hooks",
         "vpgt_commands raised SystemExit: 7",
     ),
-    "hangs": ("import time\ntime.sleep(600)\n", "broken", "import", "not loaded after 1 s"),
+    "hangs": (HANG, "broken", "import", "not loaded after 200 s"),
     "hook_hangs": (
-        HOOK + "\n@hookimpl\ndef vpgt_llm_families():\n    while True:\n        pass\n",
+        HOOK + "\n@hookimpl\ndef vpgt_llm_families():" + HANG.replace("\n", "\n    ") + "\n",
         "broken",
         "hooks",
-        "vpgt_llm_families gave no answer after 1 s",
+        "vpgt_llm_families gave no answer after 200 s",
     ),
     "stale": ("x = 1\n", "broken", "import", "ModuleNotFoundError: No module named 'stale'"),
     "stale_attribute": ("x = 1\n", "broken", "import", "AttributeError"),
@@ -136,7 +149,7 @@ def light(tmp_path_factory, broken):
 
 @pytest.fixture(scope="module")
 def found(light):
-    return records(light, VPGT_PLUGIN_TIMEOUT="1")
+    return records(light, VPGT_PLUGIN_TIMEOUT=LIMIT)
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -174,9 +187,15 @@ def test_name_of_a_built_in_cannot_be_taken(found):
     assert "belongs to plugin 'llm_opt' (vpgt" in thief["cause"]
 
 
-@pytest.mark.parametrize("name", ["hangs", "hook_hangs"])
-def test_a_hang_costs_its_limit_and_no_more(found, name):
-    assert 0.9 < found[f"{name} ({name}-dist)"]["seconds"] < 5
+def test_what_hangs_is_stopped_by_the_clock(tmp_path, good):
+    """By a real limit, which may be too short for the other plugins on a slow machine."""
+    code = HOOK + "\n@hookimpl\ndef vpgt_llm_families():\n    while True:\n        pass\n"
+    hanging = [Distribution("sleeps", "import time\ntime.sleep(600)\n"), Distribution("loops", code)]
+    found = records([install(tmp_path, hanging), good], VPGT_PLUGIN_TIMEOUT="0.5")
+    for name in ("sleeps", "loops"):
+        record = found[f"{name} ({name}-dist)"]
+        assert record["status"] == "broken" and "after 0.5 s" in record["cause"]
+        assert record["seconds"] >= 0.4
 
 
 def test_order_is_fixed(found):
@@ -189,20 +208,20 @@ def test_order_is_fixed(found):
 @pytest.mark.slow
 def test_every_command_shows_its_help(light):
     """Those of vpgt, and those of the good plugins."""
-    helped = vpgt("--help", path=light, VPGT_PLUGIN_TIMEOUT="1")
+    helped = vpgt("--help", path=light, VPGT_PLUGIN_TIMEOUT=LIMIT)
     assert helped.returncode == 0 and "greet" in helped.stdout
     names = ["transfer", "plan", "caption", "list-models", "list-plugins", "doctor", "cache", "import", "export"]
     names += ["new-plugin", "check-plugin", "greet"]
 
     def ask(name):
-        return name, vpgt(name, "--help", path=light, VPGT_PLUGIN_TIMEOUT="0.3").returncode
+        return name, vpgt(name, "--help", path=light, VPGT_PLUGIN_TIMEOUT=LIMIT).returncode
 
     with ThreadPoolExecutor(2) as pool:
         assert dict(pool.map(ask, names)) == dict.fromkeys(names, 0)
 
 
 def test_listings_and_commands_work(light):
-    options = {"path": light, "VPGT_PLUGIN_TIMEOUT": "1"}
+    options = {"path": light, "VPGT_PLUGIN_TIMEOUT": LIMIT}
     models = vpgt("list-models", "--json", **options)
     aliases = [m["alias"] for m in json.loads(models.stdout)["llms"]]
     assert models.returncode == 0
@@ -213,7 +232,7 @@ def test_listings_and_commands_work(light):
     listed = vpgt("list-plugins", **options)
     assert listed.returncode == 0
     assert "hook_raises: broken at hooks: vpgt_llm_families raised RuntimeError: no luck" in listed.stdout
-    assert "slow: took 0." in listed.stdout
+    assert re.search(r"slow: took \d+\.\d", listed.stdout)
     lost = vpgt("break-it", **options)
     assert lost.returncode == 2 and "of plugin 'bad_command' cannot be loaded" in lost.stderr
 
@@ -221,22 +240,22 @@ def test_listings_and_commands_work(light):
 @pytest.mark.slow
 def test_doctor_says_what_ails_each(broken):
     """And the time: of a plugin that is slow, and of one that was stopped."""
-    done = vpgt("doctor", "--json", path=broken, VPGT_PLUGIN_TIMEOUT="1")
+    done = vpgt("doctor", "--json", path=broken, VPGT_PLUGIN_TIMEOUT=LIMIT)
     assert done.returncode == 0, done.stdout
     said = {f["topic"]: f for f in json.loads(done.stdout)}
     for name, (_, status, _, cause) in BROKEN.items():
         finding = said[f"plugin {name}"]
         assert finding["verdict"] == "note" and status in finding["text"] and cause in finding["text"]
-    assert "takes 0." in said["plugin slow"]["text"]
+    assert re.search(r"takes \d+\.\d", said["plugin slow"]["text"])
     heavy = said["plugin heavy"]
-    assert heavy["verdict"] == "note" and ("loads torch" in heavy["text"] or "not loaded after 1.0 s" in heavy["text"])
+    assert heavy["verdict"] == "note" and "loads torch" in heavy["text"]
     assert said["adapter bad_adapter.gone:Adapter"]["verdict"] == "note"
     assert said["plugin good_plugin"]["verdict"] == said["plugin llm_llama"]["verdict"] == "ok"
 
 
 @pytest.mark.slow
 def test_a_transfer_runs_and_records_what_ran(broken, tmp_path):
-    options = {"path": broken, "VPGT_PLUGIN_TIMEOUT": "1", "VPGT_CACHE": str(tmp_path / "cache")}
+    options = {"path": broken, "VPGT_PLUGIN_TIMEOUT": LIMIT, "VPGT_CACHE": str(tmp_path / "cache")}
     models = ("--from", "opt-mini-s", "--to", "llama-mini")
     planned = vpgt("plan", *models, **options)
     assert planned.returncode == 0, planned.stderr
@@ -258,7 +277,7 @@ def test_a_transfer_runs_and_records_what_ran(broken, tmp_path):
     ],
 )
 def test_a_look_up_names_who_is_to_blame(broken, target, said):
-    done = vpgt("plan", "--from", "opt-mini-s", "--to", target, path=broken, VPGT_PLUGIN_TIMEOUT="1")
+    done = vpgt("plan", "--from", "opt-mini-s", "--to", target, path=broken, VPGT_PLUGIN_TIMEOUT=LIMIT)
     assert done.returncode == 2 and said in done.stderr
 
 
@@ -266,7 +285,7 @@ def test_a_look_up_names_who_is_to_blame(broken, target, said):
 def test_each_has_the_strict_switchs_exit_code(light, name):
     """With all other broken plugins disabled; and with this one, too, nothing is wrong."""
     others = ",".join({*BROKEN, *WARNED, "thief-dist"} - {name})
-    done = vpgt("list-models", path=light, VPGT_STRICT="1", VPGT_DISABLE_PLUGINS=others, VPGT_PLUGIN_TIMEOUT="1")
+    done = vpgt("list-models", path=light, VPGT_STRICT="1", VPGT_DISABLE_PLUGINS=others, VPGT_PLUGIN_TIMEOUT=LIMIT)
     assert done.returncode == 3
     assert done.stderr.startswith(("error: VPGT_STRICT is on", "warning:"))
     blamed = [line for line in done.stderr.splitlines() if line.startswith("  - ")]

@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from tests.run.test_folder import Told
@@ -15,6 +17,15 @@ from vpgtrans_core.errors import ConfigError, DataError
 from vpgtrans_core.run import identity
 from vpgtrans_core.run.pipeline import transfer
 from vpgtrans_core.run.skipped import skipped
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As many as the runs in processes of their own have: the number of threads decides how sums are rounded."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def hold(where):
     if where == stop_at:
         print("here", flush=True)
         # until the signal that the test sends is noted; a kill needs no noting
-        end = time.monotonic() + 60
+        end = time.monotonic() + 600
         noted = lambda: getattr(signal.getsignal(signal.SIGTERM), "__name__", "") != "_note"
         while time.monotonic() < end and (where.startswith("save") or not noted()):
             time.sleep(0.02)

@@ -46,7 +46,7 @@ def test_what_is_not_the_models_stays(folder: Path) -> None:
 
 
 def test_folders_that_are_not_whole(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="is no folder"):
+    with pytest.raises(ModelError, match="is not a folder"):
         model_content(tmp_path / "gone", "me/x")
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:-9])

@@ -184,7 +184,7 @@ def test_a_card_that_the_hub_refuses(finished: Path, hub: Hub, capsys, tmp_path:
 @pytest.mark.parametrize("name", ["a/b/c", "me/a b", "me/--x", "me/model@main", "", "me/x.git"])
 def test_names_that_are_none(name: str, finished: Path, hub: Hub, capsys) -> None:
     error = vpgt(capsys, "push", finished, name, code=2)
-    assert "is no name on the hub" in error and "organisation/model" in error
+    assert "is not a valid name on the hub" in error and "organisation/model" in error
     assert not hub.asked
 
 

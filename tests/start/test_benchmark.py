@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import OPTConfig, OPTForCausalLM
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "converter.py"
@@ -24,11 +25,23 @@ def converter():
     return module
 
 
-def test_ridge_beats_sgd_in_time_and_on_held_out_words(converter) -> None:
-    paper = converter.measure("tiny", "low rank", "paper's SGD")
-    ridge = converter.measure("tiny", "low rank", "ridge, root of frequency")
-    assert ridge["seconds"] < paper["seconds"] / 5
-    assert ridge["held_out"] > paper["held_out"]
+def test_ridge_beats_sgd_in_work_and_on_held_out_words(converter) -> None:
+    scale = converter.SCALES["tiny"]
+    data = converter.synthetic(scale, "low rank")
+    work, held_out = {}, {}
+    for method in ("paper's SGD", "ridge, root of frequency"):
+        with FlopCounterMode(display=False) as counter:
+            fitted = converter.METHODS[method](data, scale)
+        work[method] = counter.get_total_flops()
+        held_out[method] = converter.cosine(fitted, data.held, data.source, data.target)
+    paper, ridge = work
+    assert 0 < work[ridge] < work[paper] / 5
+    assert held_out[ridge] > held_out[paper]
+
+
+def test_a_measurement_has_all_its_columns(converter) -> None:
+    row = converter.measure("tiny", "linear", "ridge, root of frequency")
+    assert row["seconds"] > 0 and row["held_out"] > 0.5
 
 
 def test_memory_above_the_tables(converter) -> None:

@@ -109,7 +109,7 @@ SAVER = textwrap.dedent(
         def call(*args, **kwargs):
             if armed and next(calls) == point:
                 print("here", flush=True)
-                import time; time.sleep(60)   # killed from outside, in the middle of the save
+                import time; time.sleep(600)   # killed from outside, in the middle of the save
             return real(*args, **kwargs)
         return call
     def make(step):

@@ -161,16 +161,15 @@ def test_scaled_embeddings_of_an_unknown_kind_are_not_guessed(monkeypatch):
 
 
 PAIR = """
-import resource, sys, time, torch
+import sys, torch
 from vpgtrans_core.llm.embeddings import open_embeddings
 torch.set_num_threads(1)
-start = time.perf_counter()
 source, target = (open_embeddings(folder) for folder in sys.argv[1:])
 ids = torch.arange(0, 32000)
 for part in ids.split(4096):  # what a word converter does with words that both share
     source(part), target(part)
 peak = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])  # ru_maxrss begins with the parent's
-print(peak, time.perf_counter() - start)
+print(peak)
 """
 
 
@@ -210,6 +209,4 @@ def test_a_pair_of_seven_billion_stays_below_two_gigabytes(tmp_path):
         [sys.executable, "-c", PAIR, str(tmp_path / "opt"), str(tmp_path / "llama")], capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    kilobytes, seconds = map(float, result.stdout.split())
-    assert kilobytes * 1024 < 2e9
-    assert seconds < 60
+    assert int(result.stdout) * 1024 < 2e9

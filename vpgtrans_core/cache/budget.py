@@ -1,4 +1,4 @@
-"""How much disk a cache takes, and whether that is within bounds; said before anything is written."""
+"""How much disk a cache takes and whether that is within bounds, computed before anything is written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from vpgtrans_core.cache.key import CacheKey
 
 SPARE_BYTES = 1 << 30
-"""Free disk that a cache leaves to others."""
+"""Free disk space that a cache leaves to other programs."""
 
 
 @dataclass(frozen=True)

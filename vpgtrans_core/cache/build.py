@@ -1,4 +1,4 @@
-"""Fill a cache without a language model: what a source's VPG computes of captioned images."""
+"""Fill a cache without a language model, with what a source's VPG computes from captioned images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vpgtrans_core.run.feed import TrainingData
 
 BATCH = 32
-"""Images computed together."""
+"""Images per batch."""
 
 
 class NoText:

@@ -1,4 +1,4 @@
-"""A cache seen through a data set: what stands in for decoding, and keeps what was computed."""
+"""The cache of one data set: replaces decoding where entries exist, and keeps new ones."""
 
 from __future__ import annotations
 

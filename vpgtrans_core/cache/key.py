@@ -1,4 +1,4 @@
-"""To whom a cache belongs: all that decides what a VPG computes of a picture, except the picture."""
+"""The key of a cache: everything that decides what a VPG computes from an image, except the image."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class CacheKey:
         return torch.Size(self.shape).numel() * self.entry_dtype.itemsize
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, the same before and after a trip through json."""
+        """Plain values, unchanged by writing and reading json."""
         values: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}))
         return values
 
@@ -76,7 +76,7 @@ class CacheKey:
 
 
 def cache_root(given: str | None = None) -> Path:
-    """Where caches live: as given, ``$VPGT_CACHE``, or ``vpgt`` in the user's cache folder."""
+    """The root of caches: as given, ``$VPGT_CACHE``, or ``vpgt`` in the user's cache folder."""
     if place := given or os.environ.get("VPGT_CACHE"):
         return Path(place).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vpgt"

@@ -1,4 +1,4 @@
-"""The caches below a root: what they are, and their removal."""
+"""Lists and removes the caches below a root."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CacheFolder:
 
 
 def cache_folders(root: Path, *, check: bool = False) -> list[CacheFolder]:
-    """The caches below `root`; `check` reads all of them and compares SHA-256. Other folders are passed over."""
+    """The caches below `root`; `check` reads all of them and compares SHA-256. Other folders are skipped."""
     if not root.is_dir():
         return []
     found = (_look(folder, check) for folder in sorted(root.iterdir()) if folder.is_dir())
@@ -44,7 +44,7 @@ def cache_folders(root: Path, *, check: bool = False) -> list[CacheFolder]:
 
 
 def remove(cache: CacheFolder) -> None:
-    """Remove a cache, its key first, so that what a kill leaves is of no cache."""
+    """Remove a cache, its key first, so that a kill leaves nothing that looks like a cache."""
     (cache.folder / KEY).unlink(missing_ok=True)
     shutil.rmtree(cache.folder)
 

@@ -1,4 +1,4 @@
-"""The name of a cache entry: which picture, and which view of it.
+"""The name of a cache entry: which image, and which view of it.
 
 A picture is known by its bytes. So a file that changed is another picture, and the same picture is found again under
 another path, in another listing or in a shard.

@@ -1,4 +1,4 @@
-"""Whether a run keeps what its VPG computes, and where: from settings to open caches."""
+"""From settings to open caches: whether a run keeps what its VPG computes, and where."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def wants_cache(settings: Settings) -> bool:
-    """By default what is computed is kept where views are fixed: without augmentation, or with a number of views."""
+    """By default a run caches where views are fixed: without augmentation, or with a number of views."""
     if settings.cache_features is not None:
         return settings.cache_features
     return not settings.augment or settings.views > 1
@@ -60,6 +60,6 @@ class Caches:
         return self._open[key.folder]
 
     def flush(self) -> None:
-        """Write what is pending."""
+        """Write the pending entries."""
         for cache in self._open.values():
             cache.flush()

@@ -1,4 +1,4 @@
-"""Shards: entries that were written together, and the manifest that makes them count.
+"""Shards: entries that were written together, and the manifest that makes them valid.
 
 NAME.safetensors   "names" [n, 16] uint8 and "values" [n, ...]
 NAME.json          its size and SHA-256; written last, so that a shard half written never counts
@@ -79,14 +79,14 @@ def open_shard(folder: Path, name: str, shape: tuple[int, ...], dtype: torch.dty
 
 
 def remove_shard(folder: Path, name: str) -> None:
-    """Remove a shard, its manifest first, so that what a kill leaves does not count."""
+    """Remove a shard, its manifest first, so that what a kill leaves is not valid."""
     for suffix in (".json", ".safetensors"):
         with contextlib.suppress(OSError):
             (folder / f"{name}{suffix}").unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what kills left: temporary files and shards without manifest, when they are old."""
+    """Remove what kills left: old temporary files and old shards without a manifest."""
     for path in folder.iterdir():
         left = path.name.endswith(".tmp") or (path.suffix == ".safetensors" and not path.with_suffix(".json").exists())
         with contextlib.suppress(OSError):

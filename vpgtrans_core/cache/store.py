@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 KEY = "key.json"
 SHARD_BYTES = 64 << 20
-"""Entries are written when this many bytes of them have gathered."""
+"""Pending entries are written when they reach this many bytes."""
 
 
 class FeatureCache:
@@ -58,7 +58,7 @@ class FeatureCache:
 
     @classmethod
     def open(cls, root: Path, key: CacheKey) -> FeatureCache:
-        """Open or begin the cache of `key` below `root`. Every shard is checked against its SHA-256; a damaged one is
+        """Open or create the cache of `key` below `root`. Every shard is checked against its SHA-256; a damaged one is
         removed, so that its entries are absent and computed again.
 
         Raises:
@@ -114,7 +114,7 @@ class FeatureCache:
         return values
 
     def flush(self) -> None:
-        """Write the pending entries as a shard. When the disk is full this is said once, and the cache only reads."""
+        """Write the pending entries as a shard. When the disk is full, warn once and only read from then on."""
         if not self._pending:
             return
         try:
@@ -139,7 +139,7 @@ class FeatureCache:
         }
 
     def _refresh(self) -> None:
-        """Take in the shards that were written since the last look, by whichever process."""
+        """Add the shards that any process has written since the last look."""
         if (now := folder_time(self.folder)) == self._looked:
             return
         self._looked = now

@@ -1,4 +1,4 @@
-"""``vpgt caption``: what a model says about pictures."""
+"""``vpgt caption``: captions of images, and answers to questions about them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def add_to(app: typer.Typer) -> None:
 def caption(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="A model folder, an alias or a hub id of a VL-LLM.")],
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Pictures.")],
-    prompt: Annotated[str, typer.Option(help="Text after the picture, for instance a question.")] = "",
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    prompt: Annotated[str, typer.Option(help="Text after the image, for instance a question.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    num_beams: Annotated[int | None, typer.Option(min=1, help="Beams of the search.")] = None,
+    num_beams: Annotated[int | None, typer.Option(min=1, help="Number of beams.")] = None,
     min_new_tokens: Annotated[int | None, typer.Option(min=0, help="Shortest text in tokens.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text in tokens.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -31,7 +31,7 @@ def caption(
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a model folder.")
     ] = False,
 ) -> None:
-    """Say what is on pictures."""
+    """Describe images, or answer a question about them."""
     from vpgtrans_core.vlm.captioning import caption as say
     from vpgtrans_core.vlm.captioning import default_options
 

@@ -33,7 +33,7 @@ def check_plugin(
     ],
     as_json: Json = False,
 ) -> None:
-    """Run the conformance kit on a plugin: what passed, what failed and where to look, what it does not support."""
+    """Run the conformance kit on a plugin. Shows what passed, what failed and where to look."""
     results = list(check(plugin))
     if as_json:
         print(json.dumps([dataclasses.asdict(r) for r in results], indent=2))
@@ -76,7 +76,7 @@ def check(plugin: str) -> Iterator[Result]:
 
 
 def result_lines(results: list[Result]) -> list[str]:
-    """The table, and under it what failed or is unsupported, with where to look."""
+    """The table, and under it what failed or is unsupported, and where to look."""
     rows = [(r.family, r.check.replace("_", " "), r.outcome, f"{r.seconds:.1f}") for r in results]
     lines = columns(("FAMILY", "CHECK", "RESULT", "SECONDS"), rows, right=(3,))
     for reason, alike in _by_reason(results).items():
@@ -91,7 +91,7 @@ def result_lines(results: list[Result]) -> list[str]:
 
 
 def _by_reason(results: list[Result]) -> dict[str, list[Result]]:
-    """What did not pass: checks that say the same stand together."""
+    """What did not pass; checks with the same message are listed together."""
     found: dict[str, list[Result]] = {}
     for r in results:
         if r.outcome != "passed":

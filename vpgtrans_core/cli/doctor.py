@@ -1,4 +1,4 @@
-"""``vpgt doctor``: is everything here that a transfer needs, and is every plugin well?"""
+"""``vpgt doctor``: checks that this machine has what a transfer needs and that every plugin works."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from vpgtrans_core.registry.loading import PluginRecord
 
 Verdict = Literal["ok", "note", "bad"]
 TESTED = {"torch": ("2.11", "2.13"), "transformers": ("5.17", "5.23"), "accelerate": ("1.10", "1.15")}
-"""Oldest and newest minor version that the tests have run with; others within the package's own ranges may work."""
+"""Oldest and newest minor version that the tests ran with; others in the package's ranges may work."""
 LOW_DISK = 10 * 2**30
-"""Bytes of free disk below which it is worth a note."""
+"""With fewer bytes of free disk, the finding is a note."""
 HUB_SECONDS = 10
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: ``ok``, a ``note`` worth reading, or ``bad``: a transfer cannot work so."""
+    """The result of one check: ``ok``, ``note`` (worth reading) or ``bad`` (a transfer cannot work)."""
 
     topic: str
     verdict: Verdict
@@ -46,7 +46,7 @@ def add_to(app: typer.Typer) -> None:
 def doctor(
     ctx: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    hub: Annotated[bool, typer.Option("--hub", help="Ask the Hugging Face hub, too.")] = False,
+    hub: Annotated[bool, typer.Option("--hub", help="Check the connection to the Hugging Face hub, too.")] = False,
 ) -> None:
     """Check this machine, the libraries and every plugin."""
     checks: list[Callable[[], Iterator[Finding]]] = [_python, _libraries, _devices, _machine, _folders]
@@ -56,7 +56,7 @@ def doctor(
         registry: Registry | None = ctx.obj.registry
     except VpgtError as error:
         registry = None
-        findings.append(Finding("plugins", "bad", f"the user's config stops all of them: {error.message}"))
+        findings.append(Finding("plugins", "bad", f"an error in the user's config stops them all: {error.message}"))
     if registry:
         findings += [f for check in (_plugins, _adapters, _zoo) for f in _guarded(lambda: check(registry))]  # noqa: B023
     if as_json:
@@ -73,12 +73,12 @@ _MARK = {"ok": " ok ", "note": "note", "bad": "BAD "}
 
 
 def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """A check that fails itself is a finding, not the end of the others."""
+    """The findings of one check. An error inside it becomes a finding, and the other checks still run."""
     try:
         yield from check()
     except Exception as error:
         name = getattr(check, "__name__", "check").strip("_<>")
-        yield Finding(name, "bad", f"cannot be looked at: {type(error).__name__}: {error}")
+        yield Finding(name, "bad", f"the check failed: {type(error).__name__}: {error}")
 
 
 def _python() -> Iterator[Finding]:
@@ -117,7 +117,7 @@ def _devices() -> Iterator[Finding]:
     import torch
 
     if not torch.cuda.is_available():
-        yield Finding("devices", "note", "no CUDA device that torch sees; runs use the CPU")
+        yield Finding("devices", "note", "torch sees no CUDA device; runs use the CPU")
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         free, total = torch.cuda.mem_get_info(index)
@@ -158,7 +158,7 @@ def _hub() -> Iterator[Finding]:
         with urlopen(f"{ENDPOINT}/api/models?limit=1", timeout=HUB_SECONDS):
             yield Finding("hub", "ok", f"{ENDPOINT} answers")
     except (OSError, ValueError) as error:
-        yield Finding("hub", "note", f"{ENDPOINT} does not answer ({error}); only what is in the cache can be used")
+        yield Finding("hub", "note", f"{ENDPOINT} does not answer ({error}); only cached models can be used")
 
 
 def _plugins(registry: Registry) -> Iterator[Finding]:
@@ -169,7 +169,7 @@ def _plugins(registry: Registry) -> Iterator[Finding]:
 
 
 def _probe(record: PluginRecord, limit: float) -> Probe | None:
-    """Load a plugin alone; None where that would tell nothing new (its time is up already) or nothing is installed."""
+    """Load a plugin alone. None if it was too slow already, or if it is no installed distribution."""
     known = record.timed_out or record.phase == "discover" or record.status == "disabled"
     return None if known or record.origin != "distribution" else probe_plugin(record, limit)
 
@@ -199,7 +199,7 @@ def _health(record: PluginRecord, probe: Probe | None) -> Iterator[str]:
 
 
 def _adapters(registry: Registry) -> Iterator[Finding]:
-    """The heavy objects that plugins only name: can they be imported?"""
+    """Whether the heavy objects that plugins name can be imported."""
     families: list[LLMFamily | VPGFamily] = [*registry.llm_families(), *registry.vpg_families()]
     failed = []
     for target in dict.fromkeys(f.adapter for f in families):

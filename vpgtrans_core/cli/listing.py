@@ -1,4 +1,4 @@
-"""``vpgt list-plugins`` and ``vpgt list-models``: what is there, without loading torch."""
+"""``vpgt list-plugins`` and ``vpgt list-models``: plugins and models, listed without loading torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vpgtrans_core.registry import KnownLLM, KnownSource, Registry
 from vpgtrans_core.registry.loading import PluginRecord
 
 SLOW = 0.5
-"""Seconds from which the time of a plugin's import is shown."""
+"""A plugin's import time is shown from this many seconds on."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -37,13 +37,13 @@ def list_plugins(ctx: typer.Context, as_json: Json = False) -> None:
 
 
 def exit_if_strict(registry: Registry) -> None:
-    """End with the code of the strict switch where it is on and a plugin has a problem."""
+    """Exit with the strict switch's code if it is on and a plugin has a problem."""
     if registry.switches.strict and registry.problems():
         raise typer.Exit(3)
 
 
 def plugin_lines(registry: Registry) -> list[str]:
-    """The table of plugins and, under it, what is wrong."""
+    """The table of plugins, and below it their problems."""
     rows = [(r.name, r.distribution, r.version, r.status, provided_text(r)) for r in registry.records]
     lines = columns(("PLUGIN", "DISTRIBUTION", "VERSION", "STATUS", "PROVIDES"), rows)
     for record in registry.records:
@@ -116,7 +116,7 @@ def _llm_lines(llms: list[KnownLLM]) -> list[str]:
 
 
 def _fact(card: LLMCard, name: str) -> str:
-    """A fact of a card, marked where only its publication vouches for it."""
+    """A fact of a card; a mark says that it comes from the publication and was not measured."""
     value = getattr(card, name)
     return "" if value is None else f"{value}{'' if name in card.checked or card.bundled else '~'}"
 

@@ -1,4 +1,4 @@
-"""``vpgt``: the commands, the plugins' commands among them, and the one place where errors are shown."""
+"""``vpgt``: all commands, including the plugins', and the one place that shows errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vpgtrans_core.registry import Registry, load_registry, use_registry
 WRONG_INPUT, STRICT, INTERRUPTED = 2, 3, 130
 """Exit codes: wrong input, a plugin with a problem under VPGT_STRICT, Ctrl-C."""
 REPORTING = ("list-plugins", "doctor")
-"""Commands that report broken plugins and so must not be stopped by them."""
+"""Commands that report broken plugins, and therefore run in spite of them."""
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Commands(TyperGroup):
 
 
 def check_plugins(registry: Registry) -> None:
-    """Before any command but those that report: plugins named as files must work, under VPGT_STRICT all must.
+    """Check plugins before a command that does not report them: those named as files must work, under VPGT_STRICT all.
 
     Raises:
         PluginError: one does not.
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def show_error(error: VpgtError, *, debug: bool = False) -> None:
-    """``error:`` and ``hint:`` on stderr, the traceback before them where it is asked for."""
+    """Print ``error:`` and ``hint:`` on stderr, after the traceback if the user asked for it."""
     if debug:
         traceback.print_exception(error)
     rank = os.environ.get("RANK", "0")

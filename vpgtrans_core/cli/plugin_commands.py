@@ -1,4 +1,4 @@
-"""Commands that plugins add: known by name and help, imported when they are called."""
+"""Commands of plugins: listed by name and help, imported when they are called."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vpgtrans_core.registry import Provided, Registry
 
 
 class PluginCommand(TyperCommand):
-    """Stands for a plugin's command in the list of commands until it is called."""
+    """Represents a plugin's command in the list of commands until it is called."""
 
     def __init__(self, name: str, provided: Provided[Command]) -> None:
         super().__init__(name=name, help=provided.item.help or f"A command of the plugin {provided.plugin}.")

@@ -1,4 +1,4 @@
-"""Load one plugin in a process of its own and measure it: what `vpgt doctor` trusts, because nothing else is loaded."""
+"""Load one plugin in a process of its own and measure it, for `vpgt doctor`."""
 
 from __future__ import annotations
 

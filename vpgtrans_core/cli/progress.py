@@ -1,4 +1,4 @@
-"""How far a long run is: a bar on a terminal, few plain lines elsewhere. Loads no torch."""
+"""Progress of long runs: a bar on a terminal, few plain lines elsewhere. Loads no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Reporter:
-    """Tells the user what a run does, on stderr. Only the main process of several speaks.
+    """Shows on stderr what a run does. Of several processes only the main one prints.
 
     Args:
         quiet: say nothing but warnings.
@@ -36,7 +36,7 @@ class Reporter:
         self._unsaid = False
 
     def stage(self, name: str, total: int) -> None:
-        """Begin something that takes `total` steps."""
+        """Start a part of the run that takes `total` steps."""
         self._end_stage()
         self._name, self._total, self._done, self._values = name, total, 0, {}
         self._began = self._said = time.monotonic()
@@ -60,17 +60,17 @@ class Reporter:
                 self._plain_progress()
 
     def message(self, text: str) -> None:
-        """Say something once."""
+        """Print a message."""
         if self._may_say():
             self._line(text)
 
     def warning(self, text: str) -> None:
-        """Say something that may be wrong; shown when quiet, too."""
+        """Print a warning; shown when quiet, too."""
         if self.speaks:
             self._line(f"warning: {text}")
 
     def close(self) -> None:
-        """End the bar; the terminal is as before."""
+        """Remove the bar and restore the terminal."""
         self._end_stage()
 
     def __enter__(self) -> Reporter:

@@ -1,4 +1,4 @@
-"""``vpgt push``: a finished model to the Hugging Face hub."""
+"""``vpgt push``: upload a finished model to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def add_to(app: typer.Typer) -> None:
 
 def push(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="A finished run, an import or an export.")],
-    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="user/model on the hub; made if not there.")],
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="user/model on the hub; created if missing.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new model private.")] = False,
-    revision: Annotated[str | None, typer.Option(help="The branch; made if not there. Default main.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The branch; created if missing. Default main.")] = None,
     message: Annotated[str | None, typer.Option(help="The commit's message.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go; ask nobody.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files to upload; ask nobody.")] = False,
 ) -> None:
     """Upload a finished model with its model card to the Hugging Face hub."""
     from pathlib import Path

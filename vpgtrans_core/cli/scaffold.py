@@ -1,4 +1,4 @@
-"""``vpgt new-plugin``: the files of a new plugin, which installs, registers and can be tested at once."""
+"""``vpgt new-plugin``: write a new plugin that can be installed, registered and tested at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PLACES = {
 
 
 class Kind(StrEnum):
-    """What a new plugin adds."""
+    """What a new plugin provides."""
 
     llm = "llm"
     vpg = "vpg"
@@ -39,7 +39,7 @@ def add_to(app: typer.Typer) -> None:
 def new_plugin(
     name: Annotated[str, typer.Argument(help="The plugin's name, for instance my-llm.")],
     kind: Annotated[Kind, typer.Option(help="A family of language models or of visual prompt generators.")],
-    folder: Annotated[Path, typer.Option("--dir", help="The folder in which the plugin's own is made.")] = Path("."),
+    folder: Annotated[Path, typer.Option("--dir", help="The folder to create the plugin's folder in.")] = Path("."),
     model_type: Annotated[
         str | None, typer.Option(help="For llm: transformers' model_type of the family; default the name.")
     ] = None,

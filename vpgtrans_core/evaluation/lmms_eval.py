@@ -1,4 +1,4 @@
-"""The model ``vpgt`` of lmms-eval: any VL-LLM that vpgt loads, asked as BLIP-2 is asked.
+"""The model ``vpgt`` of lmms-eval: any VL-LLM that vpgt loads, with BLIP-2's prompts.
 
 ``lmms-eval --model vpgt --model_args pretrained=FOLDER --tasks coco_karpathy_test,vqav2_val``
 """
@@ -44,7 +44,7 @@ class Judged(GenerationResult):
 
 
 class VpgtModel(lmms):
-    """A VL-LLM for lmms-eval's tasks with one picture a document.
+    """A VL-LLM for lmms-eval's tasks with one image a document.
 
     Args:
         pretrained: an alias, hub id or folder of a VL-LLM, as for ``vpgt caption``.
@@ -162,7 +162,7 @@ class VpgtModel(lmms):
         )
 
     def _image(self, request: Instance) -> Image:
-        """The request's picture.
+        """The request's image.
 
         Raises:
             DataError: it has none, or several.

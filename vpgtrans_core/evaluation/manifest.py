@@ -1,4 +1,4 @@
-"""How lmms-eval gets to know of vpgt's models: the entry point of its group ``lmms_eval.models``."""
+"""Registers vpgt's models with lmms-eval: the entry point of its group ``lmms_eval.models``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def manifest() -> Any:
-    """The model ``vpgt``, whose class is imported when it is asked for."""
+    """The model ``vpgt``, whose class is imported on use."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(model_id="vpgt", simple_class_path="vpgtrans_core.evaluation.lmms_eval.VpgtModel")

@@ -30,7 +30,8 @@ def identity_of(settings: dict[str, Any], data: dict[str, Any], models: dict[str
         models: the identities of ``source`` and ``target`` as in ``run.json``.
     """
     computing = {name: value for name, value in settings.items() if name not in FREE_ON_RESUME | PLACES}
-    computing["stages"] = [_placeless(stage) for stage in settings.get("stages") or ()]
+    if computing.get("stages"):
+        computing["stages"] = [_placeless(stage) for stage in computing["stages"]]
     return {
         "settings": json.loads(json.dumps(computing, default=str)),
         "data": _samples(data),

@@ -1,4 +1,4 @@
-"""What of a model folder goes to others: the files that belong to the model, without the places of this machine."""
+"""Which files of a model folder are published, without the paths of this machine."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ BELONGS = (
     *("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
     *("*.model", "*.tiktoken", "chat_template.jinja"),
 )
-"""Names of the files that belong to a model. Anything else in its folder stays where it is, and is named."""
+"""Names of the files that belong to a model. Other files of its folder are not published, and are listed."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What goes, and what stays.
+    """Which files are published, and which are not.
 
     Attributes:
         files: by name, the file on this machine, or the bytes that go in its place.
@@ -101,7 +101,7 @@ def belongs(name: str) -> bool:
 
 def _check_whole(folder: Path) -> None:
     if not folder.is_dir():
-        raise ModelError(f"{folder} is no folder", "give the folder of a finished run, an import or an export")
+        raise ModelError(f"{folder} is not a folder", "give the folder of a finished run, an import or an export")
     if not (folder / "config.json").is_file():
         begun = (folder / RECORD).is_file()
         hint = f"finish the run: vpgt transfer --resume --out {folder}" if begun else "give the folder of a whole model"
@@ -118,7 +118,7 @@ def _references(folder: Path) -> dict[str, Any]:
 
 
 def _for_others(references: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """References by id or alias alone: a folder on this machine is nobody else's.
+    """References by id or alias alone: nobody else has a folder of this machine.
 
     Raises:
         ModelError: naming what others cannot find.
@@ -147,7 +147,7 @@ def _card(folder: Path, name: str, references: dict[str, Any], places: Places) -
     """The model card under the model's new name, with a front matter that the hub can read.
 
     Raises:
-        ModelError: the folder's own card has a front matter that is no yaml.
+        ModelError: the folder's own card has a front matter that is not yaml.
     """
     from huggingface_hub import ModelCard
 

@@ -1,4 +1,4 @@
-"""Places on this machine in what is written about a model: shortened to their last part before others read it."""
+"""Shortens paths of this machine to their last part in everything that is published about a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INSIDE = re.compile(rf"(?<![^\s:='\"(\[,@<;|]){_TAG}{_START}[^\s:='\")\],<>;|]+
 
 
 class Places:
-    """Shortens absolute paths, and remembers those that it met, to find them in running text."""
+    """Shortens absolute paths, and remembers them to find them in running text."""
 
     def __init__(self) -> None:
         home = Path.home()

@@ -1,4 +1,4 @@
-"""A model folder to the Hugging Face hub, through its own client."""
+"""Uploads a model folder to the Hugging Face hub, through its own client."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def check_repo_id(repo_id: str) -> str:
 
     hint = "a name on the hub is `user/model` or `organisation/model`, of letters, digits, -, _ and ."
     if "@" in repo_id:
-        raise ConfigError([f"{repo_id!r} is no name on the hub"], f"{hint}; a branch is given with --revision")
+        raise ConfigError([f"{repo_id!r} is not a valid name on the hub"], f"{hint}; a branch is given with --revision")
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ConfigError([f"{repo_id!r} is no name on the hub"], hint) from error
+        raise ConfigError([f"{repo_id!r} is not a valid name on the hub"], hint) from error
     return repo_id
 
 
@@ -57,7 +57,7 @@ def push(
         tell: is told what goes before it goes.
 
     Raises:
-        ConfigError: `repo_id` is no hub id.
+        ConfigError: `repo_id` is not a hub id.
         VpgtError: the folder cannot be shared, it would be private where a public one is, or the hub refuses or
             cannot be reached.
     """
@@ -95,7 +95,7 @@ def push(
 
 
 def _ask(repo_id: str, what: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """Call the hub and say its refusals in our words."""
+    """Call the hub and turn its refusals into our errors."""
     try:
         return what(*arguments, **named)
     except Exception as error:  # the hub's, httpx's and OS errors, as the client and its version have it
@@ -138,7 +138,7 @@ def _status(error: BaseException | None) -> int | None:
 
 
 def _first_line(error: BaseException) -> str:
-    """What the hub said, else what the first cause was."""
+    """The hub's message, otherwise the first cause."""
     while getattr(error, "server_message", None) is None and error.__cause__ is not None:
         error = error.__cause__
     text = getattr(error, "server_message", None) or str(error).strip() or type(error).__name__
