@@ -45,8 +45,11 @@ class Made:
 def run(world: Path, target: str, out: Path, **more: Any) -> Made:
     """Run a transfer and keep its parts to look at."""
     run = Run(run_spec(build(settings(world, target, out, **more)), default_registry()), Silent())
-    model, data = run.train()
-    run.finish(model, data)
+    try:
+        model, data = run.train()
+        run.finish(model, data)
+    finally:
+        run.folder.close()
     return Made(model, run.folder)
 
 
