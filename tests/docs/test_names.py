@@ -11,7 +11,7 @@ import vpgtrans_core
 from tests.docs.documents import ROOT, read
 from vpgtrans_core.settings import Settings
 
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/data.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/data.md", "docs/evaluation.md")
 _PATH = re.compile(r"`((?:vpgtrans_core|plugins|tests|docs|benchmarks)/[\w/.]*)`")
 _PICTURED = re.compile(
     r"\b((?:cli|cost|cache|data|llm|output|train|plugins)/\w*(?:\.py)?|\w+\.py)(?=[\s,)]|$)", re.MULTILINE

@@ -1,1 +1,1 @@
-"""Models of vpgt in the evaluation programs that people use; nothing else imports from here."""
+"""Evaluation: the tasks and metrics of ``vpgt eval``, and vpgt's models in lmms-eval."""

@@ -117,8 +117,12 @@ class LLM(ABC):
         """
 
     @abstractmethod
-    def generate(self, soft_prompts: Tensor, prompt: str = "", options: GenerateOptions | None = None) -> list[str]:
-        """Generate one text an image from soft prompts ``[B, Q, D]`` and then `prompt`; beam search as in the paper."""
+    def generate(
+        self, soft_prompts: Tensor, prompt: str | Sequence[str] = "", options: GenerateOptions | None = None
+    ) -> list[str]:
+        """Generate one text an image from soft prompts ``[B, Q, D]`` and then `prompt`; beam search as in the paper.
+
+        Several prompts, one an image, must be of the same number of tokens: nothing is padded."""
 
     @abstractmethod
     def generation_settings(self) -> dict[str, Any]:

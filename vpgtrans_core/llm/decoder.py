@@ -104,10 +104,10 @@ class DecoderOnlyLLM(FrozenLLM):
         return label_loss(hidden, rows.targets, self.head, self.vocab_size)
 
     @torch.no_grad()
-    def generate(self, soft_prompts: Tensor, prompt: str = "", options: GenerateOptions | None = None) -> list[str]:
-        words = torch.tensor([self.text.prompt_ids(prompt)], dtype=torch.long, device=soft_prompts.device)
-        words = self.embed(words).expand(len(soft_prompts), -1, -1)
-        inputs = torch.cat([soft_prompts.to(words.dtype), words], dim=1)
+    def generate(
+        self, soft_prompts: Tensor, prompt: str | Sequence[str] = "", options: GenerateOptions | None = None
+    ) -> list[str]:
+        inputs = self.prompted(soft_prompts, prompt)
         model: Any = self.model
         ids = model.generate(
             inputs_embeds=inputs,

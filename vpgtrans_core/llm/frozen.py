@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +135,17 @@ class FrozenLLM(LLM):
             return mask
         dtype = self.model.dtype
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+
+    def prompted(self, soft_prompts: Tensor, prompt: str | Sequence[str]) -> Tensor:
+        """Soft prompts ``[B, Q, D]`` and after them the prompt's words, as embeddings ``[B, Q + L, D]``.
+
+        Args:
+            prompt: one text for all images, or one an image, all of the same number of tokens.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        ids = torch.tensor([self.text.prompt_ids(p) for p in prompts], dtype=torch.long, device=soft_prompts.device)
+        words = self.embed(ids).expand(len(soft_prompts), -1, -1)
+        return torch.cat([soft_prompts.to(words.dtype), words], dim=1)
 
     def decode(self, ids: Tensor) -> list[str]:
         """Generated ids ``[B, T]`` as texts: one line each, without special tokens."""

@@ -34,6 +34,10 @@ class TextEncoder(ABC):
         LLMs, in each of the two for encoder-decoders. `rng` is the sample's own (seed, epoch, index): the place where
         prefix language modelling splits a caption comes from it alone."""
 
+    def prompt_ids(self, prompt: str) -> tuple[int, ...]:
+        """Return what stands between the soft prompts and the text that is generated after `prompt`."""
+        raise NotImplementedError(f"{type(self).__name__} encodes no prompts")
+
     def __call__(self, caption: Caption, max_tokens: int, rng: random.Random) -> Text:
         return self.encode(caption, max_tokens, rng)
 

@@ -80,9 +80,13 @@ class VLModel(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, visual: Tensor, kind: VisualKind = "pixels", prompt: str = "", options: GenerateOptions | None = None
+        self,
+        visual: Tensor,
+        kind: VisualKind = "pixels",
+        prompt: str | Sequence[str] = "",
+        options: GenerateOptions | None = None,
     ) -> list[str]:
-        """Generate one text an image."""
+        """Generate one text an image, after one prompt for all or one an image (see `LLM.generate`)."""
         was_training = self.training
         self.eval()
         try:
