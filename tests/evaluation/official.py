@@ -9,6 +9,7 @@ from typing import Any
 from vpgtrans_core.miniature.data import items
 
 COUNT = 6
+KINDS = ("yes/no", "number", "other")
 
 
 def _pictures(folder: Path, names: list[str]) -> None:
@@ -88,7 +89,7 @@ def vqa(folder: Path, *, raw: bool = False) -> tuple[Path, Path]:
             if raw:
                 answers = [answer | {"raw_answer": answer["answer"]} for answer in answers]
             questions.append({"image_id": n, "question_id": 10 * n + k, "question": f"{words}?"})
-            annotations.append({"image_id": n, "question_id": 10 * n + k, "answer_type": "other", "answers": answers})
+            annotations.append({"image_id": n, "question_id": 10 * n + k, "answer_type": KINDS[k], "answers": answers})
     head = {"info": {}, "data_type": "mscoco", "data_subtype": "val2014"}
     return (
         _write(

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.docs.documents import blocks
 from tests.evaluation import official
 from tests.run import tiny_world
 from vpgtrans_core import hookimpl
 from vpgtrans_core.cards import EvalMetric, EvalTask, load
 from vpgtrans_core.cli.main import main
-from vpgtrans_core.errors import ConfigError, DataError, ModelError, VpgtError
+from vpgtrans_core.errors import ConfigError, DataError, ModelError, PluginError, VpgtError
 from vpgtrans_core.evaluation import answering
 from vpgtrans_core.evaluation.metrics.metric import Metric, mean
 from vpgtrans_core.evaluation.run import EvalSettings, evaluate
@@ -257,7 +258,8 @@ class Colours(MiniQuestions):
 def test_a_plugin_adds_a_task_and_a_metric(tmp_path: Path) -> None:
     @hookimpl
     def vpgt_eval_tasks():
-        return [EvalTask("colours", f"{__name__}:Colours", ("first-word",))]
+        absent = EvalTask("absent", "nowhere:Task", ("first-word",))
+        return [EvalTask("colours", f"{__name__}:Colours", ("first-word",)), absent]
 
     @hookimpl
     def vpgt_eval_metrics():
@@ -266,12 +268,44 @@ def test_a_plugin_adds_a_task_and_a_metric(tmp_path: Path) -> None:
     plugin = types.ModuleType("colours_plugin")
     plugin.__dict__.update(vpgt_eval_tasks=vpgt_eval_tasks, vpgt_eval_metrics=vpgt_eval_metrics)
     registry = load_registry(())
-    assert registry.add(plugin, "colours_plugin").provides == ["eval task colours", "eval metric first-word"]
+    provided = registry.add(plugin, "colours_plugin").provides
+    assert provided == ["eval task colours", "eval task absent", "eval metric first-word"]
     result = run(tmp_path / "eval", "colours", registry=registry, limit=4)
-    assert result.scored[0].title == "first word" and set(result.groups) == {"colour"}
+    assert result.scored[0].title == "first word" and result.groups == {}  # one group is no part of the whole
+    assert all("color" in row["question"] for row in rows(tmp_path / "eval"))
+    with pytest.raises(PluginError, match=r"'absent' cannot be used: nowhere:Task raised ModuleNotFoundError"):
+        run(tmp_path / "absent", "absent", registry=registry)
     with pytest.raises(ModelError, match="unknown evaluation task 'colors'") as error:
         run(tmp_path / "eval", "colors", registry=registry)
     assert "did you mean 'colours'" in error.value.hint and "vpgt eval --list" in error.value.hint
+
+
+def test_a_short_maximum_lowers_the_minimum(tmp_path: Path) -> None:
+    """Eight tokens at least, as in the paper, would contradict three at most."""
+    run(tmp_path / "three", "mini-captions", limit=2, options={"max_new_tokens": 3})
+    run(tmp_path / "both", "mini-captions", limit=2, options={"max_new_tokens": 3, "min_new_tokens": 3})
+    answers = [row["answer"] for row in rows(tmp_path / "three")]
+    assert answers == [row["answer"] for row in rows(tmp_path / "both")] and all(answers)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_answers(tmp_path: Path) -> None:
+    """150 pictures are two chunks of images, one for each process."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes"]
+    asked = ["-m", "vpgtrans_core.cli.main", "eval", MODEL, "--task", "mini-captions", "--limit", "150", "--quiet"]
+    options = ["--num-beams", "1", "--max-new-tokens", "8", "--device", "cpu"]
+    for count in ("1", "2"):
+        command = [*launch, count, *asked, *options, "--out", str(tmp_path / count)]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=280)
+        assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "1" / "predictions.jsonl").read_bytes() == (tmp_path / "2" / "predictions.jsonl").read_bytes()
+
+
+def test_the_documents_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("docs/evaluation.md", "python")
+    exec(compile(block, "docs/evaluation.md", "exec"), {})
+    assert 0.4 < float(capsys.readouterr().out) <= 1
 
 
 @pytest.mark.parametrize(

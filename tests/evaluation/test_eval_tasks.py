@@ -47,6 +47,7 @@ def test_questions_and_annotations_in_any_order(name: str, raw: bool, tmp_path: 
     samples = read(name, annotations, questions)
     assert samples == read(name, questions, annotations) and len(samples) == 3 * official.COUNT
     assert all(sample.question.endswith("?") and len(sample.references) == 10 for sample in samples)
+    assert [sample.group for sample in samples[:3]] == list(official.KINDS)
     assert samples[4].image.name == "COCO_val2014_000000000001.jpg" and samples[4].id == 11
     assert task(name).prompt(samples[0], "Q: {} A:") == f"Q: {samples[0].question} A:"
     assert task(name).submission([(samples[4], "red")]) == [{"question_id": 11, "answer": "red"}]

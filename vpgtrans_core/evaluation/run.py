@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import vpgtrans_core
-from vpgtrans_core.cards import EvalTask, load
-from vpgtrans_core.errors import ConfigError, DataError
+from vpgtrans_core.cards import EvalMetric, EvalTask, load
+from vpgtrans_core.errors import ConfigError, DataError, PluginError, VpgtError
 from vpgtrans_core.evaluation.files import DataFiles, open_files, refuse, refuse_missing
 from vpgtrans_core.evaluation.folder import EvalFolder, write_answers
 from vpgtrans_core.evaluation.given import read_given
@@ -94,7 +94,7 @@ def evaluate(
     registry = registry or default_registry()
     _check(settings)
     card = registry.eval_task(settings.task)
-    task: Task = load(card.target)()
+    task: Task = make(card)
     metrics = open_metrics(settings, card, registry)
     files = open_files(card.name, settings.data, card.data, needs_images=settings.predictions is None)
     samples = read_samples(task, files, settings)
@@ -141,7 +141,24 @@ def open_metrics(settings: EvalSettings, card: EvalTask, registry: Registry) -> 
     if not settings.scored:
         return {}
     cards = [registry.eval_metric(name) for name in settings.metrics or card.metrics]
-    return {one.name: load(one.target)() for one in cards}
+    return {one.name: make(one) for one in cards}
+
+
+def make(card: EvalTask | EvalMetric) -> Any:
+    """An object of the class that a card names.
+
+    Raises:
+        PluginError: it cannot be imported. VpgtError: the object lacks what it needs.
+    """
+    try:
+        return load(card.target)()
+    except VpgtError:
+        raise
+    except Exception as error:  # a plugin's code may raise anything
+        raise PluginError(
+            f"{type(card).__name__} {card.name!r} cannot be used: {card.target} raised {type(error).__name__}: {error}",
+            "mend the plugin that provides it; `vpgt list-plugins` names it",
+        ) from error
 
 
 def _check(settings: EvalSettings) -> None:
@@ -219,9 +236,15 @@ def _generate(
 
 
 def _options(settings: EvalSettings) -> Callable[[str], GenerateOptions]:
+    """How to generate after a prompt: as in the paper, with the user's changes. A short maximum lowers the minimum."""
     from vpgtrans_core.vlm.captioning import default_options
 
-    return lambda prompt: replace(default_options(prompt), **settings.options)
+    def options(prompt: str) -> GenerateOptions:
+        changed = replace(default_options(prompt), **settings.options)
+        shortest = settings.options.get("min_new_tokens", min(changed.min_new_tokens, changed.max_new_tokens))
+        return replace(changed, min_new_tokens=shortest)
+
+    return options
 
 
 def _conclude(

@@ -68,6 +68,8 @@ def score(metrics: Mapping[str, Metric], samples: Sequence[EvalSample], answers:
 
 
 def group_counts(samples: Sequence[EvalSample]) -> dict[str, int]:
-    """How many samples each group has; empty where there are no groups."""
+    """How many samples each group has; empty where there is no more than one."""
     names = sorted({sample.group for sample in samples} - {""})
+    if len({sample.group for sample in samples}) < 2:
+        return {}
     return {name: sum(sample.group == name for sample in samples) for name in names}

@@ -43,28 +43,40 @@ _NUMBERED = "art ca fig figs no nos op pp prop".split()  # noqa: SIM905
 """Those that keep it before a number."""
 
 _any = "|".join
-_A = r"(?:[^\W_]|[\u0300-\u036f\u0900-\u0e7f])+"
+_A = r"(?:[^\W_]|(?!\w)[\u0300-\u036f\u0900-\u0e7f])+"
 """Letters and digits, with the accents and vowel signs that follow them."""
 _TOKEN = re.compile(
     rf"""
-      </?[A-Za-z][A-Za-z0-9]*>                                          # <b>
-    | https?://[^\s"<>|()]+ | www\.[^\s"<>|()]+\w
+    # The first rule that fits wins: what looks like a word to a later rule may be more than one, or part of one.
+      </?[A-Za-z][A-Za-z0-9]*>                                             # a tag
+    | https?://[^\s"<>|()]+ | www\.[^\s"<>|()]+\w                          # addresses
     | [A-Za-z0-9][\w.+-]*@[\w-]+(?:\.[\w-]+)+ | @\w*[A-Za-z_]\w* | \#[A-Za-z_]\w*
-    | '' | ``? | (?<!\w)[:;=]['-]?[()](?!\w) | :-?[DP](?!\w) | \^_\^ | -_-
-    | [A-Za-z]+?(?=n['`]t(?!\w)) | n['`]t(?!\w)
+    | '' | ``?                                                             # quotes
+    | (?<!\w)[:;=]['-]?[()](?!\w) | :-?[DP](?!\w) | \^_\^ | -_-            # emoticons
+    # Words that are cut in two.
+    | [A-Za-z]+?(?=n['`]t(?!\w)) | n['`]t(?!\w)                            # do n't
+    | (?:can(?=not)|gon(?=na)|wan(?=na)|got(?=ta)|gim(?=me)|lem(?=me))(?=(?:not|na|ta|me)(?!\w|[-/]\w))
+    | 't(?=(?:is|was)(?!\w)) | [yj]'(?=\w)                                 # 't was, y' all
+    # Words with an apostrophe in them or before them.
+    | (?:ma'am|c'mon|ne'er|e'er|o'clock|d'ye|ol')(?!\w)
+    | (?<!\w)[dlno]'{_A} | (?<!\w)(?-i:[A-HK-XZ])'{_A}                     # d'or, O'Neil
+    | 'n' | '(?:n|em|til|cause)(?!\w) | '(?:s|m|d|re|ve|ll)(?!\w) | '\d\ds(?!\w)
+    # Words that keep their period.
     | (?:{_any(_ABBREVIATIONS)})\.(?!\w) | (?-i:{_any(f"{w}|{w.upper()}" for w in _CAPITALISED)})\.(?!\w)
     | (?:{_any(_NUMBERED)})\.(?=\s*\d)
-    | (?:can(?=not)|gon(?=na)|wan(?=na)|got(?=ta)|gim(?=me)|lem(?=me))(?=(?:not|na|ta|me)(?!\w|[-/]\w))
-    | 't(?=(?:is|was)(?!\w)) | [yj]'(?=\w)
-    | (?:ma'am|c'mon|ne'er|e'er|o'clock|d'ye|ol')(?!\w) | (?<!\w)[dlno]'{_A} | (?<!\w)(?-i:[A-HK-XZ])'{_A}
-    | 'n' | '(?:n|em|til|cause)(?!\w) | '(?:s|m|d|re|ve|ll)(?!\w) | '\d\ds(?!\w)
-    | (?<!\w)[A-Za-z](?:\.[A-Za-z])++\.?+(?:-{_A})*(?!\w) | (?<![\w'])[A-Za-z]\.(?!\w\w) | ph\.d\.?(?!\w)
-    | (?<!\w)(?-i:US|[ACR])\$ | -[lr][rsc]b- | c\+\+ | c\# | \d+[-\s]\d+/\d+
-    | {_A}\.(?=\s*[,;:])
+    | (?<!\w)[A-Za-z](?:\.[A-Za-z])++\.?+(?:-{_A})*(?!\w)                  # U.S.
+    | (?<![\w'])[A-Za-z]\.(?!\w\w) | ph\.d\.?(?!\w)
+    | {_A}\.(?=\s*[,;:])                                                   # before other punctuation: any word
+    # Numbers.
+    | (?<!\w)(?-i:US|[ACR])\$ | \d+[-\s]\d+/\d+                            # US$, 3 1/2
+    | -[lr][rsc]b- | c\+\+ | c\#
     | {_A}(?:-[A-Za-z]+){{0,2}}(?:/{_A}(?:-[A-Za-z]+){{0,2}}){{1,2}}       # black/white, 1/2
-    | [+-]?\d*(?:[.,:]\d+)+ | (?<![\w.])[+-]\d+(?!\w) | \+\d+ | (?-i:[A-Z]+(?:&[A-Z]+)+)
-    | (?=[^\W\d]){_A}(?:[.!?](?=[^\W\d_]){_A})+(?!-)                        # node.js, and a space forgotten
+    | [+-]?\d*(?:[.,:]\d+)+ | (?<![\w.])[+-]\d+(?!\w) | \+\d+              # 1,000.5
+    # Other words: AT&T, node.js (and a space forgotten after a period), t-shirt.
+    | (?-i:[A-Z]+(?:&[A-Z]+)+)
+    | (?=[^\W\d]){_A}(?:[.!?](?=[^\W\d_]){_A})+(?!-)
     | {_A}(?:[-_](?:[dlo]')?{_A})*
+    # Punctuation: marks that stay together, or one character.
     | \.\.\. | -{{2,}} | [!?]+ | \*+ | \#+ | _+ | \S
     """,
     re.VERBOSE | re.IGNORECASE,

@@ -38,7 +38,7 @@ class VQATask(Task):
         rooted = next((file for file in (asked, named) if file is not None and file.root), named or asked)
         refs = images_of(rooted, image_names(asked, questions, named))
         return [
-            EvalSample(row["question_id"], ref, row["question"], tuple(answers.get(row["question_id"], ())))
+            EvalSample(row["question_id"], ref, row["question"], *answers.get(row["question_id"], ()))
             for row, ref in zip(questions, refs, strict=True)
         ]
 
@@ -77,20 +77,22 @@ def read_questions(file: DataFile) -> list[dict[str, Any]]:
     return rows
 
 
-def read_answers(file: DataFile) -> dict[Any, list[str]]:
-    """The annotators' answers to each question.
+def read_answers(file: DataFile) -> dict[Any, tuple[tuple[str, ...], str]]:
+    """The annotators' answers to each question, and their type (yes/no, number, other; empty where the file has none).
 
     Raises:
         DataError: a row lacks its question_id or has no answers.
     """
-    problems, answers = [], {}
+    problems: list[str] = []
+    answers: dict[Any, tuple[tuple[str, ...], str]] = {}
     for number, row in enumerate(rows_of(file.content, "annotations"), 1):
         try:
-            answers[row["question_id"]] = [answer["answer"] for answer in row["answers"]]
+            given = tuple(answer["answer"] for answer in row["answers"])
+            answers[row["question_id"]] = given, str(row.get("answer_type") or "")
         except (KeyError, TypeError) as error:
             problems.append(f"{file.path}: annotation {number} has no {error}")
             continue
-        if not answers[row["question_id"]]:
+        if not given:
             problems.append(f"{file.path}: annotation {number} has no answers")
     refuse(problems, "take the file as it was published")
     return answers
