@@ -280,6 +280,18 @@ def test_a_plugin_adds_a_task_and_a_metric(tmp_path: Path) -> None:
     assert "did you mean 'colours'" in error.value.hint and "vpgt eval --list" in error.value.hint
 
 
+def test_one_process_of_several_writes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What needs no model is the main process's alone."""
+    run(tmp_path / "eval", limit=2)
+    (tmp_path / "eval" / "report.html").unlink()
+    monkeypatch.setenv("RANK", "1")
+    settings = EvalSettings("mini-questions", MODEL, limit=2, batch_size=4, machine=CPU, out=str(tmp_path / "eval"))
+    assert evaluate(settings) is None and not (tmp_path / "eval" / "report.html").exists()
+    given = EvalSettings("mini-questions", predictions=str(tmp_path / "eval" / "submission.json"), limit=2,
+                         out=str(tmp_path / "given"))  # fmt: skip
+    assert evaluate(given) is None and not (tmp_path / "given").exists()
+
+
 def test_a_short_maximum_lowers_the_minimum(tmp_path: Path) -> None:
     """Eight tokens at least, as in the paper, would contradict three at most."""
     run(tmp_path / "three", "mini-captions", limit=2, options={"max_new_tokens": 3})

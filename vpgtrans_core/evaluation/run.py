@@ -5,6 +5,7 @@ Whatever can be wrong with the input is said before a model is loaded or anythin
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -104,6 +105,8 @@ def evaluate(
         given = read_given(path, task, known)
         folder = EvalFolder(_out(settings, path.stem), {**_asked(settings, files), "predictions": sha256_file(path)})
         folder.check(overwrite=settings.overwrite)
+        if not _is_main():
+            return None
         folder.start(overwrite=settings.overwrite)
         return _conclude(settings, task, metrics, samples, given, folder)
     answered = _answer(settings, task, samples, known, files, registry, progress)
@@ -197,7 +200,7 @@ def _answer(
     folder.check(overwrite=settings.overwrite)
     answers = {} if settings.overwrite else folder.answers(known)
     if len(answers) == len(samples):
-        return answers, folder
+        return (answers, folder) if _is_main() else None
     return _generate(settings, samples, prompts, known, folder, registry, progress)
 
 
@@ -233,6 +236,11 @@ def _generate(
                 progress.step(len(batch))
     state.wait_for_everyone()
     return (folder.answers(known), folder) if state.is_main_process else None
+
+
+def _is_main() -> bool:
+    """Whether this is the main process of those that a launcher started; asked before there is a model."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _options(settings: EvalSettings) -> Callable[[str], GenerateOptions]:
