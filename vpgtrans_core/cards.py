@@ -150,6 +150,31 @@ class Command:
 
 
 @dataclass(frozen=True)
+class EvalTask:
+    """A task of ``vpgt eval``: what is asked about which images, and by which metrics the answers are judged.
+
+    `target` names a subclass of `vpgtrans_core.evaluation.task.Task`; `metrics` are names of `EvalMetric`s, the one
+    that papers quote first.
+    """
+
+    name: str
+    target: str
+    metrics: tuple[str, ...]
+    help: str = ""
+    data: str = ""
+    """What ``--data`` has to give, in a few words; empty for a task that brings its own."""
+
+
+@dataclass(frozen=True)
+class EvalMetric:
+    """A metric of ``vpgt eval``: `target` names a subclass of `vpgtrans_core.evaluation.metrics.metric.Metric`."""
+
+    name: str
+    target: str
+    help: str = ""
+
+
+@dataclass(frozen=True)
 class RunEvent:
     """Something that happened in a run, told to every observer.
 

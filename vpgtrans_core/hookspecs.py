@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import pluggy
 
-from vpgtrans_core.cards import Command, EmbeddingAccess, LLMFamily, RunEvent, VPGFamily
+from vpgtrans_core.cards import Command, EmbeddingAccess, EvalMetric, EvalTask, LLMFamily, RunEvent, VPGFamily
 
 GROUP = "vpgt.plugins"
 hookspec = pluggy.HookspecMarker("vpgt")
@@ -77,5 +77,27 @@ def vpgt_commands() -> Sequence[Command]:
     Example::
 
         return [Command(name="serve", target="my_plugin.serve:main", help="Serve a model over HTTP.")]
+    """
+    return ()
+
+
+@hookspec
+def vpgt_eval_tasks() -> Sequence[EvalTask]:
+    """Return the evaluation tasks that this plugin adds to ``vpgt eval``.
+
+    Example::
+
+        return [EvalTask(name="counting", target="my_plugin.counting:Counting", metrics=("exact",))]
+    """
+    return ()
+
+
+@hookspec
+def vpgt_eval_metrics() -> Sequence[EvalMetric]:
+    """Return the metrics that this plugin adds to ``vpgt eval``.
+
+    Example::
+
+        return [EvalMetric(name="length", target="my_plugin.metrics:Length", help="Words an answer.")]
     """
     return ()

@@ -19,6 +19,7 @@ DOCUMENTS = (
     "docs/data.md",
     "docs/plugins.md",
     "docs/checkpoints.md",
+    "docs/evaluation.md",
     "benchmarks/README.md",
 )
 _PATH = re.compile(r"`((?:vpgtrans_core|plugins|tests|docs|benchmarks|examples|zoo)/[\w/.]*)`")

@@ -57,9 +57,10 @@ def plugin_lines(registry: Registry) -> list[str]:
 
 def provided_text(record: PluginRecord) -> str:
     """``"llm family opt, 10 llms"``: names of what is single, counts of what is many."""
-    kinds = Counter(p.rsplit(" ", 1)[0] if p.startswith(("llm ", "source ")) else "" for p in record.provides)
-    said = [p for p in record.provides if not p.startswith(("llm ", "source ")) or p.startswith("llm family ")]
-    said += [f"{kinds[kind]} {kind}s" for kind in ("llm", "source") if kinds[kind]]
+    many = ("llm", "source", "eval task", "eval metric")
+    kinds = Counter(provided.rsplit(" ", 1)[0] for provided in record.provides)
+    said = [provided for provided in record.provides if provided.rsplit(" ", 1)[0] not in many]
+    said += [f"{kinds[kind]} {kind}{'s' if kinds[kind] > 1 else ''}" for kind in many if kinds[kind]]
     return ", ".join(said)
 
 

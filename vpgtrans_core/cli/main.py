@@ -18,7 +18,19 @@ import typer
 from typer.core import TyperGroup
 
 from vpgtrans_core import __version__
-from vpgtrans_core.cli import cache, captioning, check_plugin, data, doctor, listing, plan, push, scaffold, transfer
+from vpgtrans_core.cli import (
+    cache,
+    captioning,
+    check_plugin,
+    data,
+    doctor,
+    evaluating,
+    listing,
+    plan,
+    push,
+    scaffold,
+    transfer,
+)
 from vpgtrans_core.cli.plugin_commands import PluginCommand, plugin_commands
 from vpgtrans_core.errors import PluginError, VpgtError
 from vpgtrans_core.registry import Registry, load_registry, use_registry
@@ -103,6 +115,7 @@ app = typer.Typer(
 transfer.add_to(app)
 plan.add_to(app)
 captioning.add_to(app)
+evaluating.add_to(app)
 push.add_to(app)
 listing.add_to(app)
 doctor.add_to(app)

@@ -1,1 +1,1 @@
-"""Adapters for evaluation harnesses (lmms-eval). No other room imports this one."""
+"""Evaluation: the tasks and metrics of ``vpgt eval``, and vpgt's models in lmms-eval."""

@@ -128,7 +128,7 @@ class LLM(ABC):
     def generate(
         self,
         soft_prompts: Tensor,
-        prompt: str | Text | Sequence[Text] = "",
+        prompt: str | Text | Sequence[str | Text] = "",
         options: GenerateOptions | None = None,
         images: Sequence[int] = (),
     ) -> list[str]:
@@ -136,7 +136,8 @@ class LLM(ABC):
 
         Args:
             soft_prompts: ``[I, Q, D]``, those of the first sample, of the second, and so on.
-            prompt: after a string, which stands behind the sample's (first) image, a caption of one line is generated.
+            prompt: after a string, one for all or one a sample, which stands behind the sample's (first) image, a
+                caption of one line is generated.
                 A `Text`, one for all or one a sample, is continued by an answer; its labels do not matter.
             options: how; default as the paper's captions.
             images: how many images each sample has; default one, or as many as its text asks.

@@ -140,11 +140,11 @@ class FrozenLLM(LLM):
     def generate(
         self,
         soft_prompts: Tensor,
-        prompt: str | Text | Sequence[Text] = "",
+        prompt: str | Text | Sequence[str | Text] = "",
         options: GenerateOptions | None = None,
         images: Sequence[int] = (),
     ) -> list[str]:
-        captioning = isinstance(prompt, str)
+        captioning = not isinstance(prompt, Text) and all(isinstance(part, str) for part in prompt)
         arguments = self.generation_arguments(options)
         if not captioning:
             arguments.eos_token_id = self.text.answer_end
@@ -158,13 +158,16 @@ class FrozenLLM(LLM):
             answers |= zip(numbers, self.decode(ids, one_line=captioning), strict=True)
         return [answers[number] for number in sorted(answers)]
 
-    def _prompts(self, prompt: str | Text | Sequence[Text], images: int, samples: int) -> list[Text]:
+    def _prompts(self, prompt: str | Text | Sequence[str | Text], images: int, samples: int) -> list[Text]:
         """One text for each sample; where their number is not given (0), it follows from that of the images."""
         if isinstance(prompt, str):
-            prompt = Text((ImagePlace(), Tokens(self.text.prompt_ids(prompt))))
+            prompt = self._after_image(prompt)
         if isinstance(prompt, Text):
             return [prompt] * (samples or images // max(1, prompt.images))
-        return list(prompt)
+        return [self._after_image(part) if isinstance(part, str) else part for part in prompt]
+
+    def _after_image(self, prompt: str) -> Text:
+        return Text((ImagePlace(), Tokens(self.text.prompt_ids(prompt))))
 
     def _alike(
         self, prompts: list[Text], counts: Sequence[int], num_prompts: int

@@ -10,12 +10,28 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from vpgtrans_core.cards import Command, EmbeddingAccess, LLMCard, LLMFamily, SourceCard, VPGFamily
+from vpgtrans_core.cards import (
+    Command,
+    EmbeddingAccess,
+    EvalMetric,
+    EvalTask,
+    LLMCard,
+    LLMFamily,
+    SourceCard,
+    VPGFamily,
+)
 from vpgtrans_core.errors import ModelError, PluginError, did_you_mean
 from vpgtrans_core.registry.loading import HOME, PluginRecord
 
 T = TypeVar("T")
-KINDS = {LLMFamily: "llm family", EmbeddingAccess: "embedding access", VPGFamily: "vpg family", Command: "command"}
+KINDS: dict[type, str] = {
+    LLMFamily: "llm family",
+    EmbeddingAccess: "embedding access",
+    VPGFamily: "vpg family",
+    Command: "command",
+    EvalTask: "eval task",
+    EvalMetric: "eval metric",
+}
 """What a plugin may provide, and what it is called in a record."""
 
 
@@ -65,6 +81,12 @@ class Catalogue:
 
     def commands(self) -> list[Provided[Command]]:
         return list(self._provided[Command])
+
+    def eval_tasks(self) -> list[EvalTask]:
+        return [p.item for p in self._provided[EvalTask]]
+
+    def eval_metrics(self) -> list[EvalMetric]:
+        return [p.item for p in self._provided[EvalMetric]]
 
     def llms(self) -> list[KnownLLM]:
         """Every language model once, however many names it has."""
@@ -174,6 +196,22 @@ class Catalogue:
         provided = self._provided[VPGFamily]
         return self._one("VPG family", name, _called(provided, name), (p.name for p in provided))
 
+    def eval_task(self, name: str) -> EvalTask:
+        """Return the evaluation task of this name (or ``plugin:name``).
+
+        Raises:
+            ModelError: nobody knows it. PluginError: several plugins do.
+        """
+        return self._one_for_eval("evaluation task", EvalTask, name)
+
+    def eval_metric(self, name: str) -> EvalMetric:
+        """Return the metric of this name (or ``plugin:name``).
+
+        Raises:
+            ModelError: nobody knows it. PluginError: several plugins do.
+        """
+        return self._one_for_eval("metric", EvalMetric, name)
+
     # Look-ups by model type
 
     def knows_type(self, kind: type, model_type: str) -> bool:
@@ -246,12 +284,18 @@ class Catalogue:
         own = [p for p in first.values() if self.record(p.plugin).distribution == HOME]
         return own or list(first.values())
 
-    def _one(self, what: str, name: str, hits: list[Provided[T]], known: Iterable[str]) -> T:
+    def _one_for_eval(self, what: str, kind: type, name: str) -> Any:
+        provided = self._provided[kind]
+        return self._one(what, name, _called(provided, name), (p.name for p in provided), "vpgt eval --list")
+
+    def _one(
+        self, what: str, name: str, hits: list[Provided[T]], known: Iterable[str], listing: str = "vpgt list-models"
+    ) -> T:
         if len(hits) == 1:
             return hits[0].item
         if hits:
             raise self._ambiguous(f"{what} {name!r}", hits, name)
-        hints = [self.lost_hint(), did_you_mean(name, known), "`vpgt list-models` shows all that is known"]
+        hints = [self.lost_hint(), did_you_mean(name, known), f"`{listing}` shows all that is known"]
         raise ModelError(f"unknown {what} {name!r}", "; ".join(filter(None, hints)))
 
     def _of_type(self, kind: type, model_type: str, plugin: str | None) -> Any:

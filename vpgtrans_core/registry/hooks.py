@@ -10,7 +10,7 @@ from typing import Any
 import pluggy
 
 from vpgtrans_core import hookspecs
-from vpgtrans_core.cards import Command, EmbeddingAccess, LLMFamily, RunEvent, VPGFamily
+from vpgtrans_core.cards import Command, EmbeddingAccess, EvalMetric, EvalTask, LLMFamily, RunEvent, VPGFamily
 from vpgtrans_core.errors import PluginError, did_you_mean
 from vpgtrans_core.registry.loading import PluginRecord
 
@@ -19,6 +19,8 @@ DESCRIBING: dict[str, type] = {
     "vpgt_embedding_access": EmbeddingAccess,
     "vpgt_vpg_families": VPGFamily,
     "vpgt_commands": Command,
+    "vpgt_eval_tasks": EvalTask,
+    "vpgt_eval_metrics": EvalMetric,
 }
 """The hooks by which a plugin describes what it provides, each with what it returns a list of."""
 EVENT = "vpgt_run_event"

@@ -108,7 +108,7 @@ class VLModel(nn.Module):
         self,
         visual: Tensor,
         kind: VisualKind = "pixels",
-        prompt: str | Text | Sequence[Text] = "",
+        prompt: str | Text | Sequence[str | Text] = "",
         options: GenerateOptions | None = None,
         images: Sequence[int] = (),
     ) -> list[str]:

@@ -1,0 +1,1 @@
+"""Evaluation metrics, one a file, equal to the reference implementations."""
