@@ -161,7 +161,7 @@ class EvalTask:
     target: str
     metrics: tuple[str, ...]
     help: str = ""
-    data: str = ""
+    wants: str = ""
     """What ``--data`` has to give, in a few words; empty for a task that brings its own."""
 
 

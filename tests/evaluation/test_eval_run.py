@@ -23,8 +23,8 @@ from vpgtrans_core.evaluation.metrics.metric import Metric, mean
 from vpgtrans_core.evaluation.run import EvalSettings, evaluate
 from vpgtrans_core.evaluation.scoring import EvalResult
 from vpgtrans_core.evaluation.task import EvalSample
-from vpgtrans_core.evaluation.tasks.miniature import MiniQuestions
 from vpgtrans_core.llm.adapter import GenerateOptions
+from vpgtrans_core.miniature.tasks import MiniQuestions
 from vpgtrans_core.models.resolve import resolve_target
 from vpgtrans_core.registry import default_registry, load_registry
 from vpgtrans_core.settings import Settings

@@ -88,6 +88,6 @@ def evaluate(
 
 def listing(registry: Registry) -> list[str]:
     """Tables of all tasks and metrics."""
-    tasks = [(t.name, ", ".join(t.metrics), t.help, t.data or "none") for t in registry.eval_tasks()]
+    tasks = [(t.name, ", ".join(t.metrics), t.help, t.wants or "none") for t in registry.eval_tasks()]
     metrics = [(m.name, m.help) for m in registry.eval_metrics()]
     return [*columns(("TASK", "METRICS", "WHAT", "DATA"), tasks), "", *columns(("METRIC", "WHAT"), metrics)]

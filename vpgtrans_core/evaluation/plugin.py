@@ -8,6 +8,7 @@ from vpgtrans_core.hookspecs import hookimpl
 VPGT_API = 1
 _TASKS = "vpgtrans_core.evaluation.tasks"
 _METRICS = "vpgtrans_core.evaluation.metrics"
+_MINI = "vpgtrans_core.miniature.tasks"
 _CAPTION = ("cider", "bleu4", "rouge-l")
 
 
@@ -21,9 +22,9 @@ def vpgt_eval_tasks() -> list[EvalTask]:
         EvalTask("vqav2", f"{_TASKS}.vqav2:VQAv2", ("vqa",), "VQAv2", two),
         EvalTask("gqa", f"{_TASKS}.gqa:GQA", ("exact",), "GQA", "testdev_balanced_questions.json"),
         EvalTask("okvqa", f"{_TASKS}.okvqa:OKVQA", ("vqa",), "OK-VQA", two),
-        EvalTask("mini-captions", f"{_TASKS}.miniature:MiniCaptions", _CAPTION, "the miniature's pictures"),
-        EvalTask("mini-held", f"{_TASKS}.miniature:MiniHeld", _CAPTION, "combinations that no training picture shows"),
-        EvalTask("mini-questions", f"{_TASKS}.miniature:MiniQuestions", ("exact",), "questions about its pictures"),
+        EvalTask("mini-captions", f"{_MINI}:MiniCaptions", _CAPTION, "the miniature's pictures"),
+        EvalTask("mini-held", f"{_MINI}:MiniHeld", _CAPTION, "combinations that no training picture shows"),
+        EvalTask("mini-questions", f"{_MINI}:MiniQuestions", ("exact",), "questions about its pictures"),
     ]  # fmt: skip
 
 

@@ -97,7 +97,7 @@ def evaluate(
     card = registry.eval_task(settings.task)
     task: Task = make(card)
     metrics = open_metrics(settings, card, registry)
-    files = open_files(card.name, settings.data, card.data, needs_images=settings.predictions is None)
+    files = open_files(card.name, settings.data, card.wants, needs_images=settings.predictions is None)
     samples = read_samples(task, files, settings)
     known: dict[Id, int] = {sample.id: number for number, sample in enumerate(samples)}
     if settings.predictions is not None:
