@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import vpgtrans_core
-from vpgtrans_core.llm.text import Text
+from vpgtrans_core.errors import DataError
+from vpgtrans_core.llm.text import ImagePlace, Text, Tokens
 from vpgtrans_core.run.lengths import EARLY, Lengths
 
 
@@ -77,3 +78,14 @@ def test_a_run_records_and_tells_what_it_cuts(limit: int, tmp_path: Path) -> Non
     for stage in stages.values():
         assert (stage["labels_cut"] > 0) == (limit == 6) and stage["labels"] > 0
         assert limit == 32 or stage["tokens_of_90_percent"] > limit
+
+
+def test_a_limit_that_leaves_nothing_to_learn_is_refused() -> None:
+    lengths = Lengths()
+    lengths.count([Text((ImagePlace(), Tokens((2, 3, 4)), Tokens((9,), labelled=True)), cut=3, whole=7)] * 3)
+    lengths.count([Text.of((), (5, 6))])
+    with pytest.raises(DataError, match="leaves at most one label in 3 of 4 texts") as caught:
+        lengths.check(4)
+    assert "--max-tokens 7" in caught.value.hint
+    lengths.count([Text.of((), (5, 6))] * 9)
+    lengths.check(4)

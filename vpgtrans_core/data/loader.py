@@ -211,6 +211,12 @@ class StepReader:
         rng = self._rng("view", *drawn_from(draw.source, sample.key, options.view(draw.visit), number))
         return images.augmented(image, options.preprocessing, options.augmentation, rng)
 
+    def texts(self, draw: Draw) -> list[Any]:
+        """The encoded texts of one sample, whose images are not read; empty for a sample that cannot be used."""
+        with contextlib.suppress(BadSampleError):
+            return self._texts(draw, self.data.sample(draw.source, draw.row))
+        return []
+
     def _texts(self, draw: Draw, sample: Sample) -> list[Any]:
         options = self.options
         rng = self._rng("text", draw.source, sample.key, draw.visit)

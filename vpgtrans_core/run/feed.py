@@ -37,6 +37,8 @@ from vpgtrans_core.vlm.model import VisualKind, VLModel
 if TYPE_CHECKING:
     from vpgtrans_core.cache.store import FeatureCache
 
+CHECKED_IMAGES = 256
+"""Images of the first step whose texts' lengths are checked before training."""
 HELD_OUT_BATCH = 64
 """Held-out images computed together, over all processes."""
 
@@ -243,6 +245,17 @@ class Feed:
     def prompts(self, batch: Batch) -> str | list[Text]:
         """What a model is asked of a batch's samples: nothing after their images, or the first question about each."""
         return "" if self.texts == "caption" else [Text(texts[0].split()[0]) for texts in batch.texts]
+
+    def check_lengths(self) -> None:
+        """Look at the texts of the first step before any is trained on; the same ones in every process.
+
+        Raises:
+            DataError: the limit of length leaves nothing to learn in most of them.
+        """
+        reader, lengths = self._reader(augment=False), Lengths()
+        for draw in self.order.step(0)[:CHECKED_IMAGES]:
+            lengths.count(reader.texts(draw))
+        lengths.check(self.settings.max_tokens)
 
     def all_lengths(self) -> Lengths:
         """The counts of all processes together; every process must ask."""

@@ -7,12 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from vpgtrans_core.errors import DataError
 from vpgtrans_core.llm.text import Text
 
 EARLY = 1000
 """Texts after which it can be said how many are cut; of fewer, at the end of the stage."""
 ALARMING = 0.02
 """Share of the labels cut that is said before the stage ends."""
+STARVED = 0.5
+"""Share of the texts with at most one label left, above which a stage does not begin."""
 WHOLE = 0.9
 """Share of the texts that the length which is named holds whole."""
 
@@ -25,12 +28,14 @@ class Lengths:
         labels: labels that were left.
         cut: labels that were cut off.
         silent: texts that no label was left of.
+        starved: texts that at most one label was left of several: nothing can be learned from them.
         lengths: how many texts have each length, before they are cut.
     """
 
     labels: int = 0
     cut: int = 0
     silent: int = 0
+    starved: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
 
     def count(self, texts: Iterable[Text]) -> None:
@@ -40,6 +45,7 @@ class Lengths:
             self.labels += labels
             self.cut += text.cut
             self.silent += not labels
+            self.starved += labels <= 1 and text.cut > 0
             self.lengths[text.whole or text.tokens] += 1
 
     def add(self, other: Lengths) -> None:
@@ -47,6 +53,7 @@ class Lengths:
         self.labels += other.labels
         self.cut += other.cut
         self.silent += other.silent
+        self.starved += other.starved
         self.lengths += other.lengths
 
     @property
@@ -62,6 +69,19 @@ class Lengths:
     def alarming(self) -> bool:
         """Whether enough is known, and enough is cut, to say it at once."""
         return self.share >= ALARMING and self.texts >= EARLY
+
+    def check(self, max_tokens: int) -> None:
+        """Refuse a limit that leaves nothing to learn in most texts.
+
+        Raises:
+            DataError: naming the limit that would hold 90 % of the texts.
+        """
+        if self.starved > STARVED * self.texts:
+            raise DataError(
+                f"the limit of {max_tokens} tokens leaves at most one label in {self.starved} of {self.texts} texts "
+                "(the questions alone fill it), so the model would learn nothing",
+                f"--max-tokens {self.length_for(WHOLE)} holds {WHOLE:.0%} of the texts whole",
+            )
 
     def length_for(self, share: float) -> int:
         """The smallest limit that leaves this share of the texts whole; 0 without texts."""

@@ -74,5 +74,6 @@ def stage_record(stage: Stage, state: StageState, seconds: float, device: torch.
         "first_held_out_loss": state.first_held_out_loss,
         "held_out_loss": state.held_out_loss,
         "ended_early": state.stopped,
+        "llm_at_chance": state.llm_at_chance,
         "peak_memory_bytes": peak_memory_bytes(device),
     }

@@ -87,6 +87,8 @@ class Run:
         llm = self._load_llm()
         model = VLModel(vpg, blank_projector(vpg.output_size, llm.embedding_size), llm).to(self.machine.device)
         check_writable(self.folder, model, self.spec.target, self.settings)
+        for place, stage in enumerate(self.spec.stages):
+            self._feed(model, data, place, stage.number).check_lengths()
         if checkpoint is None:
             self._start(model, self._feed(model, data, 0, FIRST_STREAM))
         compiled = self._compile(model, data)
@@ -230,7 +232,8 @@ class Run:
         """Look at what the model says, and write it."""
         model.requires_grad_(False)
         model.eval()
-        examples = self_check(model, self._feed(model, data, -1, FIRST_STREAM))
+        at_chance = any(stage.get("llm_at_chance") for stage in self.folder.record.get("stages", {}).values())
+        examples = self_check(model, self._feed(model, data, -1, FIRST_STREAM), llm_at_chance=at_chance)
         if examples.get("warning"):
             self.reporter.warning(examples["warning"])
         self.folder.write_record(self_check=examples)

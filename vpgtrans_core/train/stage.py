@@ -32,6 +32,8 @@ from vpgtrans_core.train.signals import Interrupted, StopSignals
 from vpgtrans_core.train.step import Batch, Stepper, StepResult
 from vpgtrans_core.vlm.model import VLModel, snapshot
 
+AT_CHANCE = 0.02
+"""How near to the loss of equal probabilities, relatively, an LLM's loss is that predicts at chance."""
 MAX_BAD_STEPS = 5
 """Steps in a row with a loss or gradient that is not finite, after which the run stops."""
 
@@ -76,6 +78,7 @@ class StageState:
     seconds: float = 0.0
     held_out_loss: float | None = None
     first_held_out_loss: float | None = None
+    llm_at_chance: bool = False
     early_stop: dict[str, Any] = field(default_factory=dict)
     stopped: bool = False
     done: bool = False
@@ -148,6 +151,7 @@ class StageRunner:
         self._emit("stage_start", steps=plan.steps, name=plan.stage.name)
         if state.step == 0 and not state.done:
             state.first_held_out_loss = self._validate()
+            self._warn_at_chance(state.first_held_out_loss)
         saved = time.monotonic()
         with StopSignals() as signals:
             for batch, waited in self.batches(state.step) if not self._finished() else ():
@@ -274,6 +278,17 @@ class StageRunner:
         self.progress.message(f"stage {self.plan.number} step {self.state.step}: held-out loss {loss:.4f}")
         self._emit("validation", held_out_loss=loss)
         return loss
+
+    def _warn_at_chance(self, loss: float | None) -> None:
+        """Tell the user of an LLM that predicts captions no better than chance: training a VPG cannot mend that."""
+        chance = math.log(len(self.model.llm.tokenizer))
+        if loss is not None and abs(loss - chance) < AT_CHANCE * chance:
+            self.state.llm_at_chance = True
+            self.progress.warning(
+                f"the LLM predicts the captions at chance (loss {loss:.2f}; the logarithm of its vocabulary's size is "
+                f"{chance:.2f}). Its weights may be delta weights, random, or of another model; check that the LLM "
+                "alone writes sensible text before you train"
+            )
 
     def _look(self, loss: float | None) -> None:
         """Note a held-out loss and end the stage where it has flattened."""
