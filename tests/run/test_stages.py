@@ -125,7 +125,7 @@ def test_a_stage_learns_conversations(world: Path, tmp_path: Path) -> None:
     assert done["images"] == done["captions"] == 8  # two answers an image: four images a step, one text each
     assert record["self_check"]["examples"]
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
-    assert [m["labels"] for m in lines if m["stage"] == 2 and "labels" in m][0] > 4 * 2
+    assert next(m["labels"] for m in lines if m["stage"] == 2 and "labels" in m) > 4 * 2
 
 
 def test_old_and_new_flags_are_one(world: Path, tmp_path: Path) -> None:
