@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vpgtrans_core.data import images
+from vpgtrans_core.data.captions import clean
 from vpgtrans_core.data.conversation import Caption, ImageMark, Span
+from vpgtrans_core.data.listing import Listing
+from vpgtrans_core.data.readers.detect import read_source
 from vpgtrans_core.llm.text import ImagePlace, Text, Tokens, limited
 
 
@@ -79,3 +85,21 @@ def nlvr() -> Path:
     if not folder.is_dir():
         pytest.skip("NLVR is not at hand")
     return folder
+
+
+def read(path: Path | str, format: str | None = None, key: str | None = None) -> Listing:
+    """What is listed at `path`; every picture of it opens."""
+    listing = read_source(str(path), format, clean, caption_key=key)
+    assert all(images.open_image(sample.image).size == (40, 30) for sample in listing)
+    return listing
+
+
+def said(listing: Listing) -> list[list[str]]:
+    """The captions of each image."""
+    return [[caption.text for caption in sample.captions] for sample in listing]
+
+
+def write(path: Path, data: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8", newline="")
+    return path

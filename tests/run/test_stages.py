@@ -109,6 +109,25 @@ def test_a_record_of_an_earlier_release_goes_on(world: Path, tmp_path: Path) -> 
     assert "stage 1: 4 steps; stage 2 (fine-tuning): 4 steps" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_a_stage_learns_conversations(world: Path, tmp_path: Path) -> None:
+    """Of each image one text, with every answer learned, on data of the stage's own."""
+    turns = [("human", "<image>\nWhat is it?"), ("gpt", "a cat"), ("human", "Where?"), ("gpt", "on a mat")]
+    said = [{"from": who, "value": text} for who, text in turns]
+    rows = [{"image": f"{number}.png", "conversations": said} for number in range(16)]
+    (tmp_path / "llava.json").write_text(json.dumps(rows))
+    chat = {"name": "chat", "trains": ["projector", "vpg"], "texts": "instruction", "max_tokens": 160}
+    chat |= {"data": [f"{tmp_path / 'llava.json'}:{world / 'data/images'}"], "steps": 2, "lr": 1e-3, "batch_size": 8}
+    finish(settings(world, tmp_path / "out", stages=[1, chat]))
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    done = record["stages"]["2"]
+    assert (done["name"], done["steps"], done["labels_cut"]) == ("chat", 2, 0)
+    assert done["data"]["sources"][0]["format"] == "llava"
+    assert done["images"] == done["captions"] == 8  # two answers an image: four images a step, one text each
+    assert record["self_check"]["examples"]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert next(m["labels"] for m in lines if m["stage"] == 2 and "labels" in m) > 4 * 2
+
+
 def test_old_and_new_flags_are_one(world: Path, tmp_path: Path) -> None:
     models = ("--from", "opt-mini-s", "--to", "llama-mini", "--dry-run", "--json")
     plans = [

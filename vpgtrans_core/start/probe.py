@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 
-from vpgtrans_core.run.feed import Feed
-from vpgtrans_core.train.step import Stepper
+from vpgtrans_core.data.data import Data
+from vpgtrans_core.train.step import Batch, Stepper
 from vpgtrans_core.vlm.model import VLModel
 
 START_IMAGES = 1024
@@ -17,14 +18,28 @@ JUDGED_IMAGES = 64
 """Those of them, about, whose loss chooses the spread."""
 
 
+class StartImages(Protocol):
+    """The training images that the projector's start looks at; a run's feed."""
+
+    data: Data
+
+    def some_batches(self, images: int) -> Iterator[Batch]:
+        """The first `images` training images."""
+        ...
+
+    def frozen(self, batch: Batch) -> Batch:
+        """The same batch with the VPG's outputs."""
+        ...
+
+
 class StartProbe:
     """What the projector's start asks of the model: VPG outputs of some images, and the loss that a projector has."""
 
-    def __init__(self, model: VLModel, feed: Feed, stepper: Stepper) -> None:
+    def __init__(self, model: VLModel, feed: StartImages, stepper: Stepper) -> None:
         self.model = model
         self.feed = feed
         self.stepper = stepper
-        self._batches: list[Any] = []
+        self._batches: list[Batch] = []
 
     def outputs(self) -> torch.Tensor:
         """The VPG's outputs ``[n, Q, D]`` of `START_IMAGES` training images."""
@@ -43,11 +58,11 @@ class StartProbe:
         sums = [self.stepper.loss_sum(batch) for batch in self._judged()]
         return sum(s for s, _ in sums) / max(1, sum(n for _, n in sums))
 
-    def _judged(self) -> list[Any]:
+    def _judged(self) -> list[Batch]:
         images = itertools.accumulate((len(batch.texts) for batch in self._computed()), initial=0)
         return [batch for before, batch in zip(images, self._computed(), strict=False) if before < JUDGED_IMAGES]
 
-    def _computed(self) -> list[Any]:
+    def _computed(self) -> list[Batch]:
         if not self._batches:
             self._batches = [self.feed.frozen(batch) for batch in self.feed.some_batches(START_IMAGES)]
         return self._batches

@@ -12,6 +12,7 @@ import resource
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +20,6 @@ import torch
 from vpgtrans_core.cards import RunEvent
 from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.recipes.stage import Stage
-from vpgtrans_core.run.folder import RunFolder
 from vpgtrans_core.train.checkpoint import Checkpoint, check_fits, save_checkpoint
 from vpgtrans_core.train.optim import (
     EarlyStop,
@@ -45,6 +45,18 @@ class Progress(Protocol):
     def step(self, advance: int = 1, **values: float) -> None: ...
     def message(self, text: str) -> None: ...
     def warning(self, text: str) -> None: ...
+
+
+class StageFolder(Protocol):
+    """Where a stage's metrics and checkpoints go; a run's folder."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path: ...
+    def add_metrics(self, **values: Any) -> None: ...
+    def metrics_size(self) -> int: ...
+    def cut_metrics(self, size: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -107,7 +119,7 @@ class StageRunner:
         optimizer: torch.optim.Optimizer,
         batches: Callable[[int], Iterator[tuple[Batch, float]]],
         held_out: Callable[[], Iterable[Batch]],
-        folder: RunFolder,
+        folder: StageFolder,
         progress: Progress,
         changed: Collection[str],
         emit: Callable[[RunEvent], None] = lambda event: None,
