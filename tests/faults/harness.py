@@ -196,7 +196,7 @@ def start(command: list[str], log: Path, arm: Callable[[], None] | None = None, 
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
-        sys.stdout, sys.stderr = (open(n, "w", closefd=False) for n in (1, 2))  # pytest has put its own there  # noqa: SIM115
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # pytest has put its own there
         torch.set_num_threads(1)
         sys.argv = ["vpgt", *command]
         if arm is not None:

@@ -5,9 +5,9 @@ Loads no torch.
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -59,23 +59,12 @@ class StopSignals:
         self._before = {}
 
 
-def end_at_once() -> None:
-    """Let SIGINT and SIGTERM end the program with one line and 128 + their number. For the time before and after its
-    work, when an exception would only be shown as a traceback."""
+def stop_by_exception(note: Callable[[int], None]) -> None:
+    """Let SIGINT and SIGTERM raise `Stopped`, so that whoever is at work can clean up; `note` is told the number."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        note(number)
+        raise Stopped(number)
+
     for number in STOPS:
-        signal.signal(number, _end)
-
-
-def stop_by_exception() -> None:
-    """Let SIGINT and SIGTERM raise `Stopped`, so that whoever is at work can clean up."""
-    for number in STOPS:
-        signal.signal(number, _stop)
-
-
-def _end(number: int, _frame: FrameType | None) -> None:
-    os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
-    os._exit(128 + number)
-
-
-def _stop(number: int, _frame: FrameType | None) -> None:
-    raise Stopped(number)
+        signal.signal(number, stop)
