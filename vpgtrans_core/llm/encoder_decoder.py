@@ -19,6 +19,7 @@ from vpgtrans_core.llm.frozen import FrozenLLM
 from vpgtrans_core.llm.loss import label_loss
 from vpgtrans_core.llm.segments import EncoderDecoderRows, encoder_decoder_rows
 from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens, length, limited
+from vpgtrans_core.llm.vocabulary import within
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -139,6 +140,7 @@ class EncoderDecoderLLM(FrozenLLM):
     def layout(
         self, texts: Sequence[Sequence[Text]], num_prompts: int, images: Sequence[int] = ()
     ) -> EncoderDecoderRows:
+        self.check_ids(text for sample in texts for text in sample)
         return encoder_decoder_rows(texts, num_prompts, self.start, self.embedding_size, self.shares_prefix, images)
 
     def positions(self, texts: Sequence[Text], num_prompts: int) -> int:
@@ -172,9 +174,9 @@ class EncoderDecoderLLM(FrozenLLM):
         return label_loss(hidden, rows.targets, self.head, self.vocab_size)
 
     def generation_settings(self) -> dict[str, Any]:
-        padding = self.tokenizer.pad_token_id
+        padding = within([self.tokenizer.pad_token_id], self.vocab_size)
         return {
             "decoder_start_token_id": self.start,
             "eos_token_id": self.text.end,
-            "pad_token_id": self.text.end if padding is None else padding,
+            "pad_token_id": (padding or [self.text.end])[0],
         }
