@@ -51,16 +51,16 @@ def plugin_lines(registry: Registry) -> list[str]:
             lines.append(f"{record.name}: {record.verdict}")
         lines += [f"{record.name}: warning: {w}" for w in record.warnings]
         if record.seconds >= SLOW:
-            lines.append(f"{record.name}: took {record.seconds:.1f} s to load")
+            lines.append(f"{record.name}: loading took {record.seconds:.1f} s")
     return lines
 
 
 def provided_text(record: PluginRecord) -> str:
-    """``"llm family opt, 10 llms"``: names of what is single, counts of what is many."""
+    """``"llm family opt, 10 llms"``: families and commands by name, models by number."""
     kinds = Counter(p.rsplit(" ", 1)[0] if p.startswith(("llm ", "source ")) else "" for p in record.provides)
-    said = [p for p in record.provides if not p.startswith(("llm ", "source ")) or p.startswith("llm family ")]
-    said += [f"{kinds[kind]} {kind}s" for kind in ("llm", "source") if kinds[kind]]
-    return ", ".join(said)
+    texts = [p for p in record.provides if not p.startswith(("llm ", "source ")) or p.startswith("llm family ")]
+    texts += [f"{kinds[kind]} {kind}s" for kind in ("llm", "source") if kinds[kind]]
+    return ", ".join(texts)
 
 
 def list_models(
@@ -84,7 +84,7 @@ def _check_family(name: str, registry: Registry) -> None:
     known = sorted({f.name for f in registry.llm_families()} | {f.name for f in registry.vpg_families()})
     if name not in known:
         guess = did_you_mean(name, known)
-        raise typer.BadParameter(f"no family {name!r}; " + (guess or f"there are {', '.join(known)}"))
+        raise typer.BadParameter(f"unknown family {name!r}; " + (guess or f"the families are {', '.join(known)}"))
 
 
 def _fields(known: KnownLLM | KnownSource) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _llm_lines(llms: list[KnownLLM]) -> list[str]:
     ]
     return [
         *columns(header, rows, right=(2, 3, 4, 5, 6)),
-        "~ as published; transformers' config class does not state it",
+        "~ taken from the publication; transformers' config class does not state it",
     ]
 
 
@@ -128,7 +128,7 @@ def _source_lines(sources: list[KnownSource]) -> list[str]:
     rows = [
         (
             k.card.alias,
-            k.card.llm or "none (VPG alone)",
+            k.card.llm or "none (only a VPG)",
             k.family.name,
             str(k.card.image_size),
             _place(k),

@@ -104,9 +104,9 @@ class DecoderOnlyLLM(FrozenLLM):
             name = next((n for n, child in children.items() if any(m is table for m in child.modules())), "")
         if not name:
             raise ModelError(
-                f"{type(self.model).__name__} does not say where its decoder is (no child named "
+                f"{type(self.model).__name__} does not show where its decoder is (it has no child named "
                 f"{self.model.base_model_prefix!r})",
-                "a plugin for this family can: override `trunk_name` and `trunk`, see docs/plugins.md",
+                "a plugin for this family can override `trunk_name` and `trunk`: see docs/plugins.md",
             )
         return name
 

@@ -59,7 +59,9 @@ class Seq2SeqText(TextEncoder):
         first = next((n for n, span in enumerate(spans) if isinstance(span, Span) and span.labelled), len(spans))
         read, said = spans[:first], spans[first:]
         if any(isinstance(span, ImageMark) for span in said):
-            raise BadSampleError(bad.BAD_TEXT, "an image after the first answer, which an encoder cannot read any more")
+            raise BadSampleError(
+                bad.BAD_TEXT, "an image stands after the first answer, where the encoder cannot read it"
+            )
         encoder = limited(map(self._piece, read), None if max_tokens is None else max_tokens - 1)
         decoder = limited(map(self._piece, said), max_tokens)
         pieces = (*encoder.pieces, Tokens((self.end,)), *decoder.pieces)

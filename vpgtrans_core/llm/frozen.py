@@ -161,7 +161,7 @@ class FrozenLLM(LLM):
         self.check_ids(prompts)
         counts = images or [1 if captioning else text.images for text in prompts]
         if sum(counts) != len(soft_prompts):
-            raise ValueError(f"the prompts are about {sum(counts)} images, and there are {len(soft_prompts)}")
+            raise ValueError(f"the prompts need {sum(counts)} images, but there are {len(soft_prompts)}")
         answers: dict[int, str] = {}
         for numbers, read, said in self._alike(prompts, counts, soft_prompts.shape[1]):
             ids = self._continue(read.to(soft_prompts.device), said.to(soft_prompts.device), soft_prompts, arguments)
@@ -246,8 +246,8 @@ class FrozenLLM(LLM):
             cause = None
         if not isinstance(weight, Tensor) or weight.ndim != 2 or head is None:
             raise ModelError(
-                f"{type(self.model).__name__} gives no access to its word embeddings or its head",
-                "a plugin for this family can provide it: see docs/plugins.md",
+                f"vpgt cannot reach the word embeddings or the head of {type(self.model).__name__}",
+                "a plugin for this family can provide them: see docs/plugins.md",
             ) from cause
 
 
