@@ -52,7 +52,7 @@ class PluginError(VpgtError):
 
 
 class UnsafeInput(VpgtError):
-    """Input refused at the gate: code in a pickle, a path that leaves its root, a picture bomb, a lying header."""
+    """Input refused at the gate: code in a pickle, a path that leaves its root, a decompression bomb, a bad header."""
 
 
 def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -201,7 +201,7 @@ def _whole(out: Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
     except OSError as error:
-        raise ConfigError([f"out: cannot write {out}: {error}"], "give an --out that can be written") from error
+        raise ConfigError([f"out: cannot write {out}: {error}"], "give an --out that is writable") from error
     try:
         with _room(out):
             yield staging
@@ -226,7 +226,7 @@ def _room(out: Path) -> Iterator[None]:
         if said is None:
             raise
         raise ConfigError(
-            [f"out: the disk has no room for {out} ({said})"], "free disk space, or give an --out elsewhere"
+            [f"out: the disk has no room for {out} ({said})"], "free disk space, or give an --out on another disk"
         ) from error
 
 

@@ -105,9 +105,9 @@ def _check_loadable(tensors: dict[str, Tensor], model: PreTrainedModel, config: 
     strange = [name for name, shape in given.items() if places.get(name) != shape]
     if strange:
         raise ModelError(
-            f"{len(strange)} tensors of the language model have no place in {type(model).__name__}, so nothing would "
+            f"{len(strange)} tensors of the language model do not exist in {type(model).__name__}, so nothing would "
             f"load them: {', '.join(strange[:4])}",
-            "if an adapter was put into it, merge that first; --save vpg leaves the language model out",
+            "if it has a PEFT adapter, merge that first; --save vpg saves without the language model",
         )
 
 

@@ -46,19 +46,21 @@ def with_image_token(tokenizer: PreTrainedTokenizerBase, rows: int, used: Collec
     tokenizer = copy.deepcopy(tokenizer)
     vocabulary = tokenizer.get_vocab()
     full = max(vocabulary.values()) + 1 >= rows
-    if IMAGE not in vocabulary and full and (free := _unused_token(tokenizer, used)) is not None:
+    if IMAGE not in vocabulary and full and (free := _unused_token(tokenizer, rows, used)) is not None:
         return ImageToken(_renamed(tokenizer, free), vocabulary[free], grows=False)
     tokenizer.add_tokens([AddedToken(IMAGE, normalized=False, special=True)], special_tokens=True)
     found = tokenizer.convert_tokens_to_ids(IMAGE)
     return ImageToken(tokenizer, found, grows=found >= rows)
 
 
-def _unused_token(tokenizer: Any, used: Collection[int]) -> str | None:
-    """A special token that no text contains and nobody gives a meaning; the unknown token when there is no other."""
+def _unused_token(tokenizer: Any, rows: int, used: Collection[int]) -> str | None:
+    """A special token of the table that no text contains and that has no meaning; else the unknown token."""
     roles = {"bos_token", "eos_token", "pad_token", "sep_token", "cls_token", "mask_token"}
     taken = {tokenizer.convert_tokens_to_ids(t) for r in roles if (t := getattr(tokenizer, r, None)) is not None}
     taken |= set(tokenizer("a\n").input_ids) - {tokenizer.unk_token_id} | set(used)
-    special = [t for i, t in sorted(tokenizer.added_tokens_decoder.items()) if t.special and i not in taken]
+    special = [
+        t for i, t in sorted(tokenizer.added_tokens_decoder.items()) if t.special and i < rows and i not in taken
+    ]
     names = [t.content for t in special if t.content != tokenizer.unk_token]
     unknown = [t.content for t in special if t.content == tokenizer.unk_token]
     return next(iter(names + unknown), None) if getattr(tokenizer, "backend_tokenizer", None) else None

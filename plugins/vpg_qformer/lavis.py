@@ -68,7 +68,7 @@ class Imported:
             raise ModelError(leads_to, "give that LLM with --llm")
         if llm != (self.kind, self.projector.out_features):
             raise ModelError(
-                f"{leads_to}, the one given is of kind {llm[0]} and width {llm[1]}",
+                f"{leads_to}, but the given one is of type {llm[0]} and width {llm[1]}",
                 "give the LLM that the checkpoint was trained with",
             )
 
@@ -120,7 +120,7 @@ def read_lavis(
     elif tensors:
         raise ModelError(
             f"{checkpoint} holds more than a projector: {', '.join(sorted(tensors)[:3])}...",
-            "import it without a VPG from elsewhere",
+            "import it without --vpg",
         )
     kind = next((PROJECTORS[p] for p in PROJECTORS for name in given if name.startswith(p)), None)
     return Imported(whole, linear, kind, dict(dropped))
@@ -141,7 +141,7 @@ def export_lavis(folder: str | Path, out: str | Path, *, kind: str | None, with_
     prefix = next((p for p, k in PROJECTORS.items() if k == kind), "")
     if projector is not None and not prefix:
         raise ModelError(
-            f"the paper's code knows the LLMs {', '.join(PROJECTORS.values())}, not {kind!r}", "export to hf or vpg"
+            f"the paper's code supports the LLMs {', '.join(PROJECTORS.values())}, not {kind!r}", "export to hf or vpg"
         )
     tensors = vpg.trained_tensors() | (vpg.frozen_tensors() if with_vit else {})
     if projector is not None:
@@ -158,7 +158,9 @@ def _tensors(
     """The tensors of all files under LAVIS's names; the checkpoint's go before the ViT's file."""
     tensors = _read(checkpoint)
     if "cls_token" in tensors:
-        raise ModelError(f"{checkpoint} is a ViT alone", "give it with --vit, and first the .pth with the Q-Former")
+        raise ModelError(
+            f"{checkpoint} is a ViT alone", "give it with --vit, and give the .pth with the Q-Former first"
+        )
     dropped: Counter[str] = Counter()
     if vit is not None and not any(name.startswith(VIT) for name in tensors):
         raw = _read(vit)
@@ -184,7 +186,7 @@ def _read(path: str | Path) -> dict[str, Tensor]:
 def _refuse_clip(raw: dict[str, Any], path: str | Path) -> None:
     if any(name.startswith(("conv1.", "transformer.resblocks.", "visual.")) for name in raw):
         raise ModelError(
-            f"{path} holds a CLIP ViT-L, which transformers' BLIP-2 cannot carry", "checkpoints with EVA ViT-g can be"
+            f"{path} holds a CLIP ViT-L, which transformers' BLIP-2 does not support", "use a checkpoint with EVA ViT-g"
         )
 
 

@@ -55,5 +55,7 @@ def _with_hash(reference: dict[str, Any], base: Path) -> dict[str, Any]:
         reference = {**reference, "folder": str(Path(reference["folder"]).resolve())}
     tensors = read_frozen(referred_folder(reference, base))
     if not tensors:
-        raise ModelError(f"{reference.get('folder') or reference.get('id')} holds no ViT to refer to")
+        raise ModelError(
+            f"{reference.get('folder') or reference.get('id')} holds no ViT that the output could refer to"
+        )
     return {**reference, "sha256": sha256_tensors(tensors)}

@@ -93,5 +93,5 @@ def referred_folder(reference: dict[str, Any], base: Path) -> Path:
                 f"download it: hf download {name}",
             ) from error
     raise ModelError(
-        f"{base} refers to {place or 'a model'}, which is not there", f"mend the path in {base / REFERENCES}"
+        f"{base} refers to {place or 'a model'}, which does not exist", f"correct the path in {base / REFERENCES}"
     )

@@ -86,11 +86,11 @@ def test_captions_of_a_conversation_are_its_answers(tmp_path: Path) -> None:
     ("row", "what"),
     [
         ({"image": "000.png", "conversations": said("<image> <image>?", "No.")}, "more image marks than images"),
-        ({"image": ["000.png", "001.png"], "conversations": said("<image>?", "No.")}, "1 image marks for 2 images"),
-        ({"image": "000.png", "conversations": said("What?", "This: <image>")}, "an answer that shows an image"),
+        ({"image": ["000.png", "001.png"], "conversations": said("<image>?", "No.")}, "1 image marks but 2 images"),
+        ({"image": "000.png", "conversations": said("What?", "This: <image>")}, "an answer contains an image"),
         ({"image": "000.png", "conversations": [{"from": "gpt", "value": "Yes."}]}, "begins with a turn of the user"),
         ({"image": "000.png", "conversations": [{"from": "me", "value": "?"}, *said("?", "!")]}, "known speaker"),
-        ({"image": [7], "conversations": said("?", "!")}, "no file name"),
+        ({"image": [7], "conversations": said("?", "!")}, "not a file name"),
     ],
 )
 def test_rows_that_mean_nothing_are_named(row: dict[str, Any], what: str, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_such_a_picture_is_a_bad_sample(kind: str, tmp_path: Path) -> None:
     with pytest.raises(BadSampleError) as caught:
         open_image(FileImage(str(tmp_path), "a.jpg"))
     assert caught.value.kind in (bad.UNREADABLE_FILE, bad.TOO_MANY_BYTES)
-    assert kind == "sparse" or "no regular file" in caught.value.detail or kind == "socket"
+    assert kind == "sparse" or "not a regular file" in caught.value.detail or kind == "socket"
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
@@ -154,7 +154,7 @@ def test_a_lone_cut_shard_says_what_is_missing(tmp_path: Path, caplog: pytest.Lo
     (damaged,) = [sample for sample in listing.bad.named if sample.kind == bad.DAMAGED_SHARD]
     assert "cut off inside" in damaged.detail and "members before it are whole" in damaged.detail
     assert "bytes of it and all that came after are missing" in damaged.detail
-    assert "nobody knows how many samples" in caplog.text and "fetch it again" in caplog.text
+    assert "the number of lost samples is unknown" in caplog.text and "download it again" in caplog.text
 
 
 # --- packed files ---
@@ -190,7 +190,7 @@ def test_the_command_refuses_a_pipe(tmp_path: Path) -> None:
     code = f"from vpgtrans_core.data.data import open_data; open_data(['/dev/fd/{read}'])"
     done = subprocess.run([sys.executable, "-c", code], pass_fds=[read], capture_output=True, text=True)
     os.close(read)
-    assert done.returncode and "no regular file but a pipe" in done.stderr and "to a file first" in done.stderr
+    assert done.returncode and "not a regular file but a pipe" in done.stderr and "to a file first" in done.stderr
 
 
 def test_nothing_but_our_own_errors_comes_out(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_an_array_under_the_name_of_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [('{"image": "a.jpg", "caption": "b"}\n{"image": "b.j', "line 2"), ('{"image": [\n', "no valid json")],
+    [('{"image": "a.jpg", "caption": "b"}\n{"image": "b.j', "line 2"), ('{"image": [\n', "not valid json")],
 )
 def test_cut_lines_are_refused(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
@@ -108,7 +108,7 @@ def test_rows_of_several_pictures_are_named_as_such(tmp_path: Path) -> None:
     names = save_pictures(tmp_path / "images", 2)
     rows = [{"image": names, "caption": "b"}, {"image": names[:1], "caption": "b"}]
     listing = read(write(tmp_path / "a.json", rows))
-    assert len(listing) == 1 and "names 2 pictures; one a row is read" in str(listing.bad.named[0])
+    assert len(listing) == 1 and "it names 2 images, but a row may have one" in str(listing.bad.named[0])
 
 
 def test_a_conversation_in_parts_about_several_pictures(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_images_are_found_where_the_path_says(tmp_path: Path) -> None:
         read(file)
     assert "after a colon" in caught.value.hint
     assert len(read(f"{file}:{tmp_path / 'elsewhere'}")) == 3
-    with pytest.raises(DataError, match="no image folder"):
+    with pytest.raises(DataError, match=r"the image folder .* does not exist"):
         read(f"{file}:{tmp_path / 'nowhere'}")
 
 
@@ -118,23 +118,23 @@ def _write(name: str, data: bytes):
 
 
 WRONG = {
-    "missing": (lambda folder: folder / "none.json", None, "there is no data"),
+    "missing": (lambda folder: folder / "none.json", None, "does not exist"),
     "empty folder": (lambda folder: folder, None, "empty folder"),
     "empty json": (_write("a.json", b""), None, "is empty"),
-    "cut json": (_write("a.json", b'{"images": ['), None, "no valid json"),
-    "latin json": (_write("a.json", b'["\xe9"]'), None, "no valid json"),
-    "deep json": (_write("a.json", b"[" * 200_000), None, "no valid json"),
+    "cut json": (_write("a.json", b'{"images": ['), None, "not valid json"),
+    "latin json": (_write("a.json", b'["\xe9"]'), None, "not valid json"),
+    "deep json": (_write("a.json", b"[" * 200_000), None, "not valid json"),
     "other json": (_write("a.json", b'{"questions": []}'), None, "keys 'questions'"),
     "number": (_write("a.json", b"3"), None, "holds a int"),
     "no rows": (_write("a.json", b'{"images": [], "annotations": []}'), None, "no captioned image"),
     "wrong format": (_write("a.json", b'[{"image": "a", "caption": "b"}]'), "coco", "not in the format 'coco'"),
     "unknown format": (_write("a.json", b"[]"), "cocoo", "did you mean 'coco'"),
-    "unknown file": (_write("a.xyz", b"abc"), None, "in no known format"),
-    "compressed tar": (_write("a.tar.gz", b"\x1f\x8babc"), None, "in no known format"),
+    "unknown file": (_write("a.xyz", b"abc"), None, "not in a known format"),
+    "compressed tar": (_write("a.tar.gz", b"\x1f\x8babc"), None, "not in a known format"),
     "no tar": (_write("a.tar", b"abc" * 1000), None, "damaged shard"),
     "empty tar": (_write("a.tar", b""), None, "damaged shard"),
     "tar without images": (lambda f: write_tar(f / "a.tar", [("a.npy", b"x")]), None, "no captioned image"),
-    "folder without metadata": (_write("a.png", encoded(0)), None, "in no known format"),
+    "folder without metadata": (_write("a.png", encoded(0)), None, "not in a known format"),
     "imagefolder without metadata": (lambda f: save_pictures(f, 1) and f, "imagefolder", "not in the format"),
     "tars asked for, none there": (lambda f: save_pictures(f, 1) and f, "webdataset", "no .tar shards"),
     "dataset folder that is none": (lambda f: save_pictures(f, 1) and f, "datasets", "cannot open"),

@@ -273,7 +273,7 @@ def test_a_transfer_runs_and_records_what_ran(broken, tmp_path):
     "target, said",
     [
         ("opt-2.7b", "is provided by plugin 'llm_opt' (vpgt 0.1.0) and plugin 'same_alias' (same_alias-dist 1.0)"),
-        ("hook_raises-7b", "might have it"),
+        ("hook_raises-7b", "might provide it"),
     ],
 )
 def test_a_look_up_names_who_is_to_blame(broken, target, said):
@@ -307,5 +307,5 @@ def test_damaged_metadata_is_reported(good, tmp_path):
     (record,) = [r for key, r in records(path).items() if key.startswith("damaged")]
     assert (record["status"], record["phase"]) == ("broken", "discover")
     done = vpgt("list-models", path=path, VPGT_STRICT="1")
-    assert done.returncode == 3 and "its distribution's metadata cannot be read" in done.stderr
+    assert done.returncode == 3 and "the metadata of its distribution cannot be read" in done.stderr
     assert vpgt("greet", path=path).stdout == "hello you\n"

@@ -53,9 +53,9 @@ def test_adapter_beside_whole_weights_is_refused_and_moving_it_away_helps(regist
     path = folder(tmp_path / "m", OPT, whole)
     _adapter(tmp_path / "m", "adapter_config.json", "adapter_model.safetensors")
     for weights in (True, False):
-        with pytest.raises(ModelError, match="PEFT adapter beside whole weights") as e:
+        with pytest.raises(ModelError, match="both full weights and a PEFT adapter") as e:
             resolve_target(path, registry, Settings(), weights=weights)
-        assert "move adapter_* into another folder" in e.value.hint
+        assert "move adapter_* to another folder" in e.value.hint
     for file in (tmp_path / "m").glob("adapter_*"):
         file.unlink()
     assert resolve_target(path, registry, Settings()).embedding_size == 16
@@ -133,7 +133,7 @@ def test_folder_of_a_lost_plugin_names_it(registry, tmp_path):
 
 
 def test_prefix_of_a_lost_plugin_is_named(registry):
-    assert "no plugin 'my_llm' is active here" in refusal(resolve_target, "my_llm:opt-9b", registry)
+    assert "the plugin 'my_llm' is not active here" in refusal(resolve_target, "my_llm:opt-9b", registry)
 
 
 @pytest.mark.parametrize(

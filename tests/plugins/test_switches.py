@@ -119,8 +119,8 @@ def test_single_file_plugin(here, tmp_path):
     "name, code, said",
     [
         ("bad.py", RAISES, "RuntimeError: no (bad.py line 1)"),
-        ("json.py", GOOD, "a module 'json' exists already"),
-        ("not-a-name.py", GOOD, "is no name of a Python module"),
+        ("json.py", GOOD, "a module 'json' already exists"),
+        ("not-a-name.py", GOOD, "is not a valid module name"),
         ("missing.py", None, "cannot read"),
     ],
 )

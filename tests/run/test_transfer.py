@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 import vpgtrans_core
 from vpgtrans_core.errors import ConfigError, DataError, ModelError, VpgtError
@@ -122,6 +124,24 @@ def test_the_baselines(world: Path, tmp_path: Path, method: str) -> None:
 def test_every_start_is_recorded(world: Path, tmp_path: Path, how: dict[str, str]) -> None:
     made = run(world, "opt", tmp_path, stage1_steps=1, stages=[1], save="vpg", **how)
     assert made.folder.record["start"]["start"] == how["start"]
+
+
+@pytest.mark.parametrize(
+    "how", [{"start": "words"}, {"start": "converter"}, {"start": "converter", "converter": "sgd"}]
+)
+def test_a_target_whose_tokenizer_has_more_tokens_than_its_table(
+    world: Path, tmp_path: Path, how: dict[str, str]
+) -> None:
+    shutil.copytree(world / "opt", tmp_path / "more")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "more")
+    rows = json.loads((tmp_path / "more/config.json").read_text())["vocab_size"]
+    tokenizer.add_tokens([f"<extra {number}>" for number in range(rows - len(tokenizer) + 3)])
+    tokenizer.save_pretrained(tmp_path / "more")
+    target = str(tmp_path / "more")
+    more = run(world, target, tmp_path / "out", stage1_steps=1, stages=[1], save="vpg", **how)
+    plain = run(world, "opt", tmp_path / "plain", stage1_steps=1, stages=[1], save="vpg", **how)
+    if how.get("converter") != "sgd":  # it counts its epochs by whether the two vocabularies are equal
+        assert torch.equal(more.model.projector.weight, plain.model.projector.weight)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ NO_WHOLE = "'whole_model_comes_back': 'no library has a folder for it'"
 # check, adapter, further parts of the plugin, a word of the reason
 BROKEN_LLMS = [
     ("torch_free_import", "Plain", {"extra": "import torch"}, "imports torch"),
-    ("description_resolves", "NoLLM", {}, "no subclass of LLM"),
+    ("description_resolves", "NoLLM", {}, "not a subclass of LLM"),
     ("description_resolves", "Plain", {"extra": "VPGT_API = 99"}, "incompatible"),
     ("description_resolves", "Plain", {"extra": MISSPELT}, "did you mean 'packing_changes_nothing'"),
     ("tiny_model_loads", "CannotLoad", {}, "never loads"),
@@ -70,7 +70,7 @@ BROKEN_LLMS = [
 ]
 BROKEN_VPGS = [
     ("torch_free_import", "Plain", {"extra": "import torch"}, "imports torch"),
-    ("description_resolves", "NoVPG", {}, "no subclass of VPG"),
+    ("description_resolves", "NoVPG", {}, "not a subclass of VPG"),
     (
         "description_resolves",
         "Plain",
@@ -85,7 +85,7 @@ BROKEN_VPGS = [
     ("half_precision_is_for_the_frozen_part", "TrainsInHalf", {}, "bfloat16"),
     ("saving_and_loading_keep_every_bit", "SavesRounded", {}, "tensors changed"),
     ("damaged_folders_are_refused", "LoadsAnything", {}, "without a word"),
-    ("whole_model_comes_back", "Plain", {"unsupported": ""}, "without its LLM only"),
+    ("whole_model_comes_back", "Plain", {"unsupported": ""}, "only be saved without its LLM"),
     ("transfer_of_two_steps", "TrainsItsPatches", {}, "frozen tensors changed: patches.weight"),
 ]
 

@@ -151,7 +151,7 @@ def test_what_exists_is_not_replaced_unasked(tmp_path, capsys):
     out.mkdir()
     (out / "precious.txt").write_text("mine")
     assert "exists" in vpgt(capsys, *import_arguments(tmp_path, out), code=2)
-    assert "no model folder" in vpgt(capsys, *import_arguments(tmp_path, out), "--overwrite", code=2)
+    assert "not a model folder" in vpgt(capsys, *import_arguments(tmp_path, out), "--overwrite", code=2)
     (out / "precious.txt").unlink()
     vpgt(capsys, *import_arguments(tmp_path, out), "--overwrite")
     vpgt(capsys, *import_arguments(tmp_path, out), "--overwrite")

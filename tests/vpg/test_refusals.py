@@ -149,10 +149,6 @@ def vocabulary(rows: int) -> Callable[[Path], None]:
     return change
 
 
-def other_tokenizer(folder: Path) -> None:
-    tokenizer("opt", 90).save_pretrained(folder)
-
-
 def own_code(folder: Path) -> None:
     (folder / "config.json").write_text(
         json.dumps({"model_type": "mine", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}})
@@ -173,7 +169,7 @@ PTH = {
     "pickle with code": (with_code, "posix.system"),
     "4 TB of stride 0": (four_terabytes, "claims shape [1048576, 1048576]"),
     "truncated zip": (cut, "truncated"),
-    "safetensors header": (lying_header, "truncated, no checkpoint"),
+    "safetensors header": (lying_header, "truncated, is not a checkpoint"),
     "NaN": (nan, "NaN or infinity in"),
 }
 FOLDERS = {
@@ -182,15 +178,14 @@ FOLDERS = {
     "4 TB of stride 0": (pickled(four_terabytes), "claims shape [1048576, 1048576]"),
     "truncated zip": (pickled(cut), "truncated"),
     "lying header": (lambda folder: lying_header(folder / "model.safetensors"), "its header claims"),
-    "lying shape": (lambda folder: lying_shape(folder / "model.safetensors"), "damaged or its header lies"),
-    "truncated": (lambda folder: cut(folder / "model.safetensors"), "damaged or its header lies"),
+    "lying shape": (lambda folder: lying_shape(folder / "model.safetensors"), "damaged or has a wrong header"),
+    "truncated": (lambda folder: cut(folder / "model.safetensors"), "damaged or has a wrong header"),
     "index that leaves": (leaving_index, "points out of its folder"),
     "auto_map": (own_code, "--trust-remote-code"),
 }
 LLM = {
     "NaN": (lambda folder: nan_in("model.norm.weight")(folder / "model.safetensors"), "model.norm.weight"),
     "wrong vocabulary": (vocabulary(99), "embed_tokens"),
-    "other tokenizer": (other_tokenizer, "the tokenizer has 90 tokens"),
     "tokenizer with code": (own_tokenizer_code, "cannot load a tokenizer"),
 }
 OPT = {

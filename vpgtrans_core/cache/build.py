@@ -104,7 +104,7 @@ def _stop_when_full(cache: FeatureCache) -> None:
     raise VpgtError(
         f"{cache.folder} cannot be written: {cache.failure}; {free / 1e9:.3g} GB of its disk are free, and "
         f"{len(cache)} entries of {cache.key.entry_bytes} bytes are kept",
-        "make room, or choose another folder with --cache; what is kept is not computed again",
+        "free disk space, or choose another folder with --cache; existing entries are not computed again",
     )
 
 

@@ -24,7 +24,7 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class CacheKey:
-    """What has to agree before an entry may stand for a computation. Which picture and view it is, the entry's own
+    """What has to agree before an entry may stand for a computation. Which image and view it is, the entry's own
     name says (see `names`).
 
     Attributes:

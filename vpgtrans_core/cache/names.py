@@ -1,6 +1,6 @@
 """The name of a cache entry: which image, and which view of it.
 
-A picture is known by its bytes. So a file that changed is another picture, and the same picture is found again under
+An image is known by its bytes. So a file that changed is another image, and the same image is found again under
 another path, in another listing or in a shard.
 """
 

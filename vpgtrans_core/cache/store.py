@@ -73,7 +73,7 @@ class FeatureCache:
         sweep(cache.folder)
         for name in shard_names(cache.folder):
             if (cause := damage(cache.folder, name)) is not None:
-                log.warning("cache shard %s is damaged (%s); its images are computed again", name, cause)
+                log.warning("cache shard %s is damaged (%s); its images will be computed again", name, cause)
                 cache.damaged.append(name)
                 remove_shard(cache.folder, name)
         cache._refresh()
@@ -120,7 +120,7 @@ class FeatureCache:
         try:
             write_shard(self.folder, list(self._pending), torch.stack(list(self._pending.values())))
         except OSError as error:
-            log.warning("the cache %s cannot be written (%s); going on without", self.folder, error)
+            log.warning("the cache %s cannot be written (%s); the run continues without it", self.folder, error)
             self.writes = False
             self.failure = error
         else:

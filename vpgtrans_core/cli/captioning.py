@@ -32,14 +32,16 @@ def caption(
     ] = False,
 ) -> None:
     """Describe images, or answer a question about them."""
-    from vpgtrans_core.vlm.captioning import caption as say
+    from vpgtrans_core.vlm.captioning import caption as describe
     from vpgtrans_core.vlm.captioning import default_options
 
     chosen = {"num_beams": num_beams, "min_new_tokens": min_new_tokens, "max_new_tokens": max_new_tokens}
     options = dataclasses.replace(default_options(prompt), **{k: v for k, v in chosen.items() if v is not None})
     machine = {"device": device, "dtype": dtype, "offline": offline, "trust_remote_code": trust_remote_code}
-    said = say(model, images, prompt=prompt, options=options, settings=build(machine), registry=ctx.obj.registry)
+    results = describe(
+        model, images, prompt=prompt, options=options, settings=build(machine), registry=ctx.obj.registry
+    )
     if as_json:
-        print(json.dumps([dataclasses.asdict(one) for one in said], indent=2, ensure_ascii=False))
+        print(json.dumps([dataclasses.asdict(result) for result in results], indent=2, ensure_ascii=False))
     else:
-        print("\n".join(f"{one.image}: {one.text}" if len(said) > 1 else one.text for one in said))
+        print("\n".join(f"{result.image}: {result.text}" if len(results) > 1 else result.text for result in results))

@@ -60,7 +60,7 @@ def check(plugin: str) -> Iterator[Result]:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    warnings.filterwarnings("ignore")  # what libraries say of tiny models
+    warnings.filterwarnings("ignore")  # libraries warn about tiny models
     from vpgtrans_core.testing.llm_checks import LLM_CHECKS
     from vpgtrans_core.testing.llm_subject import LLMSubject
     from vpgtrans_core.testing.vpg_checks import VPG_CHECKS
@@ -83,7 +83,7 @@ def result_lines(results: list[Result]) -> list[str]:
         first = alike[0]
         lines += ["", f"{first.outcome}: {first.family}: {first.check.replace('_', ' ')}", f"  {reason}"]
         if first.outcome == "failed":
-            lines.append(f"  look at: {first.where}")
+            lines.append(f"  where to look: {first.where}")
         if others := ", ".join(r.check.replace("_", " ") for r in alike[1:]):
             lines.append(f"  for the same reason: {others}")
     counts = {o: sum(r.outcome == o for r in results) for o in ("passed", "failed", "unsupported")}
@@ -92,11 +92,11 @@ def result_lines(results: list[Result]) -> list[str]:
 
 def _by_reason(results: list[Result]) -> dict[str, list[Result]]:
     """What did not pass; checks with the same message are listed together."""
-    found: dict[str, list[Result]] = {}
+    reasons: dict[str, list[Result]] = {}
     for r in results:
         if r.outcome != "passed":
-            found.setdefault(r.reason, []).append(r)
-    return found
+            reasons.setdefault(r.reason, []).append(r)
+    return reasons
 
 
 def _no_family(opened: Any) -> Result:
@@ -104,5 +104,11 @@ def _no_family(opened: Any) -> Result:
 
     record = opened.record
     if record.status == "active":
-        return Result(record.name, "description_resolves", "failed", "it provides no LLM or VPG family", record.target)
+        return Result(
+            record.name,
+            "description_resolves",
+            "failed",
+            "the plugin provides neither an LLM family nor a VPG family",
+            record.target,
+        )
     return Result(record.name, "description_resolves", "failed", f"the plugin is {record.verdict}", record.target)

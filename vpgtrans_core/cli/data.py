@@ -1,4 +1,4 @@
-"""``vpgt data``: a look at captioned images before a run, and manifests of tar shards."""
+"""``vpgt data``: check captioned images before a run, and write manifests of tar shards."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from vpgtrans_core.errors import DataError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SHOWN = 5
-"""Bad samples and damaged shards that are named."""
+"""At most this many bad samples and damaged shards are named."""
 
-commands = typer.Typer(name="data", no_args_is_help=True, help="Look at captioned images before a run.")
+commands = typer.Typer(name="data", no_args_is_help=True, help="Check captioned images before a run.")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,10 +24,10 @@ def add_to(app: typer.Typer) -> None:
 @commands.command()
 def check(
     path: Annotated[str, typer.Argument(metavar="PATH", help="Captioned images, as for --data.")],
-    format: Annotated[str | None, typer.Option(help="The data's format where looking is not enough.")] = None,
+    format: Annotated[str | None, typer.Option(help="The data's format, if vpgt does not recognise it.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Count what a run would find, and compare tar shards with the SHA-256 of their manifest."""
+    """Count the usable and the bad samples, and compare tar shards with the SHA-256 in their manifest."""
     from vpgtrans_core.data.bad import Bounds
     from vpgtrans_core.data.captions import clean
     from vpgtrans_core.data.readers.detect import read_source
@@ -46,7 +46,7 @@ def check(
                 + [f"  - {report.path}: {report.damage}; {report.missing}" for report in damaged[:SHOWN]]
                 + ([f"  - and {len(damaged) - SHOWN} more"] if len(damaged) > SHOWN else [])
             ),
-            "fetch them again; a run counts what is missing as bad samples, and stops above its bound",
+            "download them again; a run counts the missing samples as bad and stops if there are too many",
         )
     listing = read_source(path, format, clean)
     if as_json:
@@ -55,7 +55,9 @@ def check(
         print(f"{path}: {listing.format}, {len(listing)} images, {listing.captions} captions")
         if reports:
             compared = sum(report.expected is not None for report in reports)
-            how = f"{compared} with the SHA-256 of {NAME}" if compared else f"none has a {NAME} to compare it with"
+            how = (
+                f"{compared} match the SHA-256 in {NAME}" if compared else f"none could be compared: there is no {NAME}"
+            )
             print(f"{len(reports)} shards are whole; {how}")
         for kind, count in listing.bad.counts.items():
             print(f"skipped: {count} x {kind}")
@@ -68,7 +70,7 @@ def check(
 def manifest(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of whole .tar shards.")],
 ) -> None:
-    """Write what each shard of a folder holds, so that damage and missing shards are seen later."""
+    """Write a manifest of a folder's shards, with which damaged and missing shards are detected later."""
     from vpgtrans_core.data.readers.shard_manifest import write_manifest
     from vpgtrans_core.data.readers.shard_paths import shards
 

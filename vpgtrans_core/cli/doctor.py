@@ -56,7 +56,9 @@ def doctor(
         registry: Registry | None = ctx.obj.registry
     except VpgtError as error:
         registry = None
-        findings.append(Finding("plugins", "bad", f"an error in the user's config stops them all: {error.message}"))
+        findings.append(
+            Finding("plugins", "bad", f"an error in the user's config disables all plugins: {error.message}")
+        )
     if registry:
         findings += [f for check in (_plugins, _adapters, _zoo) for f in _guarded(lambda: check(registry))]  # noqa: B023
     if as_json:
@@ -187,11 +189,11 @@ def _health(record: PluginRecord, probe: Probe | None) -> Iterator[str]:
     if probe is None:
         return
     if probe.timed_out:
-        yield f"alone it was not loaded after {probe.seconds:.1f} s"
+        yield f"loading it alone took more than {probe.seconds:.1f} s"
     elif probe.error and not record.cause:
-        yield f"alone it fails: {probe.error}"
+        yield f"loading it alone fails: {probe.error}"
     elif probe.heavy:
-        yield f"alone it takes {probe.seconds:.2f} s to load and loads {', '.join(probe.heavy)}"
+        yield f"loading it alone takes {probe.seconds:.2f} s and imports {', '.join(probe.heavy)}"
     elif probe.seconds < SLOW:
         yield f"loads in {1000 * probe.seconds:.0f} ms"
     else:
@@ -208,23 +210,23 @@ def _adapters(registry: Registry) -> Iterator[Finding]:
         except Exception as error:
             failed.append(target)
             yield Finding(f"adapter {target}", "note", f"cannot be imported: {type(error).__name__}: {error}")
-    yield Finding("adapters", "ok", f"{len({f.adapter for f in families}) - len(failed)} can be imported")
+    yield Finding("adapters", "ok", f"{len({f.adapter for f in families}) - len(failed)} adapters can be imported")
 
 
 def _zoo(registry: Registry) -> Iterator[Finding]:
     from vpgtrans_core.models.resolve import resolve_source, resolve_target
     from vpgtrans_core.settings import Settings
 
-    here, lost = [], []
+    found, lost = [], []
     for known, resolve in [(k, resolve_target) for k in registry.llms()] + [  # type: ignore[misc]
         (k, resolve_source) for k in registry.sources()
     ]:
         if known.card.bundled:
             try:
                 resolve(f"{known.plugin}:{known.card.alias}", registry, Settings())
-                here.append(known.card.alias)
+                found.append(known.card.alias)
             except VpgtError as error:
                 lost.append(f"{known.card.alias} ({error.message})")
     if lost:
-        yield Finding("bundled models", "note", f"not there: {'; '.join(lost)}")
-    yield Finding("bundled models", "ok", f"{len(here)} there: {', '.join(here) or 'none'}")
+        yield Finding("bundled models", "note", f"missing: {'; '.join(lost)}")
+    yield Finding("bundled models", "ok", f"{len(found)} found: {', '.join(found) or 'none'}")

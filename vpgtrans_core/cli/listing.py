@@ -51,7 +51,7 @@ def plugin_lines(registry: Registry) -> list[str]:
             lines.append(f"{record.name}: {record.verdict}")
         lines += [f"{record.name}: warning: {w}" for w in record.warnings]
         if record.seconds >= SLOW:
-            lines.append(f"{record.name}: took {record.seconds:.1f} s to load")
+            lines.append(f"{record.name}: loading took {record.seconds:.1f} s")
     return lines
 
 
@@ -85,7 +85,7 @@ def _check_family(name: str, registry: Registry) -> None:
     known = sorted({f.name for f in registry.llm_families()} | {f.name for f in registry.vpg_families()})
     if name not in known:
         guess = did_you_mean(name, known)
-        raise typer.BadParameter(f"no family {name!r}; " + (guess or f"there are {', '.join(known)}"))
+        raise typer.BadParameter(f"unknown family {name!r}; " + (guess or f"the families are {', '.join(known)}"))
 
 
 def _fields(known: KnownLLM | KnownSource) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _llm_lines(llms: list[KnownLLM]) -> list[str]:
     ]
     return [
         *columns(header, rows, right=(2, 3, 4, 5, 6)),
-        "~ as published; transformers' config class does not state it",
+        "~ taken from the publication; transformers' config class does not state it",
     ]
 
 
@@ -129,7 +129,7 @@ def _source_lines(sources: list[KnownSource]) -> list[str]:
     rows = [
         (
             k.card.alias,
-            k.card.llm or "none (VPG alone)",
+            k.card.llm or "none (only a VPG)",
             k.family.name,
             str(k.card.image_size),
             _place(k),

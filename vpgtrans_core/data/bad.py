@@ -130,7 +130,7 @@ class BadLog:
         more = f"\n  ... and {self.total - 20} more" if self.total > 20 else ""
         raise DataError(
             f"{source}: {what}: {kinds}\n{listed}{more}",
-            "mend the data, or raise --max-bad-ratio or --max-bad-run if the rest is good enough",
+            "correct the data, or raise --max-bad-ratio or --max-bad-run if the rest is good enough",
         )
 
     def describe(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which questions ask for nothing but a description of the picture: their answers are captions."""
+"""Which questions ask for nothing but a description of the image: their answers are captions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _DESCRIBING = """
     upon us view visual walk what what's with within write you your
 """
 _GENERIC = frozenset(_DESCRIBING.split())
-"""Words that ask for a description and name nothing in the picture."""
+"""Words that ask for a description and name nothing in the image."""
 
 
 def is_generic(prompt: str) -> bool:
-    """Whether a question asks for nothing but a description of the picture."""
+    """Whether a question asks for nothing but a description of the image."""
     return all(word in _GENERIC for word in re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", prompt.lower().replace("’", "'")))

@@ -25,7 +25,7 @@ from vpgtrans_core.data.sample import ImageRef, InMemoryImage
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 64 << 20
-"""Largest image, in pixels: above the largest camera pictures, below what exhausts memory."""
+"""Largest image, in pixels: above the largest camera images, below what exhausts memory."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _decode(data: bytes) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadSampleError(bad.TOO_MANY_PIXELS, str(error)) from error
     except UnidentifiedImageError as error:
-        raise BadSampleError(bad.NO_IMAGE, f"no {', '.join(FORMATS)} image") from error
+        raise BadSampleError(bad.NO_IMAGE, f"not an image in {', '.join(FORMATS)} format") from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         truncated = "truncated" in str(error).lower()
         raise BadSampleError(bad.TRUNCATED_IMAGE if truncated else bad.BROKEN_IMAGE, _short(error)) from error

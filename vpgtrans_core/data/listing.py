@@ -41,7 +41,7 @@ class Images(Protocol):
 @dataclass(frozen=True)
 class FileImage:
     """An image in a file below `root`. Names may not lead out of it; links that lie in it are followed, because
-    whoever made the folder put them there, and what they lead to is read as a picture or not at all."""
+    whoever made the folder put them there, and what they lead to is read as an image or not at all."""
 
     root: str
     name: str

@@ -222,7 +222,7 @@ class StepReader:
         rng = self._rng("text", draw.source, sample.key, draw.visit)
         if options.texts == "caption":
             if len(sample.images) > 1:
-                raise BadSampleError(BAD_TEXT, f"{len(sample.images)} images: a caption is about one")
+                raise BadSampleError(BAD_TEXT, f"{len(sample.images)} images, but a caption describes one")
             captions = self._choose(draw, sample.key, sample.captions)
             return [self.text.encode(caption, options.max_tokens, rng) for caption in captions]
         conversations = self._choose(draw, sample.key, sample.conversations)

@@ -1,4 +1,4 @@
-"""From every mode in which Pillow holds a picture to RGB, meaning what the picture shows."""
+"""From every mode in which Pillow holds an image to RGB, so that the image looks the same."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def to_rgb(image: Image.Image, depth: int = 8) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")
     if image.mode not in _DIRECT + _TRANSPARENT:
-        raise BadSampleError(bad.UNUSABLE_MODE, f"{image.mode} has no certain way to RGB; convert the picture first")
+        raise BadSampleError(
+            bad.UNUSABLE_MODE, f"{image.mode} cannot be converted to RGB reliably; convert the image first"
+        )
     if image.mode in _TRANSPARENT or image.info.get("transparency") is not None:
         return _on_white(_with_alpha(image, depth))
     return image.convert("RGB")

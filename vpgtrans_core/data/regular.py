@@ -38,14 +38,14 @@ def open_regular(path: Path) -> tuple[BinaryIO, int]:
     """Open a regular file without ever waiting for it; also return its bytes.
 
     Raises:
-        OSError: it cannot be opened. BadSampleError: it is no regular file.
+        OSError: it cannot be opened. BadSampleError: it is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             what = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
-            raise BadSampleError(bad.UNREADABLE_FILE, f"no regular file but {what}")
+            raise BadSampleError(bad.UNREADABLE_FILE, f"not a regular file but {what}")
         return os.fdopen(descriptor, "rb"), status.st_size
     except BaseException:
         os.close(descriptor)
@@ -56,7 +56,7 @@ def read_regular(path: Path, most: int) -> bytes:
     """The bytes of a regular file that holds at most `most` of them.
 
     Raises:
-        OSError: it cannot be read. BadSampleError: it is no regular file, or a larger one.
+        OSError: it cannot be read. BadSampleError: it is not a regular file, or it is larger.
     """
     file, size = open_regular(path)
     with file:
@@ -69,7 +69,7 @@ def read_text(path: Path) -> str:
     """The text of an annotation file (UTF-8), unpacked when its name ends in ``.gz``.
 
     Raises:
-        DataError: it cannot be read, is no regular file, or is too large. UnicodeDecodeError: it is no UTF-8.
+        DataError: it cannot be read, is not a regular file, or is too large. UnicodeDecodeError: it is not UTF-8.
     """
     return _read(path, None).decode("utf-8-sig")
 
@@ -91,13 +91,17 @@ def _read(path: Path, most: int | None) -> bytes:
             if path.suffix == ".gz":
                 return _unpacked(path, file, size, most)
             if b"\0" in file.read(4096):
-                raise DataError(f"{path} holds zero bytes: it is no text", "check that the file is whole and UTF-8")
+                raise DataError(
+                    f"{path} contains zero bytes, so it is not text", "check that the file is complete and in UTF-8"
+                )
             file.seek(0)
             return file.read(-1 if most is None else most)
     except BadSampleError as error:
         raise DataError(f"{path} is {error.detail}", "give a file") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot read {path}: {error}", "check the path, its permissions and its end") from error
+        raise DataError(
+            f"cannot read {path}: {error}", "check the path and its permissions, and that the file is complete"
+        ) from error
 
 
 def refuse_special(path: Path) -> None:
@@ -109,14 +113,14 @@ def refuse_special(path: Path) -> None:
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         what = _KINDS.get(stat.S_IFMT(mode), "something else")
-        raise DataError(f"{path} is no regular file but {what}", "write the data to a file first")
+        raise DataError(f"{path} is not a regular file but {what}", "save the data to a file first")
 
 
 def _refuse_large(path: Path, size: int) -> None:
     if size > MAX_LISTING_BYTES:
         raise DataError(
-            f"{path} has {size} bytes; an annotation file of at most {MAX_LISTING_BYTES} is read",
-            "cut it into several files and give each with --data, or make tar shards of it",
+            f"{path} has {size} bytes; annotation files may have at most {MAX_LISTING_BYTES}",
+            "split it into several files and give each with --data, or convert it to tar shards",
         )
 
 
@@ -132,6 +136,6 @@ def _unpacked(path: Path, file: BinaryIO, size: int, head: int | None) -> bytes:
             if parts.tell() > most:
                 raise DataError(
                     f"{path} unpacks to more than {most} bytes, far more than its own {size}",
-                    "unpack it first if it is what it should be",
+                    "if you trust the file, unpack it first",
                 )
     return parts.getvalue()

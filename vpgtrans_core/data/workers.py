@@ -67,8 +67,8 @@ def read_in_workers(
             failures += 1
             if failures > RESTARTS:
                 raise DataError(
-                    f"the data workers were lost {failures} times at step {number}: {lost}",
-                    "they may lack memory (fewer --workers) or shared memory (/dev/shm), or the disk hangs",
+                    f"the data workers failed {failures} times at step {number}: {lost}",
+                    "memory (use fewer --workers) or shared memory (/dev/shm) may be too small, or the disk may hang",
                 ) from lost
             log.warning("data workers lost at step %d (%s); starting them again", number, lost)
 

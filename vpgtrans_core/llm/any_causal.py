@@ -86,7 +86,7 @@ class AnyCausalLM(DecoderOnlyLLM):
         return [Text.of(start, tuple(ids[:5])), *between, Text.of(start, (ids[0], *ids[5:9]))]
 
     def _soft_prompts(self) -> Tensor:
-        """Three soft prompts that are no words, but between some: ``[1, 3, D]``."""
+        """Three soft prompts that lie between words: ``[1, 3, D]``."""
         ids = torch.tensor([[7, 5, 9], [8, 6, 11]], device=self.model.device) % self.vocab_size
         return self.embed(ids).mean(0, keepdim=True)
 
@@ -113,7 +113,7 @@ class AnyCausalLM(DecoderOnlyLLM):
         said = (str(error).splitlines() or [""])[0][:300]
         return ModelError(
             f"{type(self.model).__name__} {what}: {type(error).__name__}: {said}",
-            "a plugin for its family may find a way (docs/plugins.md)",
+            "a plugin for its family may support it (docs/plugins.md)",
         )
 
     @torch.no_grad()
@@ -126,8 +126,8 @@ class AnyCausalLM(DecoderOnlyLLM):
             raise self._refusal("cannot compute from word embeddings", error) from error
         if not self._near(ours, whole):
             raise ModelError(
-                f"{type(self.model).__name__} computes something else from word embeddings than from token ids",
-                "it reads its tokens elsewhere too; a plugin for its family may find a way (docs/plugins.md)",
+                f"{type(self.model).__name__} computes different logits from word embeddings than from token ids",
+                "it also uses the token ids elsewhere; a plugin for its family may support it (docs/plugins.md)",
             )
 
     def _near(self, a: Tensor, b: Tensor) -> bool:

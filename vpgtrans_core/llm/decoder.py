@@ -17,6 +17,7 @@ from vpgtrans_core.llm.frozen import FrozenLLM, end_token, start_tokens
 from vpgtrans_core.llm.loss import label_loss
 from vpgtrans_core.llm.rows import DecoderRows, decoder_rows
 from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens, length, limited
+from vpgtrans_core.llm.vocabulary import within
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,9 +104,9 @@ class DecoderOnlyLLM(FrozenLLM):
             name = next((n for n, child in children.items() if any(m is table for m in child.modules())), "")
         if not name:
             raise ModelError(
-                f"{type(self.model).__name__} does not say where its decoder is (no child named "
+                f"{type(self.model).__name__} does not show where its decoder is (it has no child named "
                 f"{self.model.base_model_prefix!r})",
-                "a plugin for this family can: override `trunk_name` and `trunk`, see docs/plugins.md",
+                "a plugin for this family can override `trunk_name` and `trunk`: see docs/plugins.md",
             )
         return name
 
@@ -121,6 +122,7 @@ class DecoderOnlyLLM(FrozenLLM):
         return getattr(self.model, self.trunk_name())(inputs_embeds=inputs, use_cache=False, **arguments)[0]
 
     def layout(self, texts: Sequence[Sequence[Text]], num_prompts: int, images: Sequence[int] = ()) -> DecoderRows:
+        self.check_ids(text for sample in texts for text in sample)
         deepest = max((length(text.pieces, num_prompts) for sample in texts for text in sample), default=0)
         # Our mask replaces the model's own; within its sliding window the two mean the same.
         share = self.shares_prefix and deepest <= (self._text_config("sliding_window") or deepest)
@@ -133,12 +135,12 @@ class DecoderOnlyLLM(FrozenLLM):
         return label_loss(hidden, rows.targets, self.head, self.vocab_size)
 
     def generation_settings(self) -> dict[str, Any]:
-        ends = list(dict.fromkeys(t for t in (self.text.end, self.tokenizer.eos_token_id) if t is not None))
-        padding = self.tokenizer.pad_token_id
+        ends = within([self.text.end, self.tokenizer.eos_token_id], self.vocab_size) or [self.text.end]
+        padding = within([self.tokenizer.pad_token_id], self.vocab_size)
         return {
             "bos_token_id": self.text.start[0] if self.text.start else self.tokenizer.bos_token_id,
             "eos_token_id": ends,
-            "pad_token_id": ends[-1] if padding is None else padding,
+            "pad_token_id": (padding or ends)[-1],
         }
 
     def _text_config(self, name: str) -> Any:

@@ -48,8 +48,8 @@ class EmbeddingReader:
         module: Any = model.get_input_embeddings()
         if not isinstance(getattr(module, "weight", None), Tensor):
             raise ModelError(
-                f"{type(model).__name__} gives no access to its word embeddings",
-                "a plugin with an embedding reader (hook vpgt_embedding_access) can give it",
+                f"vpgt cannot read the word embeddings of {type(model).__name__}",
+                "a plugin with an embedding reader (hook vpgt_embedding_access) can read them",
             )
         self.shape: tuple[int, int] = tuple(module.weight.shape)
         self.names = _names_of(model, module.weight)
@@ -136,12 +136,14 @@ def text_config(folder: str | Path, *, trust_remote_code: bool = False) -> PreTr
 
     path = Path(folder) / "config.json"
     if not path.is_file():
-        raise ModelError(f"{folder} is no model folder: it has no config.json")
+        raise ModelError(
+            f"{folder} is not a model folder: it has no config.json", "give a folder that save_pretrained wrote"
+        )
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers checks its configs with many kinds of error
-        hint = "give --trust-remote-code to run the code that comes with it" if wants_code(path) else ""
-        raise ModelError(f"{path} is of no kind that this transformers knows: {error}", hint) from error
+        hint = "give --trust-remote-code to run the code in the folder" if wants_code(path) else ""
+        raise ModelError(f"the installed transformers does not support the model in {path}: {error}", hint) from error
     return getattr(config, "text_config", None) or config
 
 
@@ -170,8 +172,8 @@ def _scale(module: nn.Module) -> float:
             return float(value)
     if type(module) is not nn.Embedding:
         raise ModelError(
-            f"the word embeddings are computed by {type(module).__name__}, which is no plain table",
-            "a plugin with an embedding reader (hook vpgt_embedding_access) can give them",
+            f"the word embeddings are computed by {type(module).__name__}, which is not a plain table",
+            "a plugin with an embedding reader (hook vpgt_embedding_access) can read them",
         )
     return 1.0
 

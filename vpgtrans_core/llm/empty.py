@@ -42,8 +42,8 @@ def empty_model(
             return kind.from_config(config, trust_remote_code=trust_remote_code, **kernel)
     except Exception as error:  # a config with impossible sizes fails wherever the model uses them
         raise ModelError(
-            f"no language model can be built of this {config.model_type} config: {error}",
-            "correct the model's config.json, or get it from its owner again",
+            f"transformers cannot build a language model from this {config.model_type} config: {error}",
+            "correct the model's config.json, or download it again",
         ) from error
 
 
@@ -57,8 +57,9 @@ def check_size(folder: str | Path, config: PreTrainedConfig, weights: Weights) -
     described = sum(p.numel() for p in empty_model(config).parameters())
     if described > PACKED * max(stored, 1):
         raise ModelError(
-            f"the config.json in {folder} describes a model of {described:,} parameters, its weights hold {stored:,}",
-            "the folder may hold another model's config: get both from the model's owner again",
+            f"the config.json in {folder} describes a model of {described:,} parameters, but its weights hold "
+            f"{stored:,}",
+            "the folder may hold another model's config: download both again",
         )
 
 

@@ -19,6 +19,7 @@ from vpgtrans_core.llm.frozen import FrozenLLM
 from vpgtrans_core.llm.loss import label_loss
 from vpgtrans_core.llm.segments import EncoderDecoderRows, encoder_decoder_rows
 from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens, length, limited
+from vpgtrans_core.llm.vocabulary import within
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,7 +59,9 @@ class Seq2SeqText(TextEncoder):
         first = next((n for n, span in enumerate(spans) if isinstance(span, Span) and span.labelled), len(spans))
         read, said = spans[:first], spans[first:]
         if any(isinstance(span, ImageMark) for span in said):
-            raise BadSampleError(bad.BAD_TEXT, "an image after the first answer, which an encoder cannot read any more")
+            raise BadSampleError(
+                bad.BAD_TEXT, "an image stands after the first answer, where the encoder cannot read it"
+            )
         encoder = limited(map(self._piece, read), None if max_tokens is None else max_tokens - 1)
         decoder = limited(map(self._piece, said), max_tokens)
         pieces = (*encoder.pieces, Tokens((self.end,)), *decoder.pieces)
@@ -139,6 +142,7 @@ class EncoderDecoderLLM(FrozenLLM):
     def layout(
         self, texts: Sequence[Sequence[Text]], num_prompts: int, images: Sequence[int] = ()
     ) -> EncoderDecoderRows:
+        self.check_ids(text for sample in texts for text in sample)
         return encoder_decoder_rows(texts, num_prompts, self.start, self.embedding_size, self.shares_prefix, images)
 
     def positions(self, texts: Sequence[Text], num_prompts: int) -> int:
@@ -172,9 +176,9 @@ class EncoderDecoderLLM(FrozenLLM):
         return label_loss(hidden, rows.targets, self.head, self.vocab_size)
 
     def generation_settings(self) -> dict[str, Any]:
-        padding = self.tokenizer.pad_token_id
+        padding = within([self.tokenizer.pad_token_id], self.vocab_size)
         return {
             "decoder_start_token_id": self.start,
             "eos_token_id": self.text.end,
-            "pad_token_id": self.text.end if padding is None else padding,
+            "pad_token_id": (padding or [self.text.end])[0],
         }

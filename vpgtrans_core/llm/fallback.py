@@ -27,6 +27,6 @@ def fallback_family(model_type: str) -> LLMFamily:
         return LLMFamily(name=model_type, model_types=(model_type,), adapter="vpgtrans_core.llm.any_causal:AnyCausalLM")
     guess = did_you_mean(model_type, [*causal, *seq2seq])
     raise ModelError(
-        f"transformers knows no language model of type {model_type!r}",
-        guess or "a newer transformers or a plugin for this family may know it: see docs/plugins.md",
+        f"transformers does not support language models of type {model_type!r}",
+        guess or "a newer transformers or a plugin for this family may support it: see docs/plugins.md",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from vpgtrans_core.llm.elements import images_of_samples, line_of
 from vpgtrans_core.llm.head import head_of
 from vpgtrans_core.llm.loading import load_model, load_tokenizer
 from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens
+from vpgtrans_core.llm.vocabulary import check_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -117,6 +118,14 @@ class FrozenLLM(LLM):
     def embed(self, ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(ids)
 
+    def check_ids(self, texts: Iterable[Text]) -> None:
+        """Check that the embedding table has a row for every token of some texts; a tokenizer may have more tokens.
+
+        Raises:
+            ModelError: it has not; names the token.
+        """
+        check_ids(texts, self.tokenizer, self.vocab_size)
+
     def compile(self) -> None:
         compile_blocks(self.model, self.trunks())
 
@@ -149,9 +158,10 @@ class FrozenLLM(LLM):
         if not captioning:
             arguments.eos_token_id = self.text.answer_end
         prompts = self._prompts(prompt, len(soft_prompts), len(images))
+        self.check_ids(prompts)
         counts = images or [1 if captioning else text.images for text in prompts]
         if sum(counts) != len(soft_prompts):
-            raise ValueError(f"the prompts are about {sum(counts)} images, and there are {len(soft_prompts)}")
+            raise ValueError(f"the prompts need {sum(counts)} images, but there are {len(soft_prompts)}")
         answers: dict[int, str] = {}
         for numbers, read, said in self._alike(prompts, counts, soft_prompts.shape[1]):
             ids = self._continue(read.to(soft_prompts.device), said.to(soft_prompts.device), soft_prompts, arguments)
@@ -239,16 +249,9 @@ class FrozenLLM(LLM):
             cause = None
         if not isinstance(weight, Tensor) or weight.ndim != 2 or head is None:
             raise ModelError(
-                f"{type(self.model).__name__} gives no access to its word embeddings or its head",
-                "a plugin for this family can provide it: see docs/plugins.md",
+                f"vpgt cannot reach the word embeddings or the head of {type(self.model).__name__}",
+                "a plugin for this family can provide them: see docs/plugins.md",
             ) from cause
-        if (tokens := len(self.tokenizer)) > (rows := weight.shape[0]):  # with those that were added to it
-            raise ModelError(
-                f"the tokenizer has {tokens} tokens, the model embeds {rows}: tokens were added and the model's table "
-                "was not resized, or the tokenizer belongs to another model",
-                f"resize it and save the model again: model.resize_token_embeddings({tokens}); or copy the model's own "
-                "tokenizer into its folder",
-            )
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -67,7 +67,7 @@ def load_model(
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(
             f"cannot load a language model from {folder}: {_first_lines(error)}",
-            "it must hold a config.json, weights and a tokenizer as transformers' save_pretrained writes them",
+            "the folder must hold config.json, weights and a tokenizer, as transformers' save_pretrained writes them",
         ) from error
     _check_report(folder, report)
     if quantization:
@@ -109,7 +109,7 @@ def _check_report(folder: str | Path, report: dict[str, Any]) -> None:
     if any(kinds.values()):
         raise ModelError(
             mismatch(str(folder), **kinds),
-            "the folder may hold another model than its config.json says, or only a part of it",
+            "the weights may belong to another model than config.json describes, or may be incomplete",
         )
 
 
@@ -157,7 +157,7 @@ def _check_bitsandbytes(kind: str) -> None:
         importlib.import_module("bitsandbytes")
     except Exception as error:  # a build for another torch or system fails in its own ways
         raise ModelError(
-            f"{kind} quantisation cannot work here: bitsandbytes does not load: {_first_lines(error)}",
+            f"{kind} quantisation is not available here, because bitsandbytes cannot be loaded: {_first_lines(error)}",
             "leave --quantization out: the LLM is then loaded in its half precision or in float32",
         ) from error
 

@@ -124,8 +124,8 @@ class TextEncoder(ABC):
             ModelError: this encoder knows captions only.
         """
         raise ModelError(
-            f"{type(self).__name__} makes texts of captions only, not of conversations",
-            "its plugin can add `encode_spans`: see docs/plugins.md; or train on captions",
+            f"{type(self).__name__} can encode captions, but not conversations",
+            "train on captions, or add `encode_spans` to its plugin: see docs/plugins.md",
         )
 
     @abstractmethod

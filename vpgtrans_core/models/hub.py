@@ -82,7 +82,7 @@ class Hub:
         def cached() -> str:
             folder = _ask(hub_id, snapshot_download, revision=revision, local_files_only=True)
             if not _is_whole(Path(folder)):
-                raise _unreachable(hub_id, "its folder in the cache is not whole")
+                raise _unreachable(hub_id, "its folder in the cache is incomplete")
             return folder
 
         return Path(self._newest(hub_id, revision, download, cached))
@@ -108,7 +108,7 @@ class Hub:
                 path = cached()
             except HubUnreachable:
                 raise unreachable from None
-            self.note(f"{unreachable.why}; {hub_id} is taken from the cache")
+            self.note(f"{unreachable.why}; using {hub_id} from the cache")
             return path
 
 
@@ -150,7 +150,9 @@ def _ask(hub_id: str, what: Any, **arguments: Any) -> Any:
             f"accept its licence at https://huggingface.co/{hub_id} and log in with `hf auth login`",
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise ModelError(f"{hub_id} has no revision {arguments.get('revision')!r}", "leave @revision out") from error
+        raise ModelError(
+            f"{hub_id} has no revision {arguments.get('revision')!r}", "check the revision, or leave @revision out"
+        ) from error
     except errors.RepositoryNotFoundError as error:
         raise ModelError(
             f"the hub has no model {hub_id!r}, or it is private",
@@ -164,7 +166,7 @@ def _ask(hub_id: str, what: Any, **arguments: Any) -> Any:
             "give a repository with config.json, weights and a tokenizer",
         ) from error
     except errors.HFValidationError as error:
-        raise ModelError(f"{hub_id!r} cannot be a model of the hub: {_first_line(error)}", "check its name") from error
+        raise ModelError(f"{hub_id!r} is not a valid hub id: {_first_line(error)}", "check its name") from error
     except errors.HfHubHTTPError as error:
         raise _http_error(hub_id, error) from error
     except Exception as error:  # httpx, requests and OS errors, as the hub's client and its version have it
@@ -174,7 +176,7 @@ def _ask(hub_id: str, what: Any, **arguments: Any) -> Any:
 def _not_cached(hub_id: str, error: Exception, asked: bool) -> ModelError:
     """The client found nothing: not in the cache, or the hub's answer was an error that it hides behind this one."""
     if not asked:
-        return _unreachable(hub_id, "the hub may not be asked (--offline)")
+        return _unreachable(hub_id, "--offline forbids asking the hub")
     cause = error.__cause__ or error
     return _http_error(hub_id, cause) if _status(cause) else _unreachable(hub_id, _first_line(cause))
 
@@ -183,8 +185,13 @@ def _http_error(hub_id: str, error: BaseException) -> ModelError:
     """An outage (5xx) and too many requests (429) pass; another status is the hub's last word."""
     status = _status(error)
     if status == 429 or status >= 500:
-        return _unreachable(hub_id, f"the hub answers {status} ({'too many requests' if status == 429 else 'outage'})")
-    return ModelError(f"the hub refuses {hub_id!r}: {_first_line(error)}", "`hf auth whoami` shows who you are to it")
+        return _unreachable(
+            hub_id, f"the hub answers with HTTP status {status} ({'too many requests' if status == 429 else 'outage'})"
+        )
+    return ModelError(
+        f"the hub refuses {hub_id!r}: {_first_line(error)}",
+        "`hf auth whoami` shows the account that you are logged in with",
+    )
 
 
 def _status(error: BaseException) -> int:
@@ -195,8 +202,8 @@ def _status(error: BaseException) -> int:
 def _unreachable(hub_id: str, why: str) -> HubUnreachable:
     error = HubUnreachable(
         f"cannot get {hub_id} from the hub and it is not in the cache: {why[:200]}",
-        f"where there is network run `hf download {hub_id} --local-dir FOLDER`, copy FOLDER here and give its path; "
-        "a mirror is named by HF_ENDPOINT, a cache by HF_HOME",
+        f"on a machine with network access run `hf download {hub_id} --local-dir FOLDER`, copy FOLDER here "
+        "and give its path; set HF_ENDPOINT to use a mirror, HF_HOME to use another cache",
     )
     error.why = why[:200]
     return error

@@ -70,15 +70,17 @@ class Places:
         if folder.is_dir():
             return self._in_folder(folder)
         if folder.is_file():
-            raise ModelError(f"{name} is a file, not a model", "give the folder that holds config.json and the weights")
+            raise ModelError(f"{name} is a file, not a model", "give the folder with config.json and the weights")
         if is_path(rest) or rest.count("/") > 1:
-            raise ModelError(f"there is no folder {rest}", "check the path; `vpgt list-models` shows known models")
+            raise ModelError(
+                f"the folder {rest} does not exist", "check the path; `vpgt list-models` lists the known models"
+            )
         if not HUB_ID.fullmatch(rest):
             raise refusals.unknown([name], self.registry)
         try:
             return self._on_hub(*split_hub_id(rest))
         except HubUnreachable as error:
-            raise HubUnreachable(f"{error.message} (nor is there a folder {rest} here)", error.hint) from error
+            raise HubUnreachable(f"{error.message} (and there is no folder {rest} here)", error.hint) from error
 
     def _in_package(self, card: LLMCard | SourceCard) -> Place:
         package, _, inner = (card.bundled or "").partition(":")
@@ -87,7 +89,7 @@ class Places:
         except ImportError as error:
             raise ModelError(f"{card.alias} ships in the package {package!r}, which is not installed") from error
         if not (folder / CONFIG).is_file():
-            raise ModelError(f"{card.alias} should ship in {folder} and is not there", "install the package again")
+            raise ModelError(f"{card.alias} is missing from {folder}", "install the package again")
         return replace(self._in_folder(folder), origin="bundled")
 
     def _in_folder(self, folder: Path) -> Place:
@@ -110,7 +112,9 @@ class Places:
             if self.weights:
                 raise
             if isinstance(error, HubRefused):  # the run itself would end here
-                self.registry.warn_once(f"{error.message}; its sizes are those of its card. To run it, {error.hint}")
+                self.registry.warn_once(
+                    f"{error.message}; the plan uses the sizes of its card. To run it, {error.hint}"
+                )
             return Place(None, self._card_config(known), "hub", card.hub_id, card.revision, from_card=True)
 
     def _card_config(self, known: Known) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is refused as a model, and why. Loads no torch."""
+"""Which models are refused, and why. Loads no torch."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ _MERGE = (
 
 
 def unknown(names: Sequence[str], registry: Registry, recorded: str = "") -> ModelError:
-    """Nobody knows these names, and they are not folders. `recorded` is what a run's record says of lost plugins."""
+    """The error for unknown names that are not folders. `recorded` is what a run's record says about lost plugins."""
     if not all(names):
-        return ModelError("no model is named", "give --from and --to; `vpgt list-models` shows what is known")
+        return ModelError("no model was given", "give --from and --to; `vpgt list-models` lists the known models")
     aliases = [alias for known in registry.llms() for alias in (known.card.alias, *known.card.also)]
     aliases += [source.card.alias for source in registry.sources()]
     lost = [recorded, *(_lost_prefix(name) for name in names), registry.lost_hint()]
     hints = [
-        *lost,  # before a guess: whoever lost a plugin did not misspell a name
+        *lost,  # before a guess: a user who lost a plugin did not misspell a name
         *(did_you_mean(name, aliases) for name in names),
-        "`vpgt list-models` shows all that is known; a folder or a hub id (organisation/model) works too",
+        "`vpgt list-models` lists the known models; a folder or a hub id (organisation/model) works too",
     ]
     what = f"unknown model {names[0]!r}" if len(names) == 1 else f"unknown models {', '.join(map(repr, names))}"
-    return ModelError(f"{what}: not an alias, and not a folder here", join(*hints))
+    return ModelError(f"{what}: not a known alias, and not a folder here", join(*hints))
 
 
 def _lost_prefix(name: str) -> str:
     """For ``plugin:alias`` whose plugin is not active: `Registry.split_plugin` has taken off those that are."""
     plugin, colon, rest = name.partition(":")
-    return f"no plugin {plugin!r} is active here" if colon and rest and plugin.isidentifier() else ""
+    return f"the plugin {plugin!r} is not active here" if colon and rest and plugin.isidentifier() else ""
 
 
 def lost_plugins(folder: Path | None, registry: Registry) -> str:
@@ -64,13 +64,13 @@ def lost_plugins(folder: Path | None, registry: Registry) -> str:
 def _how_to_get(plugin: dict[str, Any]) -> str:
     home = str(plugin.get("distribution") or "")
     way = f"give --plugin {home}" if home.endswith(".py") else f"install {home or 'it'} {plugin.get('version') or ''}"
-    return f"the run was made with the plugin {plugin.get('name')!r}, which is not active here: {way.strip()}"
+    return f"the run used the plugin {plugin.get('name')!r}, which is not active here: {way.strip()}"
 
 
 def no_source_with(name: str, registry: Registry) -> ModelError:
-    """An LLM's alias as a source, of which no VL-LLM is known."""
+    """The error for an LLM's alias as a source if no known VL-LLM uses that LLM."""
     return ModelError(
-        f"{name!r} is a language model, and no known VL-LLM has it",
+        f"{name!r} is a language model, and no known VL-LLM uses it",
         f"the known sources are {_sources(registry)}; a folder with a VL-LLM works too",
     )
 
@@ -88,16 +88,15 @@ def refuse_folder(folder: Path, weights: bool) -> None:
     adapter = (folder / ADAPTER).is_file() or (not whole and any(folder.glob("adapter_model*")))
     if adapter and whole:
         raise ModelError(
-            f"{folder} holds a PEFT adapter beside whole weights: which of the two is meant?",
-            "to use the weights without it, move adapter_* into another folder; to use both, move it likewise and then "
-            + _MERGE,
+            f"{folder} holds both full weights and a PEFT adapter, so it is unclear which to use",
+            "to use only the weights, move adapter_* to another folder; to use both, move them too and then " + _MERGE,
         )
     if adapter:
         raise ModelError(f"{folder} holds a PEFT adapter, not a model", _MERGE)
     if not (folder / CONFIG).is_file():
         raise ModelError(f"the folder {folder} does not hold a model: it has no {CONFIG}", _folder_hint(folder))
     if weights and not whole:
-        raise ModelError(f"the folder {folder} has a {CONFIG} and no weights", "copy its safetensors files there too")
+        raise ModelError(f"the folder {folder} has a {CONFIG} but no weights", "copy its safetensors files there too")
 
 
 def hub_adapter(hub_id: str) -> ModelError:
@@ -107,13 +106,13 @@ def hub_adapter(hub_id: str) -> ModelError:
 
 def _folder_hint(folder: Path) -> str:
     if (folder / RECORD).is_file():
-        return "it holds a run that has not ended: continue it with --resume"
+        return "it holds an unfinished run: continue it with --resume"
     inner = sorted(p.parent.name for p in folder.glob(f"*/{CONFIG}"))
     if inner:
-        return f"there is one in {folder / inner[-1]}"
+        return f"there is a model in {folder / inner[-1]}"
     if adapters := sorted(p.parent.name for p in folder.glob(f"*/{ADAPTER}")):
         return f"{folder / adapters[-1]} holds a PEFT adapter: {_MERGE}"
-    return "give a folder as save_pretrained writes it"
+    return "give a folder that save_pretrained wrote"
 
 
 # Kinds of models
@@ -125,8 +124,9 @@ def refuse_code(name: str, config: dict[str, Any], registry: Registry) -> None:
     if any(registry.knows_type(kind, model_type) for kind in (LLMFamily, VPGFamily)) or not needs_code(config):
         return  # transformers' own classes are used, not the folder's
     raise UnsafeInput(
-        f"{name} brings its own code (auto_map in its {CONFIG}), and nobody else's knows its model_type {model_type!r}",
-        "read that code; if you trust it, give --trust-remote-code",
+        f"{name} needs its own code (auto_map in its {CONFIG}): no plugin and no "
+        f"transformers class knows its model_type {model_type!r}",
+        "read that code, and give --trust-remote-code if you trust it",
     )
 
 
@@ -136,14 +136,14 @@ def refuse_vl_target(name: str, config: dict[str, Any], registry: Registry) -> N
     if registry.knows_type(VPGFamily, model_type):
         raise target_sees(name, f"a VL-LLM (model_type {model_type!r})", None)
     if "vision_config" in config and not registry.knows_type(LLMFamily, model_type):
-        raise target_sees(name, f"a model that sees already (model_type {model_type!r})", None)
+        raise target_sees(name, f"a model that already reads images (model_type {model_type!r})", None)
 
 
 def target_sees(name: str, what: str, llm: str | None) -> ModelError:
     """The target is `what` (a kind of VL-LLM), whose language model is `llm`."""
     which = f": {llm!r}" if llm else ""
     return ModelError(
-        f"{name} is {what}; the target is a language model alone", f"give the language model itself{which}"
+        f"{name} is {what}, but the target must be a plain language model", f"give the language model itself{which}"
     )
 
 
@@ -153,8 +153,8 @@ def not_a_source(name: str, folder: Path | None, config: dict[str, Any], registr
     lost = join(lost_plugins(folder, registry), registry.lost_hint())
     if "vision_config" in config or lost_plugins(folder, registry):
         kinds = ", ".join(t for f in registry.vpg_families() for t in f.model_types) or "none"
-        what = f"{name} is a VL-LLM of a kind that no plugin knows (model_type {model_type!r}; known: {kinds})"
-        return ModelError(what, join(lost, "a plugin can add it"))
+        what = f"no plugin supports the VL-LLM {name} (model_type {model_type!r}; supported: {kinds})"
+        return ModelError(what, join(lost, "a plugin can add support for it"))
     what = f"{name} is not a VL-LLM (model_type {model_type!r}): a source has a VPG, a projector and a language model"
     return ModelError(what, join(lost, f"known sources: {_sources(registry)}"))
 

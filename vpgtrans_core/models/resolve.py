@@ -182,7 +182,7 @@ class Resolver:
             raise ModelError(f"{name} refers to itself for its language model", f"correct 'llm' in its {REFERENCES}")
         self._referred.add(name)
         if (llm := self.source(name).llm) is None:
-            raise ModelError(f"{name} is referred to for its language model and has none")
+            raise ModelError(f"another model refers to {name} for its language model, but {name} has none")
         self._referred.discard(name)
         return llm
 
@@ -316,8 +316,8 @@ def _reference_name(reference: dict[str, Any], base: Path) -> str:
     if hub_id:
         return f"{hub_id}@{revision}" if (revision := reference.get("revision")) else str(hub_id)
     raise ModelError(
-        f"the language model {folder or ''!r} that a saved VPG refers to is not there",
-        f"put it back, or correct its 'folder' in {base / REFERENCES}",
+        f"a saved VPG refers to the language model {folder or ''!r}, which does not exist",
+        f"restore it, or correct its 'folder' in {base / REFERENCES}",
     )
 
 

@@ -137,7 +137,7 @@ class Catalogue:
         for plugin in dict.fromkeys(plugins):
             others = [self.record(p).title for p in dict.fromkeys(plugins) if p != plugin] or ["the plugin itself"]
             self.record(plugin).warnings.append(
-                f"{what} is ambiguous, {' and '.join(others)} has it too: write '{plugin}:{asked}'"
+                f"{what} is ambiguous, because {' and '.join(others)} also provides it: write '{plugin}:{asked}'"
             )
 
     # Look-ups by name
@@ -146,8 +146,8 @@ class Catalogue:
         """Return the language model of an alias, ``plugin:alias`` or known hub id.
 
         Raises:
-            ModelError: nobody knows it; says what is near and which broken plugin might have had it.
-            PluginError: several plugins do.
+            ModelError: it is unknown; the error names similar names and the inactive plugins that might provide it.
+            PluginError: several plugins provide it.
         """
         return self._one("language model", name, self._by_name_or_hub(self._llms, name), (p.name for p in self._llms))
 
@@ -155,7 +155,7 @@ class Catalogue:
         """Return the source of an alias, ``plugin:alias`` or known hub id, or of its LLM's alias.
 
         Raises:
-            ModelError: nobody knows it. PluginError: several plugins do.
+            ModelError: it is unknown. PluginError: several plugins provide it.
         """
         hits = self._by_name_or_hub(self._sources, name) or self._sources_with_llm(name)
         known = [p.name for p in self._sources] + [p.item.card.llm for p in self._sources if p.item.card.llm]
@@ -165,7 +165,7 @@ class Catalogue:
         """Return the language model that a source's card names: of several, that of the source's own distribution.
 
         Raises:
-            ModelError: nobody knows it. PluginError: several plugins of other distributions do.
+            ModelError: it is unknown. PluginError: several plugins of other distributions provide it.
         """
         hits, name = _called(self._llms, source.card.llm or ""), source.card.llm or ""
         home = self.record(source.plugin).distribution
@@ -182,7 +182,7 @@ class Catalogue:
         """Return the LLM family of this name (or ``plugin:name``).
 
         Raises:
-            ModelError: nobody knows it. PluginError: several plugins do.
+            ModelError: it is unknown. PluginError: several plugins provide it.
         """
         provided = self._provided[LLMFamily]
         return self._one("LLM family", name, _called(provided, name), (p.name for p in provided))
@@ -191,7 +191,7 @@ class Catalogue:
         """Return the VPG family of this name (or ``plugin:name``).
 
         Raises:
-            ModelError: nobody knows it. PluginError: several plugins do.
+            ModelError: it is unknown. PluginError: several plugins provide it.
         """
         provided = self._provided[VPGFamily]
         return self._one("VPG family", name, _called(provided, name), (p.name for p in provided))
@@ -261,7 +261,7 @@ class Catalogue:
     def lost_hint(self) -> str:
         """A hint that names the plugins that are not active: one of them might have had what was looked for."""
         lost = [r for r in self.records if r.status != "active"]
-        hints = [f"{r.title} is {r.status} and might have it: {r.cause}" for r in lost[:3]]
+        hints = [f"{r.title} might provide it, but is {r.status}: {r.cause}" for r in lost[:3]]
         more = [f"and {len(lost) - 3} more; see `vpgt list-plugins`"] if len(lost) > 3 else []
         return "; ".join(hints + more)
 
@@ -295,7 +295,7 @@ class Catalogue:
             return hits[0].item
         if hits:
             raise self._ambiguous(f"{what} {name!r}", hits, name)
-        hints = [self.lost_hint(), did_you_mean(name, known), f"`{listing}` shows all that is known"]
+        hints = [self.lost_hint(), did_you_mean(name, known), f"`{listing}` lists what is known"]
         raise ModelError(f"unknown {what} {name!r}", "; ".join(filter(None, hints)))
 
     def _of_type(self, kind: type, model_type: str, plugin: str | None) -> Any:
@@ -313,11 +313,11 @@ class Catalogue:
         if len(plugins) == 1:
             return PluginError(
                 f"{what} is ambiguous: {owners} provides it twice",
-                f"correct that plugin, or disable it with VPGT_DISABLE_PLUGINS={plugins[0]}",
+                f"fix that plugin, or disable it with VPGT_DISABLE_PLUGINS={plugins[0]}",
             )
         meaning = " (MODEL is the folder, hub id or alias that you gave)" if asked == "MODEL" else ""
         return PluginError(
-            f"{what} is ambiguous: it is provided by {owners}",
+            f"{what} is ambiguous: {owners} provide it",
             f"write {' or '.join(f'{p}:{asked}' for p in plugins)}{meaning}, or disable one with "
             f"VPGT_DISABLE_PLUGINS={plugins[-1]}",
         )

@@ -81,7 +81,7 @@ class Hooks:
         for caller in self._manager.get_hookcallers(plugin) or ():
             if not caller.has_spec():
                 known = [n for n in vars(hookspecs) if n.startswith("vpgt_")]
-                guess = did_you_mean(caller.name, known) or f"there are {', '.join(known)}"
+                guess = did_you_mean(caller.name, known) or f"the hooks are {', '.join(known)}"
                 raise PluginError(f"unknown hook {caller.name!r}; {guess}")
 
     def _is_unmarked(self, plugin: Any, record: PluginRecord, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Finding plugins and loading each one in a guard of its own: what goes wrong in one stays its own trouble."""
+"""Finds plugins and loads each one in a guard of its own, so that an error in one does not affect the others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HEAVY = ("torch", "transformers", "tensorflow", "jax")
 
 @dataclass
 class PluginRecord:
-    """One plugin and what became of it.
+    """One plugin and its status.
 
     Attributes:
         status: ``active``, ``disabled`` (by the user), ``incompatible`` (made for another version of the hooks, or
@@ -112,7 +112,7 @@ def _installed() -> Iterator[Found]:
         except Exception as error:
             name = getattr(getattr(distribution, "_path", None), "stem", "unknown").partition("-")[0]
             record = PluginRecord(name, name, "", "")
-            record.fail("broken", "discover", f"its distribution's metadata cannot be read: {_say(error)}", error)
+            record.fail("broken", "discover", f"the metadata of its distribution cannot be read: {_say(error)}", error)
             yield Found(record)
             continue
         for entry in entries:
@@ -146,7 +146,7 @@ def load_plugin(found: Found, limit: float) -> Any | None:
         record.fail("broken", "import", _say(error, record.target), error)
         return None
     if version != API_VERSION:
-        cause = f"made for version {version!r} of the plugin interface (VPGT_API); this vpgt has {API_VERSION}"
+        cause = f"it needs version {version!r} of the plugin interface (VPGT_API), but this vpgt has {API_VERSION}"
         record.fail("incompatible", "version", cause)
         return None
     return plugin
@@ -172,7 +172,9 @@ def watched(record: PluginRecord, limit: float, doing: str) -> Iterator[None]:
     finally:
         record.seconds += time.perf_counter() - began
     if heavy := [m for m in _HEAVY if m in sys.modules and m not in heavy_before]:
-        record.warnings.append(f"imports {heavy[0]} when it is {doing}, which slows every command: import it on use")
+        record.warnings.append(
+            f"imports {heavy[0]} when it is {doing}, which slows down every command: import it where it is used"
+        )
     if text := printed.getvalue().strip():
         record.warnings.append(f"prints while it is {doing}: {text.splitlines()[0][:80]!r}")
 
@@ -190,15 +192,15 @@ def import_file(path: Path) -> Any:
     Its folder joins the end of ``sys.path``: data workers import it again by name.
 
     Raises:
-        ImportError: the name is no module name or belongs to another module.
+        ImportError: the name is not a valid module name, or another module has it.
     """
     name, path = path.stem, path.resolve()
     if path.suffix != ".py" or not name.isidentifier():
-        raise ImportError(f"{path.name} is no name of a Python module: call it like my_plugin.py")
+        raise ImportError(f"{path.name} is not a valid module name: rename it, for example to my_plugin.py")
     loaded = sys.modules.get(name)
     known = getattr(loaded, "__spec__", None) or (None if loaded else importlib.util.find_spec(name))
     if (loaded or known) and (known is None or not known.origin or Path(known.origin).resolve() != path):
-        raise ImportError(f"a module {name!r} exists already: give {path.name} another name")
+        raise ImportError(f"a module {name!r} already exists: rename {path.name}")
     if loaded:
         return loaded
     if str(path.parent) not in sys.path:
@@ -252,11 +254,11 @@ def _half_imported(name: str) -> bool:
 
 def _say(error: BaseException, target: str = "") -> str:
     """The error in one line, with the last place in the plugin's own code."""
-    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     package = target.partition(":")[0].partition(".")[0]
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _belongs(f.filename, package, target)]
     place = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
-    return " ".join(said.split())[:300] + place
+    return " ".join(text.split())[:300] + place
 
 
 def _belongs(filename: str, package: str, target: str) -> bool:

@@ -96,7 +96,7 @@ def read_switches(environ: Mapping[str, str] = os.environ) -> Switches:
             except ValueError:
                 problems.append(f"{variable} must be {_EXPECTED[_KINDS[key]]}, not {text!r}")
     if problems:
-        raise ConfigError(problems, f"correct the environment or {path}")
+        raise ConfigError(problems, f"correct the environment variables or {path}")
     return Switches(**values, folder=folder)
 
 

@@ -57,7 +57,7 @@ def start_projector(
 def _from_words(settings: Settings, words: SourceWords, texts: Sequence[str], probe: StartProbe) -> ProjectorStart:
     """From the words that the source says at each soft prompt."""
     llm = probe.model.llm
-    pairs = word_pairs(words.tokenizer, llm.tokenizer, texts).whole_words()
+    pairs = _embedded_pairs(words, llm, texts).whole_words()
     spoken = words_said(pairs, words.tokenizer, llm.tokenizer, probe.captions())
     pairs, record = _shuffled(settings, pairs)  # after the captions were matched: only the pairing is destroyed
     outputs = probe.outputs().cpu()
@@ -69,7 +69,7 @@ def _from_words(settings: Settings, words: SourceWords, texts: Sequence[str], pr
 
 def _merged(settings: Settings, words: SourceWords, texts: Sequence[str], llm: LLM) -> ProjectorStart:
     """The word converter in closed form, merged with the source's projector."""
-    pairs, record = _shuffled(settings, word_pairs(words.tokenizer, llm.tokenizer, texts))
+    pairs, record = _shuffled(settings, _embedded_pairs(words, llm, texts))
     converter = fit_ridge(pairs, words.words, _target_table(llm), seed=settings.seed)
     record |= {"held_out_cosine": converter.held_out, "ridge": converter.ridge}
     return ProjectorStart(merge(converter, *words.projector), record)
@@ -85,14 +85,26 @@ def _shuffled(settings: Settings, pairs: WordPairs) -> tuple[WordPairs, dict[str
 def _paper(words: SourceWords, llm: LLM, captions: Sequence[str], seed: int) -> ProjectorStart:
     """The paper's converter, trained by SGD on the captions' tokens, merged with the source's projector."""
     same = words.tokenizer.get_vocab() == llm.tokenizer.get_vocab()
-    tokens = caption_tokens(words.tokenizer, llm.tokenizer, captions)
-    everything = torch.arange(len(llm.tokenizer), device=llm.model.device)
+    tokens = caption_tokens(words.tokenizer, llm.tokenizer, captions, _table_sizes(words, llm))
+    everything = torch.arange(_table_sizes(words, llm)[1], device=llm.model.device)
     target = llm.embed(everything).detach().float().cpu()
     converter = fit_sgd(
         tokens, words.words.table(), target, epochs=SGD_EPOCHS_SAME if same else SGD_EPOCHS_OTHER, seed=seed
     )
     record = {"start": "converter", "converter": "sgd", "captions_dropped": tokens.dropped}
     return ProjectorStart(merge(converter, *words.projector), record)
+
+
+def _embedded_pairs(words: SourceWords, llm: LLM, texts: Sequence[str]) -> WordPairs:
+    """The word pairs of the captions whose tokens both LLMs embed."""
+    return word_pairs(words.tokenizer, llm.tokenizer, texts).within(*_table_sizes(words, llm))
+
+
+def _table_sizes(words: SourceWords, llm: LLM) -> tuple[int, int]:
+    """Rows of the source's and of the target's embedding table; a tokenizer may have more tokens."""
+    table = llm.model.get_input_embeddings().weight
+    assert isinstance(table, Tensor)
+    return len(words.words), len(table)
 
 
 def _target_table(llm: LLM) -> Callable[[Tensor], Tensor]:

@@ -85,6 +85,11 @@ class WordPairs:
         """The pairs that are whole words of the captions: what a soft prompt can be read as."""
         return self.subset(self.whole.nonzero().flatten())
 
+    def within(self, source_rows: int, target_rows: int) -> WordPairs:
+        """The pairs whose token ids are rows of both embedding tables."""
+        pairs = enumerate(zip(self.source, self.target, strict=True))
+        return self.subset([i for i, (s, t) in pairs if max(s) < source_rows and max(t) < target_rows])
+
     def counts(self) -> dict[str, int]:
         """Numbers of pairs by kind."""
         found = Counter(self.kinds)
@@ -279,7 +284,8 @@ class CaptionTokens:
     Attributes:
         source, target: token ids ``[N]``.
         lengths: tokens of each kept caption ``[C]``.
-        dropped: captions whose two token sequences differ in length, which the paper's code leaves out.
+        dropped: captions whose two token sequences differ in length, which the paper's code leaves out, or that have
+            a token without an embedding.
     """
 
     source: Tensor
@@ -289,12 +295,21 @@ class CaptionTokens:
 
 
 def caption_tokens(
-    source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase, captions: Sequence[str]
+    source: PreTrainedTokenizerBase,
+    target: PreTrainedTokenizerBase,
+    captions: Sequence[str],
+    table_sizes: tuple[int, int] | None = None,
 ) -> CaptionTokens:
-    """Tokenise captions with both tokenizers and keep those of equal length, as the paper's code does."""
+    """Tokenise captions with both tokenizers and keep those of equal length, as the paper's code does.
+
+    Args:
+        table_sizes: rows of the two embedding tables, where a tokenizer may have more tokens than its LLM embeds.
+    """
     s = source(list(captions), add_special_tokens=False)["input_ids"]
     t = target(list(captions), add_special_tokens=False)["input_ids"]
     kept = [(a, b) for a, b in zip(s, t, strict=True) if len(a) == len(b) and a]
+    if table_sizes is not None:
+        kept = [(a, b) for a, b in kept if max(a) < table_sizes[0] and max(b) < table_sizes[1]]
     return CaptionTokens(
         torch.tensor([i for a, _ in kept for i in a], dtype=torch.long),
         torch.tensor([i for _, b in kept for i in b], dtype=torch.long),

@@ -89,7 +89,7 @@ def _outcome(checked: Check, subject: Any, declared: str | None) -> tuple[Outcom
     if declared is not None and checked.optional:
         return "unsupported", declared, ""
     if declared is not None:
-        return "failed", f"{checked.name} is no check that may be declared unsupported", "VPGT_CONFORMANCE"
+        return "failed", f"{checked.name} is not a check that may be declared unsupported", "VPGT_CONFORMANCE"
     try:
         checked.run(subject)
     except CheckFailed as failure:

@@ -42,9 +42,9 @@ def description_resolves(subject: LLMSubject) -> None:
     expect_active(subject.opened)
     expect_known_declarations(subject.unsupported, LLM_CHECKS)
     adapter = load(subject.family.adapter)
-    expect(isinstance(adapter, type) and issubclass(adapter, LLM), f"{subject.family.adapter} is no subclass of LLM")
+    expect(isinstance(adapter, type) and issubclass(adapter, LLM), f"{subject.family.adapter} is not a subclass of LLM")
     reader = _reader(subject)
-    expect(issubclass(reader, EmbeddingReader), f"{reader} is no subclass of EmbeddingReader")
+    expect(issubclass(reader, EmbeddingReader), f"{reader} is not a subclass of EmbeddingReader")
 
 
 @check(LLM_CHECKS, "VPGT_CONFORMANCE['FAMILY']['config'], and the adapter's `prepare`")

@@ -83,9 +83,9 @@ def _module(name: str, registry: Registry) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         guess = did_you_mean(name, [r.name for r in registry.records])
-        hint = "give the name that `vpgt list-plugins` shows, a module, a package's folder or a .py file"
+        hint = "give a name from `vpgt list-plugins`, a module, a package's folder or a .py file"
         raise PluginError(
-            f"there is no plugin {name!r}, nor can such a module be imported: {error}",
+            f"unknown plugin {name!r}: it is not installed, and no module of this name can be imported: {error}",
             "; ".join(filter(None, (guess, hint))),
         ) from error
 

@@ -63,7 +63,7 @@ class PatchVPG(VPG):
         return ((f"mix.{name}", parameter) for name, parameter in self.mix.named_parameters())
 
     def save_model(self, folder: Path, projector: nn.Linear, llm: Any, *, llm_reference: dict[str, Any]) -> None:
-        raise VpgtError("the kit's VPG is saved without its LLM only", "save with --save vpg")
+        raise VpgtError("the kit's VPG can only be saved without its LLM", "save with --save vpg")
 
     def save_part(self, folder: Path, projector: nn.Linear | None, *, references: dict[str, Any]) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)

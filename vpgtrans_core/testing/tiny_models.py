@@ -66,7 +66,9 @@ def tiny_config(model_type: str, tokenizer: PreTrainedTokenizerFast, changes: di
     try:
         known = AutoConfig.for_model(model_type).to_dict()
     except (ValueError, KeyError) as error:
-        raise CheckFailed(f"transformers knows no model type {model_type!r}", "the family's model_types") from error
+        raise CheckFailed(
+            f"transformers does not support the model type {model_type!r}", "the family's model_types"
+        ) from error
     sizes: dict[str, Any] = {name: size for size, names in SIZES.items() for name in names if name in known}
     tokens = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     tokens |= {"pad_token_id": tokenizer.pad_token_id, "decoder_start_token_id": tokenizer.pad_token_id}
@@ -75,7 +77,7 @@ def tiny_config(model_type: str, tokenizer: PreTrainedTokenizerFast, changes: di
     try:
         return AutoConfig.for_model(model_type, **(sizes | changes))
     except Exception as error:  # transformers checks its configs with many kinds of error
-        said = f"no tiny {model_type} can be made, its config lacks something: {' '.join(str(error).split())}"
+        said = f"cannot build a tiny {model_type}, because its config lacks something: {' '.join(str(error).split())}"
         raise CheckFailed(said, "VPGT_CONFORMANCE['FAMILY']['config']: fields that the tiny config needs") from error
 
 

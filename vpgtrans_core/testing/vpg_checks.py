@@ -36,7 +36,7 @@ def description_resolves(subject: VPGSubject) -> None:
     expect_active(subject.opened)
     expect_known_declarations(subject.unsupported, VPG_CHECKS)
     adapter = subject.adapter
-    expect(isinstance(adapter, type) and issubclass(adapter, VPG), f"{subject.family.adapter} is no subclass of VPG")
+    expect(isinstance(adapter, type) and issubclass(adapter, VPG), f"{subject.family.adapter} is not a subclass of VPG")
     missing = sorted(getattr(adapter, "__abstractmethods__", ()))
     expect(not missing, f"the adapter does not define {', '.join(missing)}", subject.family.adapter)
 
@@ -181,7 +181,7 @@ def damaged_folders_are_refused(subject: VPGSubject) -> None:
             part = victim.rpartition(".")[2]
             expect(part in str(error), f"the error does not name the tensor {victim}: {error}")
         else:
-            raise CheckFailed(f"a folder that {damage} {victim} is loaded without a word")
+            raise CheckFailed(f"a folder that {damage} {victim} is loaded without an error")
 
 
 @check(VPG_CHECKS, "the adapter's `save_model`", optional=True)

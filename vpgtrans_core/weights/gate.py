@@ -119,7 +119,7 @@ def open_safetensors(file: Path) -> Any:
         raise ModelError(f"cannot read {file}: {error}") from error
     if size < 8 or header > min(size - 8, HEADER_LIMIT):
         raise UnsafeInput(
-            f"{file} is no safetensors file or is cut short: its header claims {header} bytes in a file of {size}",
+            f"{file} is not a safetensors file or is truncated: its header claims {header} bytes in a file of {size}",
             "download or copy the file again",
         )
     with _readable(file):
@@ -212,7 +212,10 @@ def check_finite(tensors: Mapping[str, Tensor], where: str | Path) -> None:
     """
     bad = [name for name, value in tensors.items() if not is_finite(value)]
     if bad:
-        raise ModelError(mismatch(str(where), **{"NaN or infinity in": bad}), "the checkpoint is of a broken run")
+        raise ModelError(
+            mismatch(str(where), **{"NaN or infinity in": bad}),
+            "the training run that wrote the checkpoint diverged, or the file is damaged",
+        )
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -283,7 +286,7 @@ def _tensor_files(path: Path) -> list[Path]:
             return [path / name]
     raise ModelError(
         f"{path} holds no weights (none of {', '.join((*SINGLE, INDEX, *PICKLES))})",
-        "give a folder as transformers' save_pretrained or vpgt writes it",
+        "give a folder that transformers' save_pretrained or vpgt wrote",
     )
 
 
@@ -296,10 +299,10 @@ def _indexed_files(index: Path) -> list[Path]:
     if bad := [name for name in files if Path(name).name != name or name in (".", "..")]:
         raise UnsafeInput(
             f"{index} points out of its folder: {', '.join(bad[:SHOWN])}",
-            "an index names files beside itself: get the model from its owner again",
+            "an index may only name files in its own folder: download the model again",
         )
     if missing := [name for name in files if not (index.parent / name).is_file()]:
-        raise ModelError(f"{index} names files that are not there: {', '.join(missing[:SHOWN])}", "download them again")
+        raise ModelError(f"{index} names files that do not exist: {', '.join(missing[:SHOWN])}", "download them again")
     return [index.parent / name for name in files]
 
 
@@ -309,7 +312,7 @@ def _readable(file: Path) -> Iterator[None]:
         yield
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise UnsafeInput(
-            f"{file} is damaged or its header lies: {error}", "download or copy the file again, or check its SHA-256"
+            f"{file} is damaged or has a wrong header: {error}", "download or copy the file again, or check its SHA-256"
         ) from error
 
 

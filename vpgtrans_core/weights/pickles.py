@@ -87,15 +87,15 @@ def _check_archive(path: Path) -> set[int]:
                 raise UnsafeInput(f"{path} is a compressed archive, which torch.save never writes", UNKNOWN)
             pickles = [member for member in members if member.filename.endswith("data.pkl")]
             if len(pickles) != 1 or pickles[0].file_size > PICKLE_LIMIT:
-                raise UnsafeInput(f"{path} is no checkpoint of torch.save", UNKNOWN)
+                raise UnsafeInput(f"{path} is not a checkpoint of torch.save", UNKNOWN)
             _check_names(archive.read(pickles[0]), path)
     except FileNotFoundError as error:
         raise ModelError(f"{path} does not exist", "give a checkpoint's path") from error
     except IsADirectoryError as error:
-        raise ModelError(f"{path} is a folder, not a checkpoint", "name the .pth in it") from error
+        raise ModelError(f"{path} is a folder, not a checkpoint", "give the .pth file in it") from error
     except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise ModelError(
-            f"{path} is truncated, no checkpoint, or of the format before torch 1.6: {error}",
+            f"{path} is truncated, is not a checkpoint, or has the format before torch 1.6: {error}",
             "copy it again; or, for an old file, " + CONVERT.format(name=path.name),
         ) from error
     return {member.file_size for member in members}

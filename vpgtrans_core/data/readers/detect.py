@@ -1,4 +1,4 @@
-"""Which format a path holds: recognised by looking at it, or named by the user."""
+"""Which format a path holds: recognised by its content, or named by the user."""
 
 from __future__ import annotations
 
@@ -96,10 +96,12 @@ def read_source(
 
 def _read_path(path: Path, root: Path | None, format: str | None, reading: Reading) -> Listing:
     if not path.exists():
-        raise DataError(f"there is no data at {path}", "check the path; relative ones start at the current folder")
+        raise DataError(
+            f"the data {path} does not exist", "check the path; a relative path starts at the current folder"
+        )
     refuse_special(path)
     if root is not None and not root.is_dir():
-        raise DataError(f"there is no image folder at {root}", "name an existing folder after the colon")
+        raise DataError(f"the image folder {root} does not exist", "give an existing folder after the colon")
     if path.is_dir() and not any(path.iterdir()):
         raise DataError(f"{path} is an empty folder", fitting())
     format = format or look(path)
@@ -107,7 +109,7 @@ def _read_path(path: Path, root: Path | None, format: str | None, reading: Readi
         return listing
     if (format is None or format in JSON_FORMATS) and (json_file := _json_in(path)):
         return _read_json(json_file, root, format, reading)
-    kind = "in no known format" if format is None else f"not in the format {format!r}"
+    kind = "not in a known format" if format is None else f"not in the format {format!r}"
     raise DataError(f"{path} is {kind}: it is {seen(path)}", fitting())
 
 
@@ -193,7 +195,7 @@ def _read_json(file: Path, root: Path | None, format: str | None, reading: Readi
     names = [name for name, known in JSON_FORMATS.items() if known.fits(data, reading)]
     name = format or (names[0] if names else None)
     if name is None or name not in names:
-        asked = f"not in the format {format!r}" if format else "in no known format"
+        asked = f"not in the format {format!r}" if format else "not in a known format"
         raise DataError(f"{file} is {asked}: it holds {_shape(data)}", fitting())
     return JSON_FORMATS[name].read(data, file, root, reading)
 
@@ -217,10 +219,10 @@ def seen(path: Path) -> str:
 
 
 def fitting() -> str:
-    """What would fit, for error messages."""
+    """The supported formats, for error messages."""
     shapes = {name: known.looks_like for name, known in JSON_FORMATS.items()} | OTHER_FORMATS
     return (
-        "what fits:\n"
+        "supported formats:\n"
         + "\n".join(f"  {name}: {shape}" for name, shape in shapes.items())
-        + "\na caption under another key is read with --caption-key KEY"
+        + "\n--caption-key KEY reads captions under another key"
     )

@@ -23,7 +23,7 @@ from vpgtrans_core.data.sample import ImageRef
 from vpgtrans_core.errors import DataError
 
 IMAGE_COLUMNS = ("image", "images", "jpg", "jpeg", "png", "webp")
-"""Columns that hold encoded pictures when the file does not say which one does (img2dataset's parquet)."""
+"""Columns that hold encoded images when the file does not say which one does (img2dataset's parquet)."""
 TURN_COLUMNS = ("messages", "conversations")
 
 
@@ -50,14 +50,14 @@ class DatasetImage:
         value = _open(self.folder, self.column)[self.row][self.column]
         if isinstance(value, list):
             if len(value) > 1:
-                raise BadSampleError(bad.BAD_ROW, f"{len(value)} pictures; one a row is read")
+                raise BadSampleError(bad.BAD_ROW, f"{len(value)} images, but a row may have one")
             value = value[0] if value else None
         if value is None:
             raise BadSampleError(bad.MISSING_IMAGE)
         if isinstance(value, bytes):
             return value
         if value.get("bytes") is None:
-            raise BadSampleError(bad.OUTSIDE_ROOT, f"the row holds no image but the path {value.get('path')!r}")
+            raise BadSampleError(bad.OUTSIDE_ROOT, f"the row holds no image, only the path {value.get('path')!r}")
         return value["bytes"]
 
 
@@ -139,7 +139,8 @@ def _part(path: Path) -> Path:
     if "train" in parts or len(parts) == 1:
         return path / ("train" if "train" in parts else parts[0])
     raise DataError(
-        f"{path} holds the parts {', '.join(parts) or '(none)'}, none called train", "give one part's folder"
+        f"{path} holds the parts {', '.join(parts) or '(none)'}, none of them named train",
+        "give the folder of one part",
     )
 
 
@@ -154,8 +155,8 @@ def _load(source: str) -> Any:
         from datasets import load_dataset, load_from_disk
     except ImportError as error:
         raise DataError(
-            f"{source.splitlines()[0]} is read by the `datasets` library, which is not installed",
-            "pip install 'vpgt[datasets]'",
+            f"{source.splitlines()[0]} needs the `datasets` library, which is not installed",
+            "install it: pip install 'vpgt[datasets]'",
         ) from error
     try:
         if parquet:
@@ -163,7 +164,7 @@ def _load(source: str) -> Any:
         return load_from_disk(source).with_format(None)  # it may have been saved with another one
     except Exception as error:  # its many readers raise many kinds
         raise DataError(
-            f"cannot open the dataset in {source.splitlines()[0]}: {error}", "check that it is whole"
+            f"cannot open the dataset in {source.splitlines()[0]}: {error}", "check that it is complete"
         ) from error
 
 

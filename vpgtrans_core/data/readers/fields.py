@@ -1,4 +1,4 @@
-"""The fields of a row from outside: which picture it names, and what is said of it."""
+"""The fields of a row from outside: which image it names, and its captions."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def pictures(row: Any, *names: str) -> list[str]:
     values = [text_field(value, "path", "url", "image") if isinstance(value, dict) else value for value in values]
     for value in values:
         if value is not None and not isinstance(value, str):
-            raise BadSampleError(bad.BAD_ROW, f"its picture is no file name but {value!r}"[:120])
+            raise BadSampleError(bad.BAD_ROW, f"its image is not a file name but {value!r}"[:120])
     return [value for value in values if value]
 
 
@@ -74,7 +74,7 @@ def picture(row: Any, *names: str) -> str | None:
     """
     named = pictures(row, *names)
     if len(named) > 1:
-        raise BadSampleError(bad.BAD_ROW, f"names {len(named)} pictures; one a row is read")
+        raise BadSampleError(bad.BAD_ROW, f"it names {len(named)} images, but a row may have one")
     return named[0] if named else None
 
 

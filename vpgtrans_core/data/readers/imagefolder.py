@@ -45,7 +45,7 @@ def _json_rows(file: Path, builder: ListingBuilder, fields: tuple[str, ...]) -> 
     try:
         lines = read_text(file).split("\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"cannot read {file}: {error}", "check that the file is whole and UTF-8") from error
+        raise DataError(f"cannot read {file}: {error}", "check that the file is complete and in UTF-8") from error
     for number, line in enumerate(lines):
         if line.strip():
             try:

@@ -37,7 +37,7 @@ def read_json(file: Path) -> Any:
     """Parse a json file, or one with a json object a line as a list, whichever its name says; ``.gz`` is unpacked.
 
     Raises:
-        DataError: the file cannot be read, is empty, or is no json.
+        DataError: the file cannot be read, is empty, or is not json.
     """
     try:
         text = read_text(file)
@@ -45,7 +45,7 @@ def read_json(file: Path) -> Any:
             raise DataError(f"{file} is empty", "give a file with captions")
         return _lines(text) if _holds_lines(file, text) else json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} is no valid json: {error}", "check that the file is whole") from error
+        raise DataError(f"{file} is not valid json: {error}", "check that the file is complete") from error
 
 
 def _holds_lines(file: Path, text: str) -> bool:
@@ -128,13 +128,13 @@ def nothing_usable(builder: ListingBuilder, file: Path | str, uncaptioned: int =
     kinds = ", ".join(f"{count} x {kind}" for kind, count in builder.bad.counts.most_common())
     seen = [f"{kinds} (first: {builder.bad.named[0]})"] if kinds else []
     if count := builder.uncaptioned + uncaptioned:
-        seen.append(f"{count} images without caption")
+        seen.append(f"{count} images without a caption")
     if builder.imageless:
-        seen.append(f"{builder.imageless} texts without image")
+        seen.append(f"{builder.imageless} texts without an image")
     if builder.met:
         met = ", ".join(f"{name} ({count})" for name, count in builder.met.most_common(12))
         seen.append(f"it holds: {met}" + (f" and {len(builder.met) - 12} more" if len(builder.met) > 12 else ""))
     return DataError(
         f"{file} ({builder.format}) holds no captioned image" + (f": {'; '.join(seen)}" if seen else ""),
-        builder.wanted or "give data with at least one image and one caption",
+        builder.wanted or "give data with at least one captioned image",
     )

@@ -70,7 +70,7 @@ def conversation(turns: list[Any], images: int) -> Conversation:
         first = next((n for n, turn in enumerate(parsed) if turn.role == "user"), 0)
         parsed[first] = Turn(parsed[first].role, (*map(ImageMark, range(images)), *parsed[first].content))
     elif shown < images:
-        raise BadSampleError(bad.BAD_ROW, f"{shown} image marks for {images} images")
+        raise BadSampleError(bad.BAD_ROW, f"{shown} image marks but {images} images")
     try:
         return Conversation(tuple(parsed))
     except ValueError as error:
@@ -81,10 +81,10 @@ def _turn(turn: Any, marks: Iterator[int]) -> Turn:
     """One turn; its image marks take the next images of `marks`."""
     role, value = _role(turn), speaker_and_text(turn)[1]
     if role is None or not isinstance(value, str):
-        raise BadSampleError(bad.BAD_ROW, "a turn without a known speaker or without a text")
+        raise BadSampleError(bad.BAD_ROW, "a turn has no known speaker or no text")
     words, *more = value.split(MARK)
     if more and role == "assistant":
-        raise BadSampleError(bad.BAD_ROW, "an answer that shows an image")
+        raise BadSampleError(bad.BAD_ROW, "an answer contains an image")
     content: list[str | ImageMark] = [words.strip()]
     for part in more:
         if (mark := next(marks, None)) is None:

@@ -18,7 +18,7 @@ def caption_of(data: bytes, ending: str, reading: Reading) -> tuple[list[Any], l
     none. With a caption key of the user's the text alone says nothing.
 
     Raises:
-        BadSampleError: it is no text, or no json.
+        BadSampleError: it is not text, or not json.
     """
     try:
         text = data.decode("utf-8-sig")

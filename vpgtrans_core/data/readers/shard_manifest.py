@@ -42,12 +42,12 @@ def write_manifest(shards: Sequence[Path]) -> Path:
     """
     folders = {shard.parent for shard in shards}
     if len(folders) != 1:
-        raise DataError(f"{len(shards)} shards in {len(folders)} folders", "make one manifest a folder of shards")
+        raise DataError(f"the {len(shards)} shards lie in {len(folders)} folders", "write one manifest for each folder")
     facts = {}
     for shard in shards:
         index = index_shard(shard)
         if index.damage:
-            raise DataError(f"{shard}: {index.damage}", "fetch the shard again before making the manifest")
+            raise DataError(f"{shard}: {index.damage}", "download the shard again before writing the manifest")
         facts[shard.name] = {
             "samples": len(index.samples),
             "bytes": shard.stat().st_size,
@@ -72,7 +72,7 @@ def read_manifest(folder: Path) -> dict[str, ShardFacts]:
     data = read_json(path)
     shards = data.get("shards") if isinstance(data, dict) else None
     if not isinstance(shards, dict) or not all(map(_is_fact, shards, shards.values())):
-        raise DataError(f"{path} is not a manifest of shards", "delete it, or make it anew with `vpgt data manifest`")
+        raise DataError(f"{path} is not a manifest of shards", "delete it, or write it again with `vpgt data manifest`")
     return {name: ShardFacts(f["samples"], f["bytes"], f["sha256"]) for name, f in shards.items()}
 
 

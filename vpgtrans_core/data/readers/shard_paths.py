@@ -21,7 +21,7 @@ def refuse_urls(path: str) -> None:
         UnsafeInput: the path is a URL, or a ``pipe:`` that other readers of shards would hand to a shell.
     """
     if _URL.match(path):
-        raise UnsafeInput(f"{path} is not a path: data is read from files only", "fetch the data to a folder first")
+        raise UnsafeInput(f"{path} is not a path: data is read from files only", "download the data to a folder first")
 
 
 def is_pattern(path: str) -> bool:
@@ -48,7 +48,7 @@ def shards(path: str) -> list[Path]:
             missing.append(name)
     if missing or not found:
         raise DataError(
-            f"{len(missing)} of the shards that {path} names are not there: {', '.join(missing[:5])}",
+            f"{len(missing)} of the shards that {path} names do not exist: {', '.join(missing[:5])}",
             "check the pattern, or give the folder to use every shard in it",
         )
     return found

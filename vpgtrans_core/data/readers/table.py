@@ -23,7 +23,7 @@ _TOKEN = re.compile(r"^(?P<name>[^\t]+?\.\w{3,4})#\d+(?:\t|\s{2,}| )(?P<text>.*)
 
 
 def fits(file: Path) -> bool:
-    """Whether a text file is such a table: it has a header of several columns, one of them a picture's, or its first
+    """Whether a text file is such a table: it has a header of several columns, one of them the image's, or its first
     line is a token."""
     name = file.name.removesuffix(".gz")
     if not name.lower().endswith(SUFFIXES) or not file.is_file():
@@ -50,8 +50,8 @@ def read(file: Path, root: Path | None, reading: Reading) -> Listing:
 def wanted(fields: tuple[str, ...]) -> str:
     """What is read of a table, for the hint when nothing fits."""
     return (
-        f"columns are separated by , ; | or a tab; a picture is read from {', '.join(PICTURES)}, its caption from "
-        f"{', '.join(fields)}; name another with --caption-key"
+        f"columns are separated by , ; | or a tab; the image is read from {', '.join(PICTURES)}, the caption from "
+        f"{', '.join(fields)}; name another column with --caption-key"
     )
 
 
@@ -59,7 +59,7 @@ def table_rows(file: Path, builder: ListingBuilder, names: tuple[str, ...], fiel
     """The usable rows of a table.
 
     Raises:
-        DataError: the file cannot be read or is no UTF-8.
+        DataError: the file cannot be read or is not UTF-8.
     """
     try:
         text = read_text(file)
@@ -70,7 +70,7 @@ def table_rows(file: Path, builder: ListingBuilder, names: tuple[str, ...], fiel
         for number, row in enumerate(_dicts(text, first)):
             yield from row_of(f"line {number + 1}", row, builder, names, fields)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read {file}: {error}", "check that the file is whole and UTF-8") from error
+        raise DataError(f"cannot read {file}: {error}", "check that the file is complete and in UTF-8") from error
 
 
 def row_of(

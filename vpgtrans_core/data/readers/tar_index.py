@@ -31,7 +31,7 @@ MAX_MET = 1000
 
 @dataclass
 class ShardSample:
-    """One sample of a shard: a picture and its captions. `problem` is the kind and detail of a bad one."""
+    """One sample of a shard: an image and its captions. `problem` is the kind and detail of a bad one."""
 
     key: str
     offset: int = -1
@@ -177,7 +177,7 @@ def samples_of(key: str, members: dict[str, Member]) -> Iterator[ShardSample]:
     """The samples among the members of one key: one, or several whose fields agree up to their last dot.
 
     ``KEY.jpg`` with ``KEY.txt`` is the sample, whatever other fields there are (``KEY.seg.png``). Without such a pair,
-    each ``KEY.X.jpg`` with ``KEY.X.txt`` is one; else the only picture and the only text belong together.
+    each ``KEY.X.jpg`` with ``KEY.X.txt`` is one; else the only image and the only text belong together.
     """
     groups: dict[str, dict[str, Member]] = {}
     for name, member in members.items():
@@ -210,7 +210,7 @@ def _sample(key: str, members: dict[str, Member]) -> ShardSample:
     speaking = [member for member in texts if member.captions or member.problem]
     sample = ShardSample(key)
     if len(images) > 1:
-        sample.problem = (bad.BAD_ROW, f"several pictures, and none of them plain: {', '.join(images[:5])}")
+        sample.problem = (bad.BAD_ROW, f"several images, and it is unclear which to use: {', '.join(images[:5])}")
     elif problems := [m.problem for m in [members[name] for name in images] + speaking[:1] if m.problem]:
         sample.problem = problems[0]
     elif images:

@@ -1,4 +1,4 @@
-"""A folder of pictures, each with its caption in a file beside it: ``NAME.jpg`` with ``NAME.txt``, or with a
+"""A folder of images, each with its caption in a file beside it: ``NAME.jpg`` with ``NAME.txt``, or with a
 ``NAME.json`` that has a caption (img2dataset's files). Folders in it are gone through."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOOKED_AT = 10_000
 
 
 def is_one(path: Path) -> bool:
-    """Whether a folder holds a picture with a caption's file beside it."""
+    """Whether a folder holds an image with a caption's file beside it."""
     looked = 0
     for _, files in _folders(path):
         if any(_stem(name) in files.texts for name in files.images):
@@ -39,7 +39,7 @@ def read(path: Path, reading: Reading) -> Listing:
     """Make the listing, in the order of the names.
 
     Raises:
-        DataError: no picture has a caption.
+        DataError: no image has a caption.
     """
     fields = reading.captions(*CAPTIONS)
     wanted = f"beside NAME.jpg there must be NAME.txt, or NAME.json with one of {', '.join(fields)}"
@@ -57,7 +57,7 @@ def read(path: Path, reading: Reading) -> Listing:
 
 
 class _Files:
-    """The pictures of one folder, and the files with captions by their name without ending; ``txt`` comes first."""
+    """The images of one folder, and the files with captions by their name without ending; ``txt`` comes first."""
 
     def __init__(self, names: list[str]) -> None:
         self.count = len(names)
@@ -81,7 +81,7 @@ def _folders(path: Path) -> Iterator[tuple[str, _Files]]:
 
 
 def _captions(folder: Path, key: str, files: list[str], reading: Reading, builder: ListingBuilder) -> list[Any]:
-    """The captions of one picture from the first file beside it that has one; what is wrong is counted."""
+    """The captions of one image from the first file beside it that has one; what is wrong is counted."""
     problem = (bad.MISSING_TEXT, "no caption beside it")
     for name in files:
         try:

@@ -1,4 +1,4 @@
-"""The turns of a conversation about a picture, in the ways in which data sets write them down."""
+"""The turns of a conversation about an image, in the formats of common data sets."""
 
 from __future__ import annotations
 

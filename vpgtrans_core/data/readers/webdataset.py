@@ -57,7 +57,7 @@ class TarImage:
             file.seek(self.offset)
             data = file.read(self.size)
         if len(data) != self.size:
-            raise BadSampleError(bad.UNREADABLE_FILE, "the shard has become shorter")
+            raise BadSampleError(bad.UNREADABLE_FILE, "the shard is shorter than before")
         return data
 
 
@@ -88,7 +88,9 @@ def read(path: str, reading: Reading) -> Listing:
     """
     files = shards(path)
     if not files:
-        raise DataError(f"{path} holds no .tar shards", "give a folder with .tar files, or a pattern of them")
+        raise DataError(
+            f"{path} contains no .tar shards", "give a folder with .tar files, or a pattern that matches them"
+        )
     manifests = {folder: shard_manifest.read_manifest(folder) for folder in {file.parent for file in files}}
     missing = _missing(files, manifests) if Path(path).is_dir() else []
     indexes = _index_all(files, reading)
@@ -97,8 +99,8 @@ def read(path: str, reading: Reading) -> Listing:
         if facts is not None and not index.damage:
             index.damage = shard_manifest.damage(file, len(index.samples), facts, reading.hashes)
         if index.damage:
-            rest = "" if facts else "; without a manifest nobody knows how many samples that are"
-            log.warning("%s is damaged: %s%s; fetch it again", file, index.damage, rest)
+            rest = "" if facts else "; without a manifest the number of lost samples is unknown"
+            log.warning("%s is damaged: %s%s; download it again", file, index.damage, rest)
     return _listing(path, files, indexes, manifests, missing, reading)
 
 
@@ -127,7 +129,7 @@ def _listing(
 ) -> Listing:
     fields = ", ".join(reading.captions(*CAPTIONS))
     wanted = (
-        f"a picture is read from the fields {', '.join(IMAGES)}, its caption from txt, or from a json's {fields}; name "
+        f"the image is read from the fields {', '.join(IMAGES)}, the caption from txt, or from a json's {fields}; name "
         "another key with --caption-key"
     )
     builder = ListingBuilder(path, "webdataset", reading.clean_caption, wanted)
