@@ -1,4 +1,4 @@
-"""Small files: json of bounded size, writes that survive a power cut, hashes, names that model folders share.
+"""Small files: json of bounded size, writes that survive a power cut, hashes, file names used in model folders.
 
 Loads no torch.
 """
@@ -23,19 +23,19 @@ CONFIG = "config.json"
 REFERENCES = "references.json"
 """Beside a VPG saved without its LLM (``--save vpg``): where the LLM, and the ViT, are."""
 LLM_PREFIX = "language_model."
-"""What the names of the LLM's tensors begin with in a VL-LLM's folder."""
+"""Prefix of the names of the LLM's tensors in a VL-LLM's folder."""
 JSON_LIMIT = 64 << 20
 """Largest json file that is read, in bytes."""
 DEPTH_LIMIT, VALUES_LIMIT = 16, 100_000
-"""How deep a settings or card file may be nested, and how many values it may hold."""
+"""Maximum nesting of a settings or card file, and maximum number of its values."""
 REPLACED = ".replaced-"
-"""What the name of a file or folder begins with while another takes its place."""
+"""Prefix of the name of a file or folder while another takes its place."""
 _HERE, _SWAP = -100, 2
 """Linux's AT_FDCWD and RENAME_EXCHANGE."""
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""Error numbers of a disk, a quota or a file that takes no more."""
+"""Error numbers of a full disk, an exhausted quota and the limit of a file's size."""
 FULL_TEXTS = ("No space left", "os error 28", "StorageFull", "quota exceeded", "os error 122", "os error 27")
-"""How libraries that raise errors of their own (safetensors, tokenizers) tell of them."""
+"""Texts of the same errors from libraries that raise their own (safetensors, tokenizers)."""
 
 
 def sha256_file(path: str | Path) -> str:
@@ -48,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a json object of bounded size.
 
     Raises:
-        ModelError: missing, too large, or no json object.
+        ModelError: the file is missing or too large, or does not hold a json object.
     """
     try:
         if path.stat().st_size > JSON_LIMIT:
@@ -57,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot read {path}: {error}") from error
     if not isinstance(values, dict):
-        raise ModelError(f"{path} holds no json object")
+        raise ModelError(f"{path} does not hold a json object")
     return values
 
 
@@ -94,7 +94,7 @@ def check_plain(values: Any) -> None:
     """Refuse values of a settings or card file that are nested too deep or, by aliases, far larger than the file.
 
     Raises:
-        ValueError: saying which of the two.
+        ValueError: naming which of the two.
     """
     level, count = [values], 0
     for _ in range(DEPTH_LIMIT):
@@ -115,10 +115,10 @@ def _inside(value: Any) -> list[Any]:
 
 
 def put_in_place(new: Path, final: Path) -> None:
-    """Give the file or folder `new` the name `final`; what had that name before is removed afterwards.
+    """Rename the file or folder `new` to `final`, and remove what had that name before.
 
-    On Linux the two change names in one step, so that a kill at any moment leaves a whole one called `final`. Where the
-    system cannot do that, the old one is called ``.replaced-NAME`` until the new one is in place.
+    On Linux the two swap names in one step: a kill at any moment leaves a complete one called `final`. Where the system
+    cannot swap, the old one is called ``.replaced-NAME`` until the new one is in place.
     """
     if not final.exists():
         new.rename(final)
@@ -135,7 +135,7 @@ def put_in_place(new: Path, final: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all that is in it, if it is there."""
+    """Remove a file or a folder with its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -143,7 +143,7 @@ def remove(path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two paths change names in one step; False where the system or its file system cannot."""
+    """Swap the names of two paths in one step; False where the system or its file system cannot."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError, TypeError):
@@ -153,23 +153,23 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 class DiskFull(VpgtError):
-    """There is no room for what has to be written."""
+    """The disk has no room for what must be written."""
 
 
 @contextlib.contextmanager
 def writing(what: str, path: Path, needed: int | Callable[[], int], run: Path | None = None) -> Iterator[None]:
-    """Turn the error of a full disk into one that says what to do.
+    """Turn the error of a full disk into one with advice.
 
     Args:
         what: what is written, for the message.
         path: where.
-        needed: bytes that it takes, or what counts them.
-        run: the folder of the run, which goes on from its last checkpoint when there is room; None for no run.
+        needed: bytes that it takes, or a function that counts them.
+        run: the folder of the run, which can be resumed once there is room; None outside of a run.
 
     Raises:
-        DiskFull: the disk, a quota or a limit of file sizes took no more.
+        DiskFull: the disk is full, a quota is exhausted, or the file is too large.
     """
-    free = free_bytes(path)  # before: what is half written takes room too
+    free = free_bytes(path)  # measured before, because a half-written file takes room too
     try:
         yield
     except VpgtError:
@@ -177,15 +177,15 @@ def writing(what: str, path: Path, needed: int | Callable[[], int], run: Path | 
     except Exception as error:
         if not is_full(error):
             raise
-        go_on = f", then continue with --resume --out {run}" if run is not None else " and try again"
+        advice = f", then continue with --resume --out {run}" if run is not None else " and try again"
         count = needed() if callable(needed) else needed
         raise DiskFull(
-            f"the disk is full: {what} in {path} needs {count:,} bytes, and {free:,} were free", f"make room{go_on}"
+            f"the disk is full: {what} in {path} needs {count:,} bytes, and {free:,} were free", f"make room{advice}"
         ) from error
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, tells of a full disk."""
+    """Whether an error, or one of its causes, means a full disk."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return True
@@ -196,7 +196,7 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that are free where `path` is or would be; 0 where the system does not tell."""
+    """Free bytes on the disk of `path`, which need not exist; 0 where the system does not tell."""
     for place in (path, *path.absolute().parents):
         with contextlib.suppress(OSError):
             return shutil.disk_usage(place).free

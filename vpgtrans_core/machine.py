@@ -1,4 +1,4 @@
-"""What a run computes on: processes, device and precision."""
+"""The hardware side of a run: processes, device and precision."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from vpgtrans_core.settings import Settings
 
 BYTES_PER_POSITION = 48
 """Activation bytes that a frozen LLM keeps for the backward pass, per position, layer and unit of width, in half
-precision: on a GPU OPT was measured at 22, LLaMA at 34, and T5 at 54, which the share of the free memory that is used
-leaves room for. Twice as many in fp32."""
+precision; twice as many in fp32. Measured on a GPU: OPT 22, LLaMA 34, and T5 54, for which the unused share of the free
+memory leaves room."""
 CPU_ACTIVATIONS = 0.675e9
 """Bytes of activations that a micro-batch keeps on a CPU, whose matrix products are as fast with some hundred positions
 as with thousands."""
 FEWEST_POSITIONS, CPU_MOST_POSITIONS = 256, 8192
-"""Positions computed at once, however large the LLM is; and, on a CPU, however small."""
+"""The least positions computed at once, however large the LLM is; the most on a CPU, however small it is."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Machine:
     """Processes, this process's device, and the precisions.
 
     Attributes:
-        dtype: of the frozen parts (ViT, LLM).
-        autocast: of the trained parts' arithmetic, or None for fp32; their weights are always fp32.
+        dtype: precision of the frozen parts (ViT, LLM).
+        autocast: precision in which the trained parts compute, or None for fp32; their weights are always fp32.
     """
 
     accelerator: Accelerator
@@ -43,23 +43,23 @@ class Machine:
         return self.accelerator.is_main_process
 
     def positions_at_once(self, layers: int, hidden_size: int) -> int:
-        """LLM positions of a micro-batch: as many as a GPU's free memory takes (halved by the step itself where that
-        was too many), on a CPU as many as its matrix products need."""
+        """LLM positions of a micro-batch: on a GPU as many as fit in the free memory (a step that runs out of memory
+        halves them), on a CPU as many as its matrix products need."""
         each = BYTES_PER_POSITION * layers * hidden_size * (2 if self.dtype == torch.float32 else 1)
         if self.device.type != "cuda":
             return min(max(FEWEST_POSITIONS, int(CPU_ACTIVATIONS / each)), CPU_MOST_POSITIONS)
         gc.collect()
-        torch.cuda.empty_cache()  # what torch keeps from what was computed before is free too
+        torch.cuda.empty_cache()  # memory that torch holds but no tensor uses is free too
         free, _ = torch.cuda.mem_get_info(self.device)
-        whole = free // 10**9 * 10**9  # a resumed run shall find as much
+        whole = free // 10**9 * 10**9  # so that a resumed run gets the same number
         return max(FEWEST_POSITIONS, int(0.7 * whole / each))
 
 
 def choose_machine(settings: Settings, half: str) -> Machine:
-    """Choose device and precision: what the settings say, else a GPU when there is one, and `half` on it.
+    """Choose device and precision: those of the settings, else a GPU if there is one, with the precision `half`.
 
     Raises:
-        ConfigError: the device is not there, or the precision cannot be computed on it.
+        ConfigError: the device does not exist, or it cannot compute in the precision.
     """
     wants_cpu = settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available())
     if not wants_cpu and settings.device != "auto":
@@ -83,7 +83,7 @@ def _check_cuda(name: str) -> None:
     index = int(name[5:]) if ":" in name else 0
     if index >= torch.cuda.device_count():
         raise ConfigError(
-            [f"device: {name} is not there; torch sees {torch.cuda.device_count()} CUDA devices"],
+            [f"device: {name} does not exist; torch sees {torch.cuda.device_count()} CUDA devices"],
             "`vpgt doctor` shows what torch sees; --device cpu works everywhere",
         )
 
@@ -92,5 +92,5 @@ def _dtype(settings: Settings, device: torch.device, half: str) -> torch.dtype:
     if settings.dtype == "auto":
         return torch.float32 if device.type == "cpu" else getattr(torch, half)
     if settings.dtype == "float16" and device.type == "cpu":
-        raise ConfigError(["dtype: float16 does not train on a CPU"], "use bfloat16 or float32")
+        raise ConfigError(["dtype: a CPU cannot train in float16"], "use bfloat16 or float32")
     return getattr(torch, settings.dtype)

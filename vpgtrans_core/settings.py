@@ -52,40 +52,40 @@ def _setting(default: Any, help: str, group: str) -> Any:
 class Settings:
     """All settings of one transfer. See each field's help text (`vpgt transfer --help` prints them)."""
 
-    source: str = _setting(
-        "", "The trained VL-LLM: an alias, hub id, folder, or an LLM's alias (its VL-LLM).", "models"
-    )
-    target: str = _setting("", "The new LLM: an alias, hub id or folder.", "models")
+    source: str = _setting("", "Source VL-LLM: an alias, hub id or folder, or the alias of its LLM.", "models")
+    target: str = _setting("", "Target LLM: an alias, hub id or folder.", "models")
 
-    data: tuple[str, ...] = _setting((), "Captioned images: a file or folder; may be given several times.", "data")
+    data: tuple[str, ...] = _setting(
+        (), "Training images with captions: a file or folder; can be given several times.", "data"
+    )
     format: tuple[str, ...] = _setting(
-        (), "The data's format where looking is not enough, one for each --data.", "data"
+        (), "Format of the data where it cannot be detected: one for all --data, or one for each.", "data"
     )
     caption_key: str | None = _setting(
-        None, "The field, column or json key that holds the captions; default the usual names.", "data"
+        None, "Field, column or json key that holds the captions; default: the usual names.", "data"
     )
     ratios: tuple[Rate, ...] = _setting(
-        (), "Sampling ratio of each --data (the paper at scale: 0.1, 0.2, 0.7).", "data"
+        (), "Sampling ratio of each --data (0.1, 0.2, 0.7 in the paper's large runs).", "data"
     )
     clean: bool | None = _setting(
         None,
-        "Lower-case captions and take marks out, as the paper does; default yes, no for conversations (llava).",
+        "Lower-case captions and remove punctuation, as the paper does; default yes, no for conversations (llava).",
         "data",
     )
-    template: Template = _setting("minigpt4", "How conversations are written: minigpt4 or plain.", "data")
+    template: Template = _setting("minigpt4", "Template for conversations: minigpt4 or plain.", "data")
     val_data: str | None = _setting(
-        None, "Captioned images for the held-out loss; default: a part of the data.", "data"
+        None, "Images with captions for the held-out loss; default: a part of the training data.", "data"
     )
-    val_images: Count | None = _setting(None, "Images held out of the data for the held-out loss; 0 for none.", "data")
+    val_images: Count | None = _setting(None, "Number of images for the held-out loss; 0 for none.", "data")
     captions_per_image: Positive | None = _setting(
-        None, "Captions of an image used a visit; default all it has.", "data"
+        None, "Captions used each time an image is drawn; default all it has.", "data"
     )
-    limit: Positive | None = _setting(None, "Use at most this many images of the data.", "data")
-    max_bad_ratio: Amount = _setting(0.01, "Stop when more than this share of the samples is bad.", "data")
-    max_bad_run: Count = _setting(100, "Stop after this many bad samples in a row.", "data")
-    workers: Count | None = _setting(None, "Processes that decode images; default by the number of cores.", "data")
+    limit: Positive | None = _setting(None, "Maximum number of training images.", "data")
+    max_bad_ratio: Amount = _setting(0.01, "Stop when more than this share of the samples is unusable.", "data")
+    max_bad_run: Count = _setting(100, "Stop after this many unusable samples in a row.", "data")
+    workers: Count | None = _setting(None, "Processes that decode images; default depends on the CPU cores.", "data")
     augment: bool | None = _setting(
-        None, "Random resized crop and flip in training; default yes, no for the miniature.", "data"
+        None, "Random resized crops and flips in training; default yes, no for the miniature.", "data"
     )
     crop_min: Annotated[float, Gt(0), Le(1)] = _setting(
         0.5, "Smallest share of the image's area that a random crop keeps.", "data"
@@ -97,88 +97,100 @@ class Settings:
         "method",
     )
     stages: tuple[StageItem, ...] | None = _setting(
-        None, "The stages to run, by number or name, or new ones in a yaml file; default the method's.", "method"
+        None,
+        "Stages to run, by number or name; a yaml file can define new ones. Default: those of the method.",
+        "method",
     )
     start: Start = _setting(
-        "words", "The projector's start: words, converter (the paper's merge), or random.", "method"
+        "words", "How the projector is initialised: words, converter (as in the paper), or random.", "method"
     )
     converter: Converter = _setting(
-        "ridge", "How the word converter is fitted: ridge (closed form) or sgd (paper's).", "method"
+        "ridge", "How the word converter is fitted: ridge (closed form) or sgd (as in the paper).", "method"
     )
-    shuffle_pairs: bool = _setting(False, "Control: fit the start on shuffled word pairs.", "method")
+    shuffle_pairs: bool = _setting(False, "Control: initialise from shuffled word pairs.", "method")
 
-    out: str | None = _setting(None, "The output folder; default runs/SOURCE--TARGET.", "output")
+    out: str | None = _setting(None, "Output folder; default runs/SOURCE--TARGET.", "output")
     save: Save = _setting(
-        "model", "model: the whole VL-LLM; vpg: what was trained, with references to the rest.", "output"
+        "model",
+        "What to save: model (the whole VL-LLM) or vpg (the trained part, with references to the rest).",
+        "output",
     )
-    overwrite: bool = _setting(False, "Replace an output folder that exists.", "output")
+    overwrite: bool = _setting(False, "Replace the output folder of an earlier run.", "output")
     resume: bool = _setting(False, "Continue the run in the output folder.", "output")
     checkpoint_minutes: Rate = _setting(15.0, "Minutes between checkpoints.", "output")
-    checkpoint_steps: Positive | None = _setting(None, "Steps between checkpoints, besides the minutes.", "output")
-    accept_changes: bool = _setting(
-        False, "Resume even if data, models or settings differ from those that the run began with.", "output"
+    checkpoint_steps: Positive | None = _setting(
+        None, "Steps between checkpoints, in addition to the minutes.", "output"
     )
-    keep_checkpoints: Count = _setting(2, "Checkpoints kept while training; none is kept after the end.", "output")
+    accept_changes: bool = _setting(
+        False, "Resume even if data, models or settings have changed since the run started.", "output"
+    )
+    keep_checkpoints: Count = _setting(2, "Checkpoints kept during training; all are removed at the end.", "output")
 
     batch_size: Positive | None = _setting(
-        None, "Captions a step, over all processes; default the LLM family's in the paper.", "training"
+        None, "Captions per step, over all processes; default: the paper's value for the LLM family.", "training"
     )
     micro_positions: Positive | None = _setting(
-        None, "LLM positions computed at once; default found from free memory.", "training"
+        None, "LLM positions in one forward pass; default chosen for the device and its free memory.", "training"
     )
-    max_tokens: Positive = _setting(32, "Longest caption in tokens.", "training")
-    weight_decay: Amount = _setting(0.05, "AdamW's weight decay.", "training")
-    clip_norm: Amount = _setting(1.0, "Gradient norm above which gradients are scaled down; 0 for never.", "training")
-    stage1_epochs: Amount | None = _setting(None, "Epochs of stage 1, the projector's warm-up.", "training")
-    stage1_steps: Count | None = _setting(None, "Steps of stage 1, instead of epochs.", "training")
-    stage1_lr: Rate | None = _setting(None, "Learning rate of stage 1; default 5x that of stage 2.", "training")
+    max_tokens: Positive = _setting(32, "Maximum length of a caption in tokens; longer ones are cut.", "training")
+    weight_decay: Amount = _setting(0.05, "Weight decay of AdamW.", "training")
+    clip_norm: Amount = _setting(
+        1.0, "Maximum gradient norm: larger gradients are scaled down; 0 turns this off.", "training"
+    )
+    stage1_epochs: Amount | None = _setting(None, "Epochs of stage 1, the warm-up of the projector.", "training")
+    stage1_steps: Count | None = _setting(None, "Steps of stage 1, in place of epochs.", "training")
+    stage1_lr: Rate | None = _setting(None, "Learning rate of stage 1; default five times that of stage 2.", "training")
     stage1_optimizer: Optimizer | None = _setting(
-        None, "Optimiser of stage 1: adamw (the paper) or muon; default muon after a words start.", "training"
+        None,
+        "Optimiser of stage 1: adamw (as in the paper) or muon; default muon with --start words, else adamw.",
+        "training",
     )
-    early_stop: bool = _setting(True, "End stage 1 when its held-out loss no longer falls.", "training")
+    early_stop: bool = _setting(True, "End stage 1 early when the held-out loss no longer falls.", "training")
     stage2_epochs: Amount | None = _setting(None, "Epochs of stage 2, fine-tuning.", "training")
-    stage2_steps: Count | None = _setting(None, "Steps of stage 2, instead of epochs.", "training")
+    stage2_steps: Count | None = _setting(None, "Steps of stage 2, in place of epochs.", "training")
     stage2_lr: Rate | None = _setting(None, "Peak learning rate of stage 2.", "training")
-    stage2_min_lr: Amount | None = _setting(None, "Learning rate at the end of stage 2's cosine.", "training")
+    stage2_min_lr: Amount | None = _setting(None, "Learning rate at the end of stage 2's cosine schedule.", "training")
     stage2_lr_warmup_steps: Count | None = _setting(
-        None, "Steps of stage 2 in which its learning rate rises linearly to the peak.", "training"
+        None, "Steps of the linear learning-rate warm-up at the start of stage 2.", "training"
     )
     stage2_lr_warmup_start: Amount | None = _setting(
-        None, "Learning rate of stage 2 at the start of that rise.", "training"
+        None, "Learning rate at the start of the linear warm-up.", "training"
     )
     validate_every: Positive | None = _setting(
-        None, "Steps between held-out losses; default four times an epoch.", "training"
+        None, "Steps between measurements of the held-out loss; default four per epoch.", "training"
     )
-    seed: int = _setting(0, "Seed of everything random.", "training")
+    seed: int = _setting(0, "Random seed.", "training")
 
-    device: str = _setting("auto", "auto, cpu, cuda or cuda:N.", "machine")
+    device: str = _setting("auto", "Device: auto, cpu, cuda or cuda:N.", "machine")
     dtype: DType = _setting(
         "auto",
-        "Precision of the frozen parts; auto: the family's half on a GPU, float32 on a CPU.",
+        "Precision of the frozen parts; auto: the LLM family's half precision on a GPU, float32 on a CPU.",
         "machine",
     )
-    quantization: Quantization = _setting("none", "Frozen LLM in 8bit or 4bit (bitsandbytes).", "machine")
+    quantization: Quantization = _setting("none", "Load the frozen LLM in 8 or 4 bits (bitsandbytes).", "machine")
     share_prefix: bool = _setting(
-        True, "Captions of an image share its visual prefix where the LLM allows it.", "machine"
+        True, "Share the visual prefix between the captions of an image, where the LLM allows it.", "machine"
     )
     checkpoint_activations: bool = _setting(
         False, "Recompute the LLM's activations in the backward pass to save memory.", "machine"
     )
     compile: bool | None = _setting(
-        None, "torch.compile the frozen LLM; default yes on a GPU where the run is long.", "machine"
+        None, "Compile the frozen LLM with torch.compile; default yes for long runs on a GPU.", "machine"
     )
-    cache: str | None = _setting(None, "Folder of the feature cache; default the user's cache folder.", "machine")
+    cache: str | None = _setting(None, "Folder of the feature cache; default: the user's cache folder.", "machine")
     cache_features: bool | None = _setting(
-        None, "Keep VPG outputs on disk; default yes where views are fixed.", "machine"
+        None,
+        "Cache the outputs of frozen parts on disk; default yes without augmentation or with --views above 1.",
+        "machine",
     )
-    cache_gb: Rate = _setting(20.0, "Most gigabytes the cache may take for this run.", "machine")
-    views: Positive = _setting(1, "Augmented views an image in the cache.", "machine")
-    offline: bool = _setting(False, "Never ask the hub; use what is on disk.", "machine")
-    trust_remote_code: bool = _setting(False, "Run code that comes with a model folder.", "machine")
+    cache_gb: Rate = _setting(20.0, "Maximum size in gigabytes of what this run caches.", "machine")
+    views: Positive = _setting(1, "Augmented views of each image in the cache.", "machine")
+    offline: bool = _setting(False, "Use local files only; never contact the Hugging Face hub.", "machine")
+    trust_remote_code: bool = _setting(False, "Run Python code that comes with a model.", "machine")
 
 
 def fill(settings: Settings, recipe: Recipe, *, batch_size: int) -> Settings:
-    """Fill what was left open with the values of `recipe`, which go before `batch_size`, the LLM family's."""
+    """Fill open settings with the values of `recipe`; `batch_size`, the LLM family's, is used where it has none."""
     values = {"batch_size": batch_size, "stages": LISTS[settings.method], **recipe.settings}
     if settings.stage2_lr is not None:
         values["stage1_lr"] = LR_FACTOR * settings.stage2_lr
@@ -249,7 +261,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a settings file through the gate: plain yaml, bounded size, a mapping at the top.
 
     Raises:
-        ConfigError: the file is missing, too large, no yaml, or no mapping.
+        ConfigError: the file is missing or too large, is not yaml, or does not hold a mapping.
     """
     try:
         if path.stat().st_size > YAML_LIMIT:
@@ -261,7 +273,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError([f"{path} is not plain yaml: {error}"]) from error
     except (ValueError, RecursionError) as error:  # yaml's own reader recurses, and refuses dates that cannot be
-        raise ConfigError([f"{path} cannot be used: {error}"], "write plain settings, one a line") from error
+        raise ConfigError([f"{path} cannot be used: {error}"], "write one plain setting per line") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -270,7 +282,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def build(values: Mapping[str, Any]) -> Settings:
-    """Make `Settings` of plain values, with every unknown key and every wrong value reported at once.
+    """Make `Settings` from plain values; report every unknown key and every wrong value at once.
 
     Raises:
         ConfigError: listing all problems.
@@ -328,7 +340,7 @@ def _stages_fit(settings: Settings) -> list[str]:
     problems = [problem for stage in stages for problem in stage.problems()]
     names = [stage.name for stage in stages]
     problems += [
-        f"stages: {name!r} is there more than once" for name in sorted({n for n in names if names.count(n) > 1})
+        f"stages: {name!r} is given more than once" for name in sorted({n for n in names if names.count(n) > 1})
     ]
     own = [names.index(stage.name) for stage in PAPER.stages.values() if stage.name in names]
     if own != sorted(own):
@@ -341,14 +353,14 @@ def _compile_fits(settings: Settings) -> list[str]:
         return []
     problems = []
     if settings.checkpoint_activations:
-        problems.append("compile: blocks that checkpoint_activations recomputes run uncompiled; give one of the two")
+        problems.append("compile: blocks recomputed by checkpoint_activations run uncompiled; give one of the two")
     if settings.quantization != "none":
-        problems.append("compile: not for a quantised LLM; give one of compile and quantization")
+        problems.append("compile: a quantised LLM cannot be compiled; give one of compile and quantization")
     return problems
 
 
 def _resume_fits(settings: Settings) -> list[str]:
-    return ["resume and overwrite exclude each other"] if settings.resume and settings.overwrite else []
+    return ["resume and overwrite cannot be combined"] if settings.resume and settings.overwrite else []
 
 
 RELATIONS = (_data_fits, _stages_fit, _compile_fits, _resume_fits)

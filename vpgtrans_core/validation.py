@@ -1,4 +1,4 @@
-"""Plain values against the fields of a dataclass: types, bounds and choices, every problem at once.
+"""Check plain values against the fields of a dataclass: types, bounds and choices, all problems at once.
 
 A dataclass says what a field may hold where it declares it: ``Annotated[int, Gt(0)]`` with the bounds of
 `annotated_types`, ``Literal["adamw", "muon"]``, ``int | None``. pydantic checks the values; it is imported on first
@@ -24,7 +24,7 @@ EXPECTED = {
     "float_type": "a number",
     "float_parsing": "a number",
     "finite_number": "a finite number",
-    "string_type": "a text",
+    "string_type": "text",
     "bool_type": "true or false",
     "tuple_type": "a list",
     "dict_type": "a mapping",
@@ -42,7 +42,7 @@ BOUNDS = {
 def check(
     cls: type, values: Mapping[str, Any], *, kind: str = "setting", leave_out: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], list[str]]:
-    """Check `values` against the fields of the dataclass `cls`; fields that are missing are not asked for.
+    """Check `values` against the fields of the dataclass `cls`; fields may be missing.
 
     What yaml, json and Python callers write is accepted: a list for a tuple, a single value for a tuple of one,
     ``1e-4`` as text for a number, a `Path` for text. ``true`` is not a number.
@@ -54,7 +54,7 @@ def check(
         leave_out: fields that may not be given.
 
     Returns:
-        the values, converted, without those that are wrong; and a sentence for each problem.
+        the converted values, without the wrong ones; and a sentence for each problem.
     """
     names = [field.name for field in dataclasses.fields(cls) if field.name not in leave_out]
     good: dict[str, Any] = {}
@@ -74,7 +74,7 @@ def check(
 
 @cache
 def _field(cls: type, name: str) -> Callable[[Any], tuple[Any, list[str]]]:
-    """What checks one field of a dataclass: returns the value, converted, and its problems."""
+    """A function that checks one field of a dataclass: it returns the converted value and its problems."""
     from pydantic import TypeAdapter, ValidationError
 
     adapter = TypeAdapter(_lenient(get_type_hints(cls, include_extras=True)[name]))
@@ -89,7 +89,7 @@ def _field(cls: type, name: str) -> Callable[[Any], tuple[Any, list[str]]]:
 
 
 def _sentence(error: Any) -> str:
-    """One of pydantic's errors in our words."""
+    """One of pydantic's errors as a sentence."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
@@ -127,7 +127,7 @@ def _lenient(hint: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """A text as the number that it spells: yaml reads ``1e-4`` as text."""
+    """The number that a text spells: yaml reads ``1e-4`` as text."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:

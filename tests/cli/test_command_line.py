@@ -90,7 +90,7 @@ def test_every_setting_has_a_flag():
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (("transfer",), ["no --from is given", "no --to is given", "hint: "]),
+        (("transfer",), ["--from is missing", "--to is missing", "hint: "]),
         (("transfer", "--from", "opt-2.7", "--to", "opt-6.7b"), ["unknown model 'opt-2.7'", "did you mean 'opt-2.7b'"]),
         (("transfer", "--from", "opt-2.7", "--to", "vicunna-7b"), ["models 'opt-2.7', 'vicunna-7b'", "'vicuna-7b'"]),
         (("transfer", "--from", "opt-2.7b", "--to", "vicunna-7b"), ["error: unknown model 'vicunna-7b'"]),

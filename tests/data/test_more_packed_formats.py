@@ -41,7 +41,7 @@ def test_a_key_ends_at_the_first_dot_of_its_base_name(name: str, folder: str, tm
 
 def test_several_pictures_of_one_key(tmp_path: Path) -> None:
     fields = [("left.jpg", encoded(1)), ("right.jpg", encoded(2)), ("txt", b"which?")]
-    with pytest.raises(DataError, match=r"several pictures, and none of them plain: left.jpg, right.jpg"):
+    with pytest.raises(DataError, match=r"several images, and it is unclear which to use: left.jpg, right.jpg"):
         read(write_tar(tmp_path / "a.tar", members(*fields)))
     both = [("1.jpg", encoded(1)), ("1.txt", b"one"), ("2.jpg", encoded(2)), ("2.txt", b"two"), ("json", b"{}")]
     listing = read(write_tar(tmp_path / "b.tar", members(*both)))

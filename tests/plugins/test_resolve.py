@@ -141,7 +141,7 @@ def test_refused_folders(registry, tmp_path):
     assert "no weights" in refusal(resolve_target, bare, registry)
     assert resolve_target(bare, registry, Settings(), weights=False).embedding_size == 16
     (tmp_path / "bare" / "config.json").write_text("[1]")
-    with pytest.raises(ModelError, match="no json object"):
+    with pytest.raises(ModelError, match="does not hold a json object"):
         resolve_target(bare, registry, Settings(), weights=False)
 
 

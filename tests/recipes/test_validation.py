@@ -58,7 +58,7 @@ def test_what_is_taken(name: str, given: Any, expected: Any) -> None:
         ("cups", 1, "must be at least 2, not 1"),
         ("cups", 9, "must be below 9, not 9"),
         ("colour", "bleu", "must be one of red, blue, not 'bleu'; did you mean 'blue'?"),
-        ("names", [1], "must be a text, not 1"),
+        ("names", [1], "must be text, not 1"),
         ("names", {"a": 1}, "must be a list"),
         ("on", 1, "must be true or false, not 1"),
         ("sizes", [1, -1], "must not be negative, not -1"),

@@ -92,10 +92,10 @@ def edit_rate(run: Path) -> None:
 CHANGES = [
     (edit_caption, "data: .*captions.json holds other images or captions"),
     (add_row, "24 images with 72 captions before, 24 with 73 now"),
-    (scale_llm, "target: other contents in model.safetensors"),
-    (edit_tokenizer, "target: other contents in tokenizer.json"),
-    (edit_seed, "seed: it was 0, it is 7"),
-    (edit_rate, "stage2_lr: it was 0.0001, it is 0.5"),
+    (scale_llm, "target: changed contents in model.safetensors"),
+    (edit_tokenizer, "target: changed contents in tokenizer.json"),
+    (edit_seed, "seed: was 0, is now 7"),
+    (edit_rate, "stage2_lr: was 0.0001, is now 0.5"),
 ]
 
 
@@ -116,7 +116,7 @@ def test_a_change_is_accepted_when_told_and_recorded(run: Path) -> None:
     result = transfer(out=str(run / "out"), resume=True, accept_changes=True, reporter=told)
     (accepted,) = result.record["accepted_changes"]
     assert accepted["changes"][0].startswith("data:") and accepted["at"]
-    assert any("going on with another data:" in text for text in told.warnings)
+    assert any("continuing with a change: data:" in text for text in told.warnings)
     assert result.record["status"] == "done"
 
 
@@ -160,7 +160,7 @@ def test_an_older_record_is_compared_as_far_as_it_goes() -> None:
     assert identity.differences(identity.recorded(record), now) == []
     models["target"]["sha256"] = {"model.safetensors": "other"}
     now = identity.identity_of({"seed": 0}, record["data"], models)
-    assert identity.differences(identity.recorded(record), now) == ["target: other contents in model.safetensors"]
+    assert identity.differences(identity.recorded(record), now) == ["target: changed contents in model.safetensors"]
 
 
 def test_a_shard_of_another_size_is_seen() -> None:

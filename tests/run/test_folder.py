@@ -53,13 +53,13 @@ def test_a_finished_run_is_left_as_it_is(done: Path) -> None:
     before, told = contents(done), Told()
     result = transfer(out=str(done), resume=True, reporter=told)
     assert result.record["status"] == "done" and result.folder == done
-    assert told.messages == [f"the run in {done} has ended: nothing to do"]
+    assert told.messages == [f"the run in {done} is finished: nothing to do"]
     assert contents(done) == before
 
 
 def test_a_finished_run_whose_model_is_gone_is_told(done: Path, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_bytes((done / "run.json").read_bytes())
-    with pytest.raises(ConfigError, match="its model is no longer there"):
+    with pytest.raises(ConfigError, match="its model is gone"):
         transfer(out=str(tmp_path), resume=True)
 
 
@@ -132,7 +132,7 @@ def test_a_folder_in_use_is_refused_with_its_holder(world: Path, tmp_path: Path,
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        with pytest.raises(ConfigError, match=f"a run is at work in .*process {holder.pid} on "):
+        with pytest.raises(ConfigError, match=f"another run is using .*process {holder.pid} on "):
             transfer(**settings(world, tmp_path, **SHORT, **how))
         assert (tmp_path / "run.json").read_text() == wanted
     finally:
@@ -153,7 +153,7 @@ def test_a_forked_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
         os.read(begin, 1)  # alive until the test closes its end
         os._exit(0)
     os.close(begin)
-    with pytest.raises(ConfigError, match="at work"):
+    with pytest.raises(ConfigError, match="another run is using"):
         FolderLock.take(tmp_path)
     held.release()
     again = FolderLock.take(tmp_path)

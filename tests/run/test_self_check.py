@@ -68,7 +68,7 @@ def test_a_model_that_ends_at_once(world: Path, tmp_path: Path) -> None:
     silent = changed(world, tmp_path / "silent", lambda tensors: prefer(tensors, end))
     warnings, found = run(world, silent, tmp_path / "out")
     assert {example["said"] for example in found["examples"]} == {""}
-    assert warnings == [found["warning"]] and "says nothing of 4 of 4 images" in found["warning"]
+    assert warnings == [found["warning"]] and "generates no text for 4 of 4 images" in found["warning"]
 
 
 def test_a_model_that_says_the_same_of_all(world: Path, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_model_that_says_the_same_of_all(world: Path, tmp_path: Path) -> None:
     same = changed(world, tmp_path / "same", lambda tensors: prefer(tensors, word))
     warnings, found = run(world, same, tmp_path / "out")
     assert len({example["said"] for example in found["examples"]}) == 1 and found["examples"][0]["said"]
-    assert warnings == [found["warning"]] and "says the same of 4 images" in found["warning"]
+    assert warnings == [found["warning"]] and "generates the same text for 4 images" in found["warning"]
 
 
 def test_a_model_that_sees_gives_no_warning(tmp_path: Path) -> None:
@@ -98,10 +98,10 @@ def test_a_model_that_sees_gives_no_warning(tmp_path: Path) -> None:
         (["a dog", "a cat", "a dog", "a dog"], None),
         (["a dog", "a dog"], None),  # two pictures may be of the same thing
         (["a dog", "", "a cat", ""], None),
-        (["", " ", "a cat"], "says nothing of 2 of 3"),
-        (["", "", "", ""], "says nothing of 4 of 4"),
-        (["a dog"] * 8, "says the same of 8 images ('a dog')"),
-        (["a dog", "a dog ", "a dog", "", ""], "says the same of 3 images ('a dog'), and nothing of 2"),
+        (["", " ", "a cat"], "generates no text for 2 of 3"),
+        (["", "", "", ""], "generates no text for 4 of 4"),
+        (["a dog"] * 8, "generates the same text for 8 images ('a dog')"),
+        (["a dog", "a dog ", "a dog", "", ""], "generates the same text for 3 images ('a dog'), and none for 2"),
     ],
 )
 def test_judgement(said: list[str], warning: str | None) -> None:

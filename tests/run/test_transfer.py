@@ -262,7 +262,7 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(
     models: list[tuple[VLModel, dict[str, torch.Tensor]]] = []
     monkeypatch.setattr("vpgtrans_core.run.run.load_vpg", poisoned)
     monkeypatch.setattr(Run, "_compile", remember)
-    with pytest.raises(VpgtError, match="5 steps in a row"):
+    with pytest.raises(VpgtError, match="5 consecutive steps"):
         vpgtrans_core.transfer(
             **settings(world, "llama", tmp_path, stage1_steps=9, start="random", cache_features=False)
         )

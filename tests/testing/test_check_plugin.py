@@ -67,7 +67,7 @@ def test_a_projects_folder_and_one_reason_said_once(tmp_path):
     """A new plugin whose model type nobody knows fails meaningfully; it need not be installed."""
     done = vpgt(str(write_plugin("no-such-type", "llm", tmp_path)))
     assert done.returncode == 1 and "3 passed, 16 failed, 0 unsupported" in done.stdout
-    assert done.stdout.count("transformers knows no model type 'no_such_type'") == 1
+    assert done.stdout.count("transformers does not know the model type 'no_such_type'") == 1
     assert "for the same reason: embedding access has its shape, " in done.stdout
     (tmp_path / "no-such-type" / "second").mkdir()
     (tmp_path / "no-such-type" / "second" / "__init__.py").touch()

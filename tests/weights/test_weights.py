@@ -191,7 +191,7 @@ def test_shared_and_strided_tensors_are_written_apart(tmp_path):
 
 def test_json_from_outside(tmp_path):
     (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(ModelError, match="no json object"):
+    with pytest.raises(ModelError, match="does not hold a json object"):
         read_json(tmp_path / "list.json")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ModelError, match="cannot read"):

@@ -1,4 +1,4 @@
-"""``vpgt cache``: what frozen VPGs computed of images, kept on disk."""
+"""``vpgt cache``: the disk cache of what frozen VPGs compute from images."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.settings import build as build_settings
 
 KINDS = ("outputs", "features")
-Root = Annotated[str | None, typer.Option("--cache", metavar="DIR", help="Default $VPGT_CACHE or the user's cache.")]
+Root = Annotated[
+    str | None,
+    typer.Option("--cache", metavar="DIR", help="Cache folder; default $VPGT_CACHE or the user's cache folder."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 commands = typer.Typer(
-    name="cache", no_args_is_help=True, help="What frozen VPGs computed of images, kept for the next run or LLM."
+    name="cache",
+    no_args_is_help=True,
+    help="Manage the cache of what frozen VPGs compute from images, for use by later runs and other LLMs.",
 )
 
 
@@ -27,27 +32,36 @@ def add_to(app: typer.Typer) -> None:
 @commands.command()
 def build(
     ctx: typer.Context,
-    source: Annotated[str, typer.Option("--from", help="The trained VL-LLM or VPG: an alias, hub id or folder.")],
-    data: Annotated[list[str] | None, typer.Option(help="Captioned images; default those of the source.")] = None,
-    format: Annotated[list[str] | None, typer.Option(help="The data's format where looking is not enough.")] = None,
+    source: Annotated[str, typer.Option("--from", help="Source VL-LLM or VPG: an alias, hub id or folder.")],
+    data: Annotated[list[str] | None, typer.Option(help="Images with captions; default those of the source.")] = None,
+    format: Annotated[list[str] | None, typer.Option(help="Format of the data where it cannot be detected.")] = None,
     kind: Annotated[
-        str, typer.Option(metavar="|".join(KINDS), help="For training the projector alone, or the VPG too.")
+        str,
+        typer.Option(
+            metavar="|".join(KINDS), help="outputs: to train only the projector; features: to train the VPG too."
+        ),
     ] = "outputs",
-    caption_key: Annotated[str | None, typer.Option(help="The key of the captions; default the usual names.")] = None,
-    views: Annotated[int | None, typer.Option(help="Augmented views an image; default the plain one alone.")] = None,
-    crop_min: Annotated[float, typer.Option(help="Smallest share of the area that a random crop keeps.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="The seed of the runs that will use the views.")] = 0,
+    caption_key: Annotated[str | None, typer.Option(help="Key of the captions; default: the usual names.")] = None,
+    views: Annotated[int | None, typer.Option(help="Augmented views per image; default only the plain image.")] = None,
+    crop_min: Annotated[float, typer.Option(help="Smallest share of the image's area that a random crop keeps.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Random seed of the runs that will use the views.")] = 0,
     cache: Root = None,
-    cache_gb: Annotated[float, typer.Option(help="Most gigabytes that it may take.")] = 20.0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Precision of the frozen ViT, that of the runs to come.")] = "auto",
-    half: Annotated[str, typer.Option(help="What auto means on a GPU: the target family's half.")] = "bfloat16",
+    cache_gb: Annotated[float, typer.Option(help="Maximum size of the cache in gigabytes.")] = 20.0,
+    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Precision of the frozen ViT; use that of the later runs.")] = "auto",
+    half: Annotated[
+        str, typer.Option(help="Meaning of auto on a GPU: the half precision of the target family.")
+    ] = "bfloat16",
     workers: Annotated[int | None, typer.Option(help="Processes that decode images.")] = None,
-    limit: Annotated[int | None, typer.Option(help="At most this many images, those of a run with this limit.")] = None,
-    val_images: Annotated[int, typer.Option(help="Images that the runs hold out; they come on top.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(help="Maximum number of images, the same as in a run with this limit.")
+    ] = None,
+    val_images: Annotated[
+        int, typer.Option(help="Number of images that the runs hold out, in addition to the limit.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Compute what is not there yet of all images, without a language model."""
+    """Compute and cache what is missing, without a language model."""
     if kind not in KINDS:
         raise ConfigError([f"kind: must be one of {', '.join(KINDS)}, not {kind!r}"])
     if half not in ("float16", "bfloat16"):
@@ -65,13 +79,13 @@ def build(
     from vpgtrans_core.run.feed import open_training_data
     from vpgtrans_core.vlm.assemble import load_vpg
 
-    found = resolve_source(source, ctx.obj.registry, settings)
-    own = found.card.data if found.bundled and found.card else ""
+    resolved = resolve_source(source, ctx.obj.registry, settings)
+    own = resolved.card.data if resolved.bundled and resolved.card else ""
     if not settings.data and not own:
-        raise ConfigError(["no data is given"], "give captioned images: --data PATH")
+        raise ConfigError(["no data is given"], "give images with captions: --data PATH")
     machine = choose_machine(settings, half)
     with Reporter(quiet=as_json) as reporter:
-        vpg = load_vpg(found, machine, lazily=True)
+        vpg = load_vpg(resolved, machine, lazily=True)
         made = build_cache(vpg, open_training_data(settings, own), settings, machine, kind, reporter)  # type: ignore[arg-type]
     if as_json:
         print(json.dumps(made, indent=2))
@@ -84,7 +98,7 @@ def build(
 @commands.command()
 def info(
     cache: Root = None,
-    check: Annotated[bool, typer.Option("--check", help="Read all shards and compare their SHA-256.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Read all shards and verify their SHA-256.")] = False,
     as_json: Json = False,
 ) -> None:
     """List the caches on disk."""
@@ -92,12 +106,12 @@ def info(
     from vpgtrans_core.cache.listing import cache_folders
 
     root = cache_root(cache)
-    found = cache_folders(root, check=check)
+    caches = cache_folders(root, check=check)
     if as_json:
-        print(json.dumps({"root": str(root), "caches": [c.as_dict() for c in found]}, indent=2))
+        print(json.dumps({"root": str(root), "caches": [c.as_dict() for c in caches]}, indent=2))
         return
-    print(f"{root}: {len(found)} caches, {sum(c.bytes for c in found) / 1e9:.3g} GB")
-    if found:
+    print(f"{root}: {len(caches)} caches, {sum(c.bytes for c in caches) / 1e9:.3g} GB")
+    if caches:
         rows = [
             (
                 c.folder.name,
@@ -108,29 +122,31 @@ def info(
                 f"{c.days:.0f}",
                 "" if c.damaged is None else str(c.damaged),
             )
-            for c in found
+            for c in caches
         ]
         print("\n".join(columns(("CACHE", "VPG", "DTYPE", "ENTRIES", "GB", "DAYS", "DAMAGED"), rows)))
 
 
 @commands.command()
 def clear(
-    names: Annotated[list[str] | None, typer.Argument(help="Caches as `info` names them; default all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of caches, as listed by `info`; default all.")
+    ] = None,
     cache: Root = None,
-    days: Annotated[float, typer.Option(help="Only those not written for so many days.")] = 0.0,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    days: Annotated[float, typer.Option(help="Remove only caches not written for this many days.")] = 0.0,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Remove caches. Nothing is lost but time: what is missing is computed again."""
+    """Remove caches. A later run computes again what it needs."""
     from vpgtrans_core.cache.key import cache_root
     from vpgtrans_core.cache.listing import cache_folders, remove
     from vpgtrans_core.errors import did_you_mean
 
     root = cache_root(cache)
-    found = cache_folders(root)
-    known = {c.folder.name for c in found}
+    caches = cache_folders(root)
+    known = {c.folder.name for c in caches}
     if unknown := sorted(set(names or ()) - known):
         raise ConfigError([f"no cache {name!r} in {root}" for name in unknown], did_you_mean(unknown[0], known))
-    chosen = [c for c in found if (not names or c.folder.name in names) and c.days >= days]
+    chosen = [c for c in caches if (not names or c.folder.name in names) and c.days >= days]
     size = sum(c.bytes for c in chosen) / 1e9
     if chosen and not yes and not typer.confirm(f"remove {len(chosen)} caches ({size:.3g} GB) in {root}?"):
         raise typer.Exit(1)

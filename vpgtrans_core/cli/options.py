@@ -1,4 +1,4 @@
-"""Flags made of the fields of `Settings`, and settings made of a yaml file and flags; flags win."""
+"""Flags from the fields of `Settings`, and settings from a yaml file and flags; flags take precedence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LISTED = ("stages", "ratios")
 
 
 def with_settings(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one option for each setting; it receives those that were given in ``**flags``, None for others."""
+    """Give a command one option for each setting; it receives all of them in ``**flags``, None where not given."""
     own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
     hints = get_type_hints(function, include_extras=True)
     own = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in own]
@@ -66,7 +66,7 @@ def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
 
 
 def _flag_type(hint: Any) -> tuple[Any, str | None]:
-    """The type that Typer parses and what the help shows for it; choices are checked with all other settings."""
+    """The type that Typer parses and its metavar in the help; choices are checked with all other settings."""
     args = get_args(hint)
     if type(None) in args:
         return _flag_type(next(a for a in args if a is not type(None)))
@@ -78,7 +78,7 @@ def _flag_type(hint: Any) -> tuple[Any, str | None]:
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
-    """What the help says of the default: the recipe's values where the field leaves it open."""
+    """The default as the help shows it: the recipe's values where the field itself has none."""
     paper, small = (_of_recipe(recipe, field.name) for recipe in (PAPER, MINIATURE))
     if paper is not None and field.default is None and "default" not in field.metadata["help"]:
         return f" Default: paper {_say(paper)}" + (f", miniature {_say(small)}." if small is not None else ".")

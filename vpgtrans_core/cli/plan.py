@@ -1,4 +1,4 @@
-"""``vpgt plan``: what a transfer would take, before anything is downloaded or paid."""
+"""``vpgt plan``: estimate what a transfer takes, before anything is downloaded or paid for."""
 
 from __future__ import annotations
 
@@ -38,23 +38,25 @@ def plan(
     ctx: typer.Context,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.yaml", rich_help_panel=PANEL, help="Settings by name; flags win over them."),
+        typer.Option(metavar="FILE.yaml", rich_help_panel=PANEL, help="Settings file; flags take precedence over it."),
     ] = None,
-    gpu: Annotated[str, typer.Option(rich_help_panel=PANEL, help="h100, a100, h200, 4090, ...")] = "a100",
-    gpus: Annotated[int, typer.Option(rich_help_panel=PANEL, help="How many of them, a copy of the LLM on each.")] = 1,
+    gpu: Annotated[str, typer.Option(rich_help_panel=PANEL, help="GPU: h100, a100, h200, 4090, ...")] = "a100",
+    gpus: Annotated[int, typer.Option(rich_help_panel=PANEL, help="Number of GPUs, each with a copy of the LLM.")] = 1,
     mfu: Annotated[
-        float | None, typer.Option(rich_help_panel=PANEL, help="Share of the GPU's peak that is reached; default 0.35.")
+        float | None,
+        typer.Option(rich_help_panel=PANEL, help="Model FLOPs utilisation: share of the GPU's peak; default 0.35."),
     ] = None,
     price: Annotated[
-        float | None, typer.Option(rich_help_panel=PANEL, help="US dollars a GPU-hour; default a guess.")
+        float | None, typer.Option(rich_help_panel=PANEL, help="US dollars per GPU-hour; default a guess.")
     ] = None,
     caption_tokens: Annotated[
-        float | None, typer.Option(rich_help_panel=PANEL, help="Tokens of a caption; default from the data, else 13.")
+        float | None,
+        typer.Option(rich_help_panel=PANEL, help="Mean tokens per caption; default from the data, else 13."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", rich_help_panel=PANEL, help="Print JSON.")] = False,
     **flags: Any,
 ) -> None:
-    """Say what a transfer takes: shapes, memory, FLOPs, hours, dollars, disk, downloads. Loads no weights."""
+    """Estimate a transfer without loading weights: shapes, memory, FLOPs, hours, dollars, disk, downloads."""
     settings = settings_from(config, flags)
     require_models(settings)
     from vpgtrans_core.planning.cost.chips import chip, chips
@@ -63,13 +65,13 @@ def plan(
 
     registry = ctx.obj.registry
     device = chip(gpu, chips(registry.switches.folder))
-    found = make_plan(settings, registry=registry)
-    assumed = assumptions_for(found, device, gpus=gpus, mfu=mfu, price=price, caption_tokens=caption_tokens)
-    cost = Estimator(found, registry, device, assumed).cost()
+    made = make_plan(settings, registry=registry)
+    assumed = assumptions_for(made, device, gpus=gpus, mfu=mfu, price=price, caption_tokens=caption_tokens)
+    cost = Estimator(made, registry, device, assumed).cost()
     if as_json:
-        print(json.dumps({"plan": found.as_dict(), "cost": cost.as_dict()}, indent=2, default=str))
+        print(json.dumps({"plan": made.as_dict(), "cost": cost.as_dict()}, indent=2, default=str))
     else:
-        print(f"{found}\n\n" + "\n\n".join("\n".join(block) for block in cost_text(found, cost)))
+        print(f"{made}\n\n" + "\n\n".join("\n".join(block) for block in cost_text(made, cost)))
 
 
 def cost_text(plan: Plan, cost: Cost) -> list[list[str]]:
@@ -81,9 +83,9 @@ def _time(plan: Plan, cost: Cost) -> list[str]:
     gpus, price = cost.assumptions.gpus, cost.assumptions.price
 
     def line(name: str, captions: float, each: float | None, flops: float | None, gpu_hours: float) -> tuple[str, ...]:
-        said = (f"{each / 1e12:.3g}" if each else "", f"{flops:.3g}" if flops else "")
+        work = (f"{each / 1e12:.3g}" if each else "", f"{flops:.3g}" if flops else "")
         money = f"{gpu_hours * price:,.2f}"
-        return name, f"{captions:,.0f}", *said, _hours(gpu_hours / gpus), _hours(gpu_hours), money
+        return name, f"{captions:,.0f}", *work, _hours(gpu_hours / gpus), _hours(gpu_hours), money
 
     stages, scratch, theirs = cost.stages, cost.scratch, cost.scratch_paper_code
     captions, flops = sum(s.captions for s in stages), sum(s.total_flops for s in stages)
@@ -100,7 +102,7 @@ def _time(plan: Plan, cost: Cost) -> list[str]:
     lines = columns(header, rows, right=range(1, 7))
     if plan.method != "scratch" and plan.target.origin != "bundled" and cost.gpu_hours:
         times = scratch.gpu_hours / cost.gpu_hours
-        lines.append(f"training from scratch with the paper's amount of data costs {times:.3g} times as much")
+        lines.append(f"training from scratch on as much data as in the paper costs {times:.3g} times as much")
     return lines
 
 
@@ -123,19 +125,19 @@ def _memory(cost: Cost) -> list[str]:
 def _fit(fit: Fit, cost: Cost) -> str:
     if not fit.most_images:
         return f"stage {fit.stage} does not fit on one {cost.chip.title}, not even in 4 bits with one image at a time"
-    said = f"stage {fit.stage}: {fit.images} images ({fit.positions:,} LLM positions) at once"
-    said += f", {fit.most_images} fit" if fit.images != fit.most_images else ", the most that fit or that a step has"
+    text = f"stage {fit.stage}: {fit.images} images ({fit.positions:,} LLM positions) at once"
+    text += f"; {fit.most_images} fit" if fit.images != fit.most_images else ", the most that fit or that a step has"
     needs = [f"--quantization {fit.quantization}"] if fit.quantization != "none" else []
     needs += ["--checkpoint-activations"] if fit.checkpointing else []
-    return f"{said}; needs {' and '.join(needs)}" if needs else f"{said}; no quantisation needed"
+    return f"{text}; needs {' and '.join(needs)}" if needs else f"{text}; no quantisation needed"
 
 
 def _disk(cost: Cost) -> list[str]:
     from vpgtrans_core.planning.text import size
 
     names = {
-        "cache_of_vpg_outputs": "cache of VPG outputs (while only the projector is trained, if kept)",
-        "cache_of_vit_features": "cache of ViT features (while the VPG is trained, if kept)",
+        "cache_of_vpg_outputs": "cache of VPG outputs (if used, while only the projector is trained)",
+        "cache_of_vit_features": "cache of ViT features (if used, while the VPG is trained)",
         "model_folder": "model folder",
         "checkpoint": "one checkpoint",
     }
@@ -160,12 +162,13 @@ def _paper(cost: Cost) -> list[str]:
 
 def _assumed(plan: Plan, cost: Cost) -> list[str]:
     a = cost.assumptions
-    amounts = "the data's" if plan.data else "the paper's, where no steps are given"
+    amount = "as given" if plan.data else "as in the paper, where no steps are given"
     return [
-        f"assumed: MFU {a.mfu:g} of {cost.chip.tflops:g} TFLOP/s ({cost.chip.title}), {a.gpus} of them, "
-        f"{a.price:.2f} USD an hour each;",
-        f"captions of {a.caption_tokens:g} tokens, {a.captions_per_image:.3g} an image; amounts of data: {amounts};",
-        "every image computed anew in each epoch; reading images keeps up; MFU and price are guesses",
+        f"assumptions: {a.gpus} x {cost.chip.title} at {a.price:.2f} USD an hour each, "
+        f"MFU {a.mfu:g} of {cost.chip.tflops:g} TFLOP/s;",
+        f"{a.caption_tokens:g} tokens per caption; {a.captions_per_image:.3g} captions per image; "
+        f"amount of data {amount};",
+        "no cache: every epoch computes every image; reading images is no bottleneck; MFU and price are guesses",
     ]
 
 

@@ -1,4 +1,4 @@
-"""``vpgt transfer``: from a trained VL-LLM and a new LLM to a model folder."""
+"""``vpgt transfer``: give an LLM the visual prompt generator of a trained VL-LLM."""
 
 from __future__ import annotations
 
@@ -24,17 +24,19 @@ def transfer(
     ctx: typer.Context,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.yaml", rich_help_panel=PANEL, help="Settings by name; flags win over them."),
+        typer.Option(metavar="FILE.yaml", rich_help_panel=PANEL, help="Settings file; flags take precedence over it."),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", rich_help_panel=PANEL, help="Show the plan and its shapes; load no weights."),
+        typer.Option("--dry-run", rich_help_panel=PANEL, help="Show the plan and the shapes without loading weights."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", rich_help_panel=PANEL, help="Print the result as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", rich_help_panel=PANEL, help="Say nothing but errors.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", rich_help_panel=PANEL, help="Print only warnings and errors.")
+    ] = False,
     **flags: Any,
 ) -> None:
-    """Transfer a trained VL-LLM's visual prompt generator to another frozen language model."""
+    """Transfer the visual prompt generator of a trained VL-LLM to another frozen language model."""
     settings = settings_from(config, flags)
     require_models(settings)
     if dry_run:
@@ -51,22 +53,22 @@ def transfer(
 
 
 def require_models(settings: Settings) -> None:
-    """Source and target must be named, except when a run is resumed, which knows them.
+    """Require source and target, except for a resumed run, whose record names them.
 
     Raises:
         ConfigError: naming what is missing.
     """
     missing = [
-        f"no {flag} is given" for flag, name in (("--from", settings.source), ("--to", settings.target)) if not name
+        f"{flag} is missing" for flag, name in (("--from", settings.source), ("--to", settings.target)) if not name
     ]
     if missing and not settings.resume:
         raise ConfigError(
-            missing, "for instance `vpgt transfer --from opt-mini-s --to llama-mini`; see `vpgt list-models`"
+            missing, "for example `vpgt transfer --from opt-mini-s --to llama-mini`; `vpgt list-models` lists aliases"
         )
 
 
 def _show_plan(ctx: typer.Context, settings: Settings, as_json: bool) -> None:
     from vpgtrans_core.planning.plan import plan
 
-    found = plan(settings, registry=ctx.obj.registry)
-    print(json.dumps(found.as_dict(), indent=2, default=str) if as_json else found)
+    made = plan(settings, registry=ctx.obj.registry)
+    print(json.dumps(made.as_dict(), indent=2, default=str) if as_json else made)

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, int]
 SAMPLED_IMAGES = 1000
-"""Images of a source whose captions are read to know how long captions are."""
+"""Images of a source whose captions are read to estimate the mean length of captions."""
 
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """A language model of the run: who it is, and its sizes.
+    """A language model of the run: its identity and its sizes.
 
     Attributes:
-        from_card: its sizes come from vpgt's own table, because the hub could not be asked.
+        from_card: its sizes come from vpgt's own table, because the hub could not be reached.
     """
 
     name: str
@@ -50,9 +50,9 @@ class VPGPlan:
     """The VPG of the run.
 
     Attributes:
-        name: the source that it comes from; the pre-trained one for training from scratch.
+        name: the source that it comes from; for training from scratch the pre-trained VPG.
         num_prompts, output_size: Q and D of its output ``[Q, D]``.
-        feature_shape: what its frozen part gives of an image.
+        feature_shape: the shape of the frozen part's output for one image.
         frozen, trained: parameters that stay frozen in stage 2, and those that it trains.
     """
 
@@ -68,13 +68,13 @@ class VPGPlan:
 
 @dataclass(frozen=True)
 class DataPlan:
-    """The data that is trained on: images and captions of one epoch."""
+    """The training data: images and captions of one epoch."""
 
     images: int
     captions: int
     held_out_images: int
     captions_per_image: float
-    """Captions that an image brings to a step, on average."""
+    """Captions used each time an image is drawn, on average."""
     words_per_caption: float
 
 
@@ -112,17 +112,17 @@ class StageWork:
 
 @dataclass(frozen=True)
 class Plan:
-    """All of a run that is known before it begins.
+    """All that is known of a run before it starts.
 
     Attributes:
         settings: every setting, the recipe's values filled in.
         source: the source's name; `source_llm` its language model, None for a VPG alone.
         projector: shape ``[D_target, D]`` of the projector's weight.
         converter: shape ``[D_target, D_source]`` of the word converter, None where the start needs none.
-        rows: how the target LLM computes the captions of an image.
+        rows: how the captions of an image are laid out for the target LLM, in words.
         batch_captions, batch_images: of one step, over all processes; images None without data.
         data: None when no data is given.
-        downloads: what has to come from the hub.
+        downloads: models to download from the hub.
     """
 
     settings: Settings
@@ -159,12 +159,11 @@ def plan(
     Args:
         settings: as for the run; ``data`` may be missing.
         registry: the plugins; default all that are installed.
-        data: the opened data of all stages, where the caller has it; else it is listed here when the settings name
-            some.
-        downloads: whether to find out what the hub would have to send; asks the hub unless ``settings.offline``.
+        data: the opened data of all stages, if the caller has it; else the data that the settings name is listed.
+        downloads: whether to find out what would be downloaded; asks the hub unless ``settings.offline``.
 
     Raises:
-        VpgtError: a model or the data is not there or cannot be used; what the run itself would say.
+        VpgtError: a model or the data is missing or cannot be used; the same errors as the run's.
     """
     registry = registry or default_registry()
     spec = run_spec(settings, registry, weights=False)
@@ -204,14 +203,14 @@ def _model(llm: ResolvedLLM) -> ModelPlan:
 
 
 def _source_llm(source: ResolvedSource, settings: Settings) -> ModelPlan | None:
-    """The source's language model; only its words are needed, and only for a start from words.
+    """The source's language model; a projector that is initialised at random does not need it.
 
     Raises:
-        ModelError: the start needs a language model and the source has none.
+        ModelError: a language model is needed and the source has none.
     """
     if source.llm is None and settings.start != "random":
         raise ModelError(
-            f"{source.name} has no projector, so there is nothing to convert to the new LLM",
+            f"{source.name} has no projector that could be converted for the target LLM",
             "use --start random, or --method scratch or inherit",
         )
     return _model(source.llm) if source.llm else None
@@ -241,14 +240,14 @@ def _converter(settings: Settings, source_llm: ModelPlan | None, width: int) -> 
 
 
 def _rows(target: ResolvedLLM, settings: Settings) -> str:
-    """How the adapter lays out rows, in words."""
+    """How the adapter lays out captions, in words."""
     if not settings.share_prefix:
-        return "padded rows, one caption each"
+        return "one caption per row, padded"
     if target.family.encoder_decoder:
-        return "captions with the same encoder text share it; segments packed into rows"
+        return "captions with the same encoder text share it; segments are packed into rows"
     if target.plugin is None:
-        return "captions of an image share its visual prefix, if a probe of the loaded model shows that they can"
-    return "captions of an image share its visual prefix; trees packed into rows"
+        return "captions of an image share its visual prefix, if a test of the loaded model shows that they can"
+    return "captions of an image share its visual prefix; trees are packed into rows"
 
 
 def _data(data: TrainingData | None, settings: Settings) -> DataPlan | None:
@@ -265,7 +264,7 @@ def _data(data: TrainingData | None, settings: Settings) -> DataPlan | None:
 
 
 def _words_per_caption(data: TrainingData) -> float:
-    """Mean length of captions, by images from all over each source."""
+    """Mean length of captions, from images spread over each source."""
     words = captions = 0
     for source, rows in enumerate(data.train.train):
         for row in rows[:: max(1, len(rows) // SAMPLED_IMAGES)]:
@@ -337,5 +336,5 @@ def _downloads(
     for llm in (target, source_llm if source_llm and not source.whole else None):
         if llm and llm.origin == "hub" and llm.hub_id:
             wanted[llm.hub_id] = (llm.shape.parameters, llm.revision)
-    found = (download_of(i, size, revision, offline=settings.offline) for i, (size, revision) in wanted.items())
-    return tuple(d for d in found if d is not None)
+    needed = (download_of(i, size, revision, offline=settings.offline) for i, (size, revision) in wanted.items())
+    return tuple(download for download in needed if download is not None)

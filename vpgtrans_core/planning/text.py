@@ -8,20 +8,23 @@ if TYPE_CHECKING:
     from vpgtrans_core.planning.cost.downloads import Download
     from vpgtrans_core.planning.plan import ModelPlan, Plan, StageWork
 
-GROUPS = {"vpg": "VPG without its frozen part"}
-"""Groups of parameters whose name says too little."""
+GROUPS = {"vpg": "VPG (except its frozen part)"}
+"""Longer names of groups of parameters."""
+START = {"random": "at random", "words": "from words", "converter": "with the word converter"}
+"""How the projector is initialised, by the setting ``start``."""
 
 
 def plan_text(plan: Plan) -> str:
-    """One line for each thing worth knowing before a run."""
+    """The plan as lines of a name and a text."""
     vpg = plan.vpg
     lines = {
-        "method": f"{plan.method}, projector starts {'at random' if plan.start == 'random' else f'from {plan.start}'}",
-        "source": plan.source + (f", whose LLM is {_model(plan.source_llm)}" if plan.source_llm else ", a VPG alone"),
+        "method": f"{plan.method}, projector initialised {START.get(plan.start, plan.start)}",
+        "source": plan.source
+        + (f" with the LLM {_model(plan.source_llm)}" if plan.source_llm else ", a VPG without LLM"),
         "target": _model(plan.target),
         "VPG": f"{vpg.name} ({vpg.family}): image {vpg.image_size} px -> {shape(vpg.feature_shape)} frozen features "
         f"-> {shape((vpg.num_prompts, vpg.output_size))} outputs; {count(vpg.frozen + vpg.trained)} parameters",
-        "converter": f"{shape(plan.converter)} (words of the source's LLM to the target's)"
+        "converter": f"{shape(plan.converter)} (from the source LLM's word embeddings to the target's)"
         if plan.converter
         else "none",
         "projector": f"{shape(plan.projector)}, {count(plan.projector[0] * (plan.projector[1] + 1))} parameters",
@@ -40,7 +43,7 @@ def shape(sizes: tuple[int, ...] | None) -> str:
 
 
 def count(number: float) -> str:
-    """A count in three digits: ``6.66 B``, ``188 M``, ``512``."""
+    """A count with three significant digits: ``6.66 B``, ``188 M``, ``512``."""
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= 0.9995 * limit:
             return f"{number / limit:#.3g}".rstrip(".") + f" {unit}"
@@ -60,10 +63,10 @@ def _model(model: ModelPlan | None) -> str:
     if model is None:
         return "none"
     sizes = model.shape
-    told = ", sizes from vpgt's own table" if model.from_card else ""
+    origin = ", sizes from vpgt's own table" if model.from_card else ""
     return (
-        f"{model.name} ({model.family}, {count(sizes.parameters)} parameters, words [{sizes.vocab_size}, "
-        f"{sizes.embedding_size}]{told})"
+        f"{model.name} ({model.family}, {count(sizes.parameters)} parameters, word embeddings "
+        f"[{sizes.vocab_size}, {sizes.embedding_size}]{origin})"
     )
 
 
@@ -72,7 +75,7 @@ def _data(plan: Plan) -> str:
         return "none given"
     data = plan.data
     return (
-        f"{data.images:,} images with {data.captions:,} captions ({data.captions_per_image:.2f} an image); "
+        f"{data.images:,} images with {data.captions:,} captions ({data.captions_per_image:.2f} per image); "
         f"{data.held_out_images:,} images held out"
     )
 
@@ -84,5 +87,6 @@ def _stage(stage: StageWork) -> str:
         work += f", {stage.images:,} images, {stage.captions:,} captions"
     of_all = f"{count(stage.trained)} of {count(stage.trained + stage.frozen)} parameters"
     trains = " + ".join(GROUPS.get(group, group) for group in stage.trains)
-    own = f"; data of its own: {', '.join(stage.data)}" if stage.data else ""
-    return f"trains {trains} ({of_all}); {work}; {stage.optimizer} at {stage.rate:g}, {stage.schedule}{own}"
+    own = f"; its own data: {', '.join(stage.data)}" if stage.data else ""
+    rate = f"{stage.optimizer}, learning rate {stage.rate:g}, {stage.schedule} schedule"
+    return f"trains {trains} ({of_all}); {work}; {rate}{own}"

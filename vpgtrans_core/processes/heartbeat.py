@@ -1,8 +1,8 @@
-"""Which of several processes does not answer: every meeting of the processes is counted, and each watches the others.
+"""Name the process that does not answer: each process counts its collective operations and watches the others.
 
-A process that hangs leaves the others waiting in their next reduction or barrier, without a word, until the time-out of
-the process group. So each counts the meetings that it has come to and publishes the number; those who wait can tell who
-has not come. The threads that do this talk through the store that the processes were started with, on whatever backend.
+When a process hangs, the others wait silently in their next reduction or barrier until the process group times out. So
+each process publishes how many collective operations it has entered, and a process that waits can tell which one is
+behind. The watching threads talk through the store that the processes were started with, whatever the backend.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from accelerate import Accelerator
 from vpgtrans_core.errors import VpgtError
 
 PATIENCE = 40.0
-"""Seconds after which a process that is waited for is named."""
+"""Seconds after which a late process is named."""
 BEAT = 5.0
-"""Seconds between two looks."""
+"""Seconds between two looks at the other processes."""
 GROUP_TIMEOUT = timedelta(hours=12)
 """How long processes wait for one another before they give up: the main one may be writing hundreds of gigabytes."""
 
 
 LOST = ("connection closed by peer", "connection reset by peer", "gloo", "nccl", "broken pipe")
-"""What the backends say when a process has gone."""
+"""Parts of the backends' error messages when a process has ended."""
 
 
 @contextlib.contextmanager
 def other_processes(accelerator: Accelerator, run: Path) -> Iterator[None]:
-    """Say in our words that another process has ended while this one waited for it.
+    """Replace the backend's error by a clear one when another process has ended while this one waited for it.
 
     Raises:
-        VpgtError: it has.
+        VpgtError: another process has ended.
     """
     try:
         yield
@@ -48,17 +48,17 @@ def other_processes(accelerator: Accelerator, run: Path) -> Iterator[None]:
             raise
         raise VpgtError(
             f"another process of the run has ended: {str(error).strip().splitlines()[0]}",
-            f"its own messages say why; continue with --resume --out {run}",
+            f"its own messages give the cause; continue with --resume --out {run}",
         ) from error
 
 
 class WatchedAccelerator(Accelerator):
-    """An `Accelerator` whose meetings are counted by a `Heartbeat`."""
+    """An `Accelerator` whose collective operations are counted by a `Heartbeat`."""
 
     heartbeat: Heartbeat | None = None
 
     def watch(self) -> None:
-        """Begin to watch the other processes, if there are any."""
+        """Start to watch the other processes, if there are any."""
         if self.num_processes > 1 and self.heartbeat is None:
             self.heartbeat = Heartbeat(self.process_index, self.num_processes)
 
@@ -79,10 +79,10 @@ class WatchedAccelerator(Accelerator):
 
 
 class Heartbeat:
-    """Publishes how many meetings this process has come to, and names those that are late.
+    """Publishes how many collective operations this process has entered, and names processes that are late.
 
     Args:
-        rank, world: this process and how many there are.
+        rank, world: the number of this process, and how many there are.
     """
 
     def __init__(self, rank: int, world: int) -> None:
@@ -101,7 +101,7 @@ class Heartbeat:
 
     @contextlib.contextmanager
     def meeting(self) -> Iterator[None]:
-        """While entered this process waits for the others."""
+        """A collective operation: in this context the process waits for the others."""
         self.count += 1
         self.waits = True
         try:
@@ -113,7 +113,7 @@ class Heartbeat:
         self._store.set(str(self.rank), f"{self.count} {os.getpid()} {socket.gethostname()}")
 
     def _watch(self) -> None:
-        """Look at all processes again and again; ends with the store, which the main process holds."""
+        """Look at all processes repeatedly; ends with the store, which the main process holds."""
         late: dict[int, float] = {}
         told: set[tuple[int, int]] = set()
         seen = -1
@@ -136,14 +136,14 @@ class Heartbeat:
                 told.add((rank, self.count))
                 print(
                     f"warning: process {rank} ({where[rank][1]}) has not answered for {seconds:.0f} seconds; "
-                    "the others wait for it. It may be reading or writing something large, or hang: "
-                    "`py-spy dump --pid` shows where it is",
+                    "the others wait for it. It may be reading or writing a large file, or it may hang: "
+                    "`py-spy dump --pid` shows where",
                     file=sys.stderr,
                     flush=True,
                 )
 
     def _others(self) -> dict[int, tuple[int, str]]:
-        """Of each other process its count of meetings, and which one it is."""
+        """Each other process's count of collective operations, and its id and host."""
         others = {}
         for rank in range(self.world):
             if rank != self.rank and self._store.check([str(rank)]):

@@ -8,14 +8,14 @@ from typing import Any
 from vpgtrans_core.recipes.stage import Stage
 
 LR_FACTOR = 5
-"""The projector alone is trained at so many times the learning rate of fine-tuning (paper, section 4.2)."""
+"""The learning rate of the projector's warm-up over that of fine-tuning (paper, section 4.2)."""
 LISTS: dict[str, tuple[int, ...]] = {"vpgtrans": (1, 2), "scratch": (2,), "inherit": (2,), "linear": (1,)}
 """The stages of each method, by number."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The values that a run takes where the settings leave them open.
+    """Default values for settings that are left open.
 
     Attributes:
         warm_up: the paper's first stage: the projector alone, at a high constant learning rate.

@@ -27,18 +27,18 @@ class Stage:
     """One stage of a run.
 
     Attributes:
-        number: from 1; chooses the random numbers and the order of the images, and names checkpoints and metrics.
-        name: for people; no two stages of a run share one.
+        number: from 1; seeds the random numbers and the order of the images, and names checkpoints and metrics.
+        name: shown to users; unique within a run.
         trains: the groups of parameters that are trained; all others are frozen.
         data, format, ratios: as the settings of the same names; empty for the run's own data.
         texts: how texts become labels.
-        steps, epochs: how long; steps where both are given.
+        steps, epochs: the length; steps take precedence.
         batch_size, captions_per_image, max_tokens: as the settings of the same names; None for the run's own.
-        optimizer: Muon trains a projector alone.
-        lr: the peak learning rate (with Muon that of the bias).
+        optimizer: Muon can train only the projector.
+        lr: the peak learning rate (with Muon, that of the bias).
         min_lr: the learning rate at the end of a cosine.
         schedule: ``constant``; ``cosine``, after a linear warm-up of the learning rate; ``muon``, the optimiser's own.
-        lr_warmup_steps, lr_warmup_start: steps of that warm-up, and the learning rate that it starts at.
+        lr_warmup_steps, lr_warmup_start: steps of that warm-up, and the learning rate at its start.
         early_stop: whether the stage ends when its held-out loss no longer falls.
     """
 
@@ -72,25 +72,25 @@ class Stage:
         return self.steps if self.steps is not None else round((self.epochs or 0) * steps_per_epoch)
 
     def problems(self) -> list[str]:
-        """What does not fit together, the stage's name in front."""
-        found = []
+        """Contradictions between the fields, each with the stage's name in front."""
+        problems = []
         if not self.trains or len(set(self.trains)) != len(self.trains):
-            found.append("trains: must name at least one group, and each once")
+            problems.append("trains: must name at least one group, and each once")
         if self.steps is None and self.epochs is None:
-            found.append("steps or epochs: one of them must be given")
+            problems.append("steps or epochs: one of them must be given")
         if self.optimizer == "muon" and self.trains != ("projector",):
-            found.append("optimizer: muon trains the projector alone; use adamw")
+            problems.append("optimizer: muon can train only the projector; use adamw")
         if (self.optimizer == "muon") != (self.schedule == "muon"):
-            found.append("schedule: muon is the optimiser muon's own, and its only one")
-        found += data_problems(self.data, self.format, self.ratios)
-        return [f"stage {self.name!r}: {problem}" for problem in found]
+            problems.append("schedule: the optimiser muon needs the schedule muon, and no other optimiser can use it")
+        problems += data_problems(self.data, self.format, self.ratios)
+        return [f"stage {self.name!r}: {problem}" for problem in problems]
 
 
 def data_problems(data: tuple[str, ...], format: tuple[str, ...], ratios: tuple[float, ...]) -> list[str]:
-    """What does not fit between data sources, their formats and their sampling ratios."""
-    found = []
+    """Contradictions between data sources, their formats and their sampling ratios."""
+    problems = []
     if ratios and len(ratios) != len(data):
-        found.append(f"ratios: {len(ratios)} given for {len(data)} data sources")
+        problems.append(f"ratios: {len(ratios)} given for {len(data)} data sources")
     if len(format) not in (0, 1, len(data)):
-        found.append(f"format: {len(format)} given for {len(data)} data sources")
-    return found
+        problems.append(f"format: {len(format)} given for {len(data)} data sources")
+    return problems

@@ -1,4 +1,4 @@
-"""The README.md of a finished model: what it is, where it comes from, how to use it, what its run measured."""
+"""The README.md of a finished model: what it is, how it was made, how to use it, what its run measured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0")
-"""Licences that the hub knows by these very names; any other is ``other`` there, with a name of its own."""
+"""Licences that the hub knows by these names; any other is ``other`` there, with its own name."""
 TAGS = ["vpgtrans", "vpgt", "visual-prompt-generator"]
 PAPER = "[arXiv 2305.01278](https://arxiv.org/abs/2305.01278)"
 CURVE = "loss.png"
@@ -36,7 +36,7 @@ def write_model_card(path: Path, name: str, record: dict[str, Any], *, loading_c
 
 
 def plain_model_card(name: str, config: dict[str, Any], references: dict[str, Any]) -> str:
-    """The model card of a folder that no run has described: an import, or an export of a model from elsewhere.
+    """The model card of a folder without a run's record: an import, or an export of a model from elsewhere.
 
     Args:
         name: the model's name.
@@ -54,7 +54,7 @@ def plain_model_card(name: str, config: dict[str, Any], references: dict[str, An
     )
     what = f"A visual prompt generator and its projector for the language model {llm}" if llm else "A VL-LLM's VPG"
     if whole:
-        what = f"The language model {llm or 'inside'} with a visual prompt generator: it sees"
+        what = f"The language model {llm or 'inside'} with a visual prompt generator, which lets it see images"
     body = f"# {name.rpartition('/')[2]}\n\n{what}. Written by vpgt, for transfers with VPGTrans ({PAPER}).\n"
     licence = (
         "## Licence\nThe weights combine those of the VPG and of the language model: the licences of both apply.\n"
@@ -76,11 +76,11 @@ def _metadata(licences: list[str | None], base_models: list[str | None], library
 
     names = {(licence or "").lower() for licence in licences}
     known = len(names) == 1 and names <= set(HUB_LICENCES)
-    found = [model for model in dict.fromkeys(base_models) if model]
+    named = [model for model in dict.fromkeys(base_models) if model]
     data = ModelCardData(
         license=names.pop() if known else "other",
         license_name=None if known else "see-model-card",
-        base_model=found or None,
+        base_model=named or None,
         library_name=library,
         pipeline_tag="image-text-to-text",
         tags=list(TAGS),
@@ -97,7 +97,7 @@ def _summary(record: dict[str, Any]) -> str:
     ]
     return f"""# {target} + {source}
 
-{target} that sees: the visual prompt generator of {source}, transferred with VPGTrans
+{target} with eyes: the visual prompt generator of {source}, transferred to it with VPGTrans
 ({PAPER}) by vpgt {record["vpgt"]}. The language model is unchanged.
 
 | | |
@@ -125,5 +125,5 @@ The weights combine those of the source and of the language model: the licences 
 
 
 def last_part(name: str) -> str:
-    """A model's name for others: of a folder on this machine its last part."""
+    """A model's name for other users: for a folder on this machine only its last part."""
     return Path(name).name if _PLACE.match(name) else name

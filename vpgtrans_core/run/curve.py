@@ -1,4 +1,4 @@
-"""The loss curve of a run as a picture."""
+"""The plot of a run's losses."""
 
 from __future__ import annotations
 

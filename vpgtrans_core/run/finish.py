@@ -1,4 +1,4 @@
-"""What a finished run writes: the model folder, its card and its curve, and who its source and target were."""
+"""Write a finished run: the model folder, its card, its loss curve, and the identities of source and target."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 CONFIGS = ("config.json", "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "*.bin")
-"""Beside the weights in safetensors, what decides about what a model computes."""
+"""Files that, besides the weights in safetensors, decide what a model computes."""
 TRY_BYTES = 4 << 20
-"""About what a model's settings and tokenizer take on the disk."""
+"""Approximate size on disk of a model's settings and tokenizer."""
 
 
 def write_model(
     folder: RunFolder, model: VLModel, source: ResolvedSource, target: ResolvedLLM, settings: Settings
 ) -> None:
-    """Write the model into `folder`, all of it before any of it is seen there."""
+    """Write the model into `folder`; it appears there only when it is complete."""
     whole = settings.save == "model"
     with writing("the finished model", folder.path, lambda: _size(model, whole), run=folder.path):
         staging = folder.staging()
@@ -49,14 +49,14 @@ def write_model(
 
 
 def check_writable(folder: RunFolder, model: VLModel, target: ResolvedLLM, settings: Settings) -> None:
-    """Ask before the training whether the whole model can be written after it.
+    """Check before training that the whole model can be written after it.
 
     Raises:
-        ConfigError: it cannot; what was trained can be saved alone.
+        ConfigError: it cannot; the trained part can be saved alone.
     """
     if settings.save != "model" or not folder.writes:
         return
-    hint = "give --save vpg, which writes what is trained and refers to the rest; it may be given on --resume, too"
+    hint = "give --save vpg, which writes the trained part and refers to the rest; it may be given with --resume, too"
     staging = folder.staging()
     try:
         with writing("a try of the finished model's settings", folder.path, TRY_BYTES, run=folder.path):
@@ -71,7 +71,7 @@ def check_writable(folder: RunFolder, model: VLModel, target: ResolvedLLM, setti
 
 
 def _size(model: VLModel, whole: bool) -> int:
-    """About the bytes of a finished model: its tensors."""
+    """The approximate bytes of a finished model: its tensors."""
     parts = [model.projector.parameters(), (p for _, p in model.vpg.trained())]
     if whole:
         parts = [model.parameters(), model.llm.model.parameters()]
@@ -79,29 +79,29 @@ def _size(model: VLModel, whole: bool) -> int:
 
 
 def check_output(spec: RunSpec) -> None:
-    """Refuse at the start what could not be written at the end.
+    """Refuse at the start a run whose model could not be written at the end.
 
     Raises:
-        ConfigError: the whole model is asked for, and the VPG's family has no folder for it, or the LLM needs code of
-            its own.
+        ConfigError: the whole model is to be saved, and the VPG's family has no format for it, or the LLM needs its own
+            code.
     """
     if spec.settings.save != "model":
         return
     family = spec.source.vpg_family
     if not load(family.adapter).loading_code:
         raise ConfigError(
-            [f"no library loads a whole VL-LLM with a VPG of the family {family.name!r}"], "give --save vpg"
+            [f"no library can load a whole VL-LLM with a VPG of the family {family.name!r}"], "give --save vpg"
         )
     if needs_code(spec.target.config):
         raise ConfigError(
-            [f"{spec.target.name} runs by code in its own folder, which a VL-LLM's folder has no place for"],
+            [f"{spec.target.name} needs the code in its own folder, which a VL-LLM's folder cannot hold"],
             "give --save vpg, which refers to that folder",
         )
 
 
 def references(source: ResolvedSource, target: ResolvedLLM, hashes: dict[str, str]) -> dict[str, Any]:
-    """What a folder without the frozen parts refers to: the LLM with the SHA-256 of its weight files (`hashes`), and
-    the source's folder or id for the ViT."""
+    """The references of a folder without the frozen parts: the LLM with the SHA-256 of its weight files (`hashes`),
+    and the source's folder or id for the ViT."""
     vit = {
         "folder": str(source.folder.resolve()) if source.folder else None,
         "id": source.hub_id,
@@ -111,7 +111,7 @@ def references(source: ResolvedSource, target: ResolvedLLM, hashes: dict[str, st
 
 
 def identity(model: ResolvedSource | ResolvedLLM) -> dict[str, Any]:
-    """Who a model is, for the record: names, revision, the hash of every weight file."""
+    """A model's identity for the record: names, revision, the hash of every weight file."""
     hashes, texts = _hashes(model.folder, "*.safetensors"), _hashes(model.folder, *CONFIGS)
     card = dataclasses.asdict(model.card) if model.card else {}
     return {
@@ -128,7 +128,7 @@ def identity(model: ResolvedSource | ResolvedLLM) -> dict[str, Any]:
 
 
 def _hashes(folder: Path | None, *patterns: str) -> dict[str, str]:
-    """SHA-256 of the files of a folder that fit a pattern, by name."""
+    """SHA-256 of the files of a folder that match a pattern, by name."""
     if folder is None:
         return {}
     return {path.name: sha256_file(path) for pattern in patterns for path in sorted(folder.glob(pattern))}

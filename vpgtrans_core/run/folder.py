@@ -1,10 +1,10 @@
-"""The folder of a run: what it records while it runs, and how the finished model gets into it.
+"""The folder of a run: its record, its metrics, its checkpoints and the finished model.
 
 DIR/run.json        every setting, versions, data, identities, time and memory of each stage; status
-DIR/metrics.jsonl   one line a step and a held-out loss
-DIR/checkpoints/    only while training
-DIR/.lock           only while a run is at work (see `lock`)
-DIR/...             the model folder, put here in one go at the end
+DIR/metrics.jsonl   one line for each step and for each held-out loss
+DIR/checkpoints/    only during training
+DIR/.lock           only while a run uses the folder (see `lock`)
+DIR/...             the model folder, moved here in one step at the end
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ RECORD = "run.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 STARTING, RUNNING, DONE = "starting", "running", "done"
-"""What the record calls a run that has loaded nothing yet, one at work, and one that has ended well."""
+"""A run's status in the record: nothing is loaded yet, at work, finished."""
 _STAGING = ".finished"
 _PROBE = ".writable"
 _OWN = frozenset({RECORD, f".{RECORD}", METRICS, CHECKPOINTS, LOCK, _STAGING, _PROBE})
-"""What a run has in its folder before its model is in it."""
+"""A run's files in its folder, besides those of its model."""
 _REPLACING = "replacing"
-"""In the record while what an earlier run left is removed."""
+"""In the record while the files of an earlier run are removed."""
 _LIBRARIES = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "pillow", "numpy", "pluggy")
 
 
 class RunFolder:
-    """A run's output folder. Only the main process writes; the others hold one with ``writes=False``."""
+    """A run's output folder. Only the main process writes; the others use ``writes=False``."""
 
     def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path = path
@@ -54,13 +54,13 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, *, overwrite: bool, writes: bool = True, begun: dict[str, Any] | None = None) -> Self:
-        """Make a new run's folder and record in it how the run was `begun`.
+        """Make a new run's folder and write the record `begun` into it.
 
-        A folder in which a run left nothing to keep is used again. From the first record on the run can be resumed.
+        A folder is reused if an earlier run left nothing worth keeping in it. The run can be resumed from its first
+        record on.
 
         Raises:
-            ConfigError: it exists and holds something (and `overwrite` is off), it cannot be written, or a run is at
-                work in it.
+            ConfigError: the folder is not empty (and `overwrite` is off), it cannot be written, or another run uses it.
             DiskFull: there is no room for the record.
         """
         folder = cls(path, writes=writes)
@@ -88,10 +88,10 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, *, writes: bool = True) -> Self:
-        """Open the folder of a run that was stopped, to resume it.
+        """Open the folder of a stopped run, to resume it.
 
         Raises:
-            ConfigError: there is no run in it, or one is at work in it.
+            ConfigError: it is not the folder of a run, or another run uses it.
         """
         folder = cls(path, writes=writes)
         folder.record = read_record(path)
@@ -106,7 +106,7 @@ class RunFolder:
         return folder
 
     def close(self) -> None:
-        """Let others into the folder."""
+        """Release the folder for other runs."""
         if self._lock is not None:
             self._lock.release()
 
@@ -130,12 +130,12 @@ class RunFolder:
             raise
 
     def metrics_size(self) -> int:
-        """Bytes of metrics so far; a checkpoint keeps the number."""
+        """Bytes of the metrics so far, for a checkpoint."""
         path = self.path / METRICS
         return path.stat().st_size if path.exists() else 0
 
     def cut_metrics(self, size: int) -> None:
-        """Forget the metrics of steps that a resumed run repeats."""
+        """Remove the metrics of steps that a resumed run repeats."""
         path = self.path / METRICS
         if self.writes and path.exists():
             os.truncate(path, min(size, path.stat().st_size))
@@ -156,14 +156,14 @@ class RunFolder:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def staging(self) -> Path:
-        """An empty folder, on the same file system, in which the finished model is written."""
+        """An empty folder on the same file system, for writing the finished model."""
         staging = self.path / _STAGING
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         return staging
 
     def publish(self, staging: Path) -> None:
-        """Move the finished model's files into the run's folder, config.json last: a folder that has it is whole."""
+        """Move the finished model's files into the run's folder, config.json last: a folder with it is complete."""
         for path in sorted(staging.rglob("*")):
             if path.is_file():
                 with path.open("rb") as file:
@@ -180,7 +180,7 @@ class RunFolder:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _check_owned(self, overwrite: bool) -> None:
-        """Leave alone, without a touch, what no run has made."""
+        """Refuse a folder that no run has made; nothing in it is touched."""
         if not self.path.exists() or (self.path.is_dir() and _is_runs(self.path)):
             return
         if overwrite:
@@ -191,9 +191,9 @@ class RunFolder:
         raise ConfigError([_EXISTS.format(self.path)], _EXISTS_HINT)
 
     def _make_room(self, overwrite: bool, begun: dict[str, Any]) -> None:
-        """Empty a folder that an earlier run filled, if nothing of it is worth keeping or it is to be replaced.
+        """Empty the folder of an earlier run, if nothing in it is worth keeping or it is to be replaced.
 
-        The new run is recorded first: a kill on the way leaves a folder that `reopen` goes on to empty."""
+        The new run is recorded first, so that `reopen` can finish after a kill."""
         if not _contents(self.path):
             return
         if not overwrite and not nothing_to_keep(self.path):
@@ -214,10 +214,10 @@ _EXISTS_HINT = "choose another --out, continue the run with --resume, or replace
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record of the run in a folder; empty when none was written, because the run ended before.
+    """The record of the run in a folder; empty if the run ended before it wrote one.
 
     Raises:
-        ConfigError: there is no folder of a run, or its record is not what vpgt writes.
+        ConfigError: it is not the folder of a run, or vpgt did not write its record.
     """
     if not (path / RECORD).is_file():
         if path.exists() and not (path.is_dir() and _is_runs(path)):
@@ -235,7 +235,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def _check_kinds(path: Path, record: dict[str, Any]) -> None:
-    """Refuse a record whose parts are not of their kinds; what is missing is missing because the run ended early."""
+    """Refuse a record whose values have wrong types; they may be missing, because the run ended early."""
     kinds: dict[type, Sequence[str]] = {
         dict: ("settings", "source", "target", "data", "stages", "machine"),
         list: ("resumed", "accepted_changes"),
@@ -249,13 +249,13 @@ def _check_kinds(path: Path, record: dict[str, Any]) -> None:
     ]
     if wrong:
         raise ConfigError(
-            [f"{path} is not as vpgt wrote it: {problem}" for problem in wrong],
+            [f"{path} was changed after vpgt wrote it: {problem}" for problem in wrong],
             "put a copy of it back, or replace the run with --overwrite",
         )
 
 
 def nothing_to_keep(path: Path) -> bool:
-    """Whether a folder is missing, empty, or holds what a run left that had saved nothing."""
+    """Whether a folder is missing, is empty, or holds a run without a checkpoint or model."""
     from vpgtrans_core.train.checkpoint import has_checkpoint
 
     if not path.exists():
@@ -278,8 +278,8 @@ def _contents(path: Path) -> list[Path]:
 
 
 def open_folder(path: Path, settings: Settings, machine: Machine, begun: dict[str, Any]) -> RunFolder:
-    """The run's folder at `path`: a new one, in which `begun` is recorded, or the one to resume in. Every process
-    returns when it is there.
+    """The run's folder at `path`: a new one, in which `begun` is recorded, or the one to resume. Every process returns
+    once it exists.
 
     Raises:
         ConfigError: see `RunFolder.create` and `RunFolder.reopen`.
@@ -309,8 +309,10 @@ def now() -> str:
 
 
 def fail(folder: RunFolder, error: BaseException) -> None:
-    """Write into the record how a run ended, when it did not end well."""
+    """Record how a run failed or was interrupted."""
     stopped = isinstance(error, KeyboardInterrupt | Interrupted)
     cause = error.message if isinstance(error, VpgtError) else f"{type(error).__name__}: {error}"
-    with contextlib.suppress(OSError, VpgtError):  # a full disk takes no record either; the error itself is told
+    with contextlib.suppress(
+        OSError, VpgtError
+    ):  # a full disk has no room for the record either; the error itself is shown
         folder.write_record(status="interrupted" if stopped else "failed", cause=cause, ended=now())

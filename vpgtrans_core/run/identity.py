@@ -1,6 +1,6 @@
-"""What a run was begun with, and whether a resume finds the same: settings, data, and the models' files.
+"""The settings, data and model files that a run started with, and whether a resumed run has the same.
 
-Contents are compared, by their hashes; where they are may change.
+Contents are compared by their hashes; their places may change.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HASHES = ("sha256", "config_sha256")
 
 
 def identity_of(settings: dict[str, Any], data: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:
-    """What decides about a run's result, as plain values for a checkpoint.
+    """Everything that affects a run's result, as plain values for a checkpoint.
 
     Args:
         settings: all settings by name.
@@ -40,21 +40,21 @@ def identity_of(settings: dict[str, Any], data: dict[str, Any], models: dict[str
 
 
 def _placeless(stage: Any) -> Any:
-    """A stage without the place of its data, whose contents are compared."""
+    """A stage without the place of its data; the contents are compared instead."""
     return {name: value for name, value in stage.items() if name != "data"} if isinstance(stage, dict) else stage
 
 
 def recorded(record: dict[str, Any]) -> dict[str, Any]:
-    """The same out of ``run.json``, for a checkpoint that does not hold it."""
+    """The same values from ``run.json``, for a checkpoint without them."""
     return identity_of({}, record.get("data", {}), record)
 
 
 def begun_with(settings: Settings, models: dict[str, Any], data: Sequence[TrainingData]) -> dict[str, Any]:
-    """What a run begins with, for its checkpoints.
+    """The values that a run starts with, for its checkpoints.
 
     Args:
         models: the identities of ``source`` and ``target``.
-        data: that of each stage; of what stages share, once.
+        data: the data of each stage; data shared by stages counts once.
     """
     described = [part.describe() for part in {id(part): part for part in data}.values()]
     merged = {
@@ -71,7 +71,7 @@ def note_changes(
     settings: Settings,
     warn: Callable[[str], None],
 ) -> None:
-    """Refuse to go on with other data, models or settings than the run began with; warn and record it if accepted.
+    """Refuse to resume if data, models or settings have changed; if a change is accepted, warn and record it.
 
     Raises:
         ConfigError: see `check_same`.
@@ -81,35 +81,35 @@ def note_changes(
         now_with = {**now_with, "data": now_with["data"][: len(before["data"])]}
     if changes := check_same(before, now_with, str(folder.path), accept=settings.accept_changes):
         for change in changes:
-            warn(f"going on with another {change}")
+            warn(f"continuing with a change: {change}")
         earlier = folder.record.get("accepted_changes", [])
         folder.write_record(accepted_changes=[*earlier, {"at": now(), "changes": changes}])
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], place: str, *, accept: bool) -> list[str]:
-    """Compare what a run was begun with and what it finds when it is resumed.
+    """Compare the identities of a run at its start and when it is resumed.
 
     Returns:
-        The differences, if they are to be accepted; empty when there are none.
+        The differences; empty if there are none.
 
     Raises:
-        ConfigError: something differs and `accept` is off; all differences are listed.
+        ConfigError: there are differences and `accept` is off; all are listed.
     """
     changes = differences(before, now)
     if changes and not accept:
         raise ConfigError(
-            [f"{change}; the run in {place} was begun with something else" for change in changes],
-            "put back what it was begun with, start a new run with another --out, or go on all the same with "
-            "--accept-changes, which run.json will tell",
+            [f"{change} (changed since the run in {place} started)" for change in changes],
+            "undo the change, start a new run with another --out, or continue anyway with --accept-changes; run.json "
+            "records the change",
         )
     return changes
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Each thing in which two identities differ, in words; what one of them does not tell is passed over."""
+    """The differences between two identities, in words; a value missing from one of them is skipped."""
     old, new = before.get("settings", {}), now["settings"]
     changes = [
-        f"{name}: it was {old[name]!r}, it is {new[name]!r}" for name in old if name in new and old[name] != new[name]
+        f"{name}: was {old[name]!r}, is now {new[name]!r}" for name in old if name in new and old[name] != new[name]
     ]
     changes += _changed_data(before.get("data", []), now["data"])
     for model in MODELS:
@@ -118,7 +118,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _samples(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of each source its hash of keys and captions, their numbers, and the sizes of its shards."""
+    """For each source the hash of its keys and captions, their numbers, and the sizes of its shards."""
     sources = list(data.get("sources", []))
     if isinstance(own := data.get("held_out"), dict):
         sources += own.get("sources", [])
@@ -144,7 +144,7 @@ def _changed_data(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> li
     if not before:
         return []
     if len(before) != len(now):
-        return [f"data: there were {len(before)} sources, there are {len(now)}"]
+        return [f"data: there were {len(before)} sources, now there are {len(now)}"]
     changes = []
     for old, new in zip(before, now, strict=True):
         if old["sha256"] != new["sha256"]:
@@ -162,8 +162,8 @@ def _changed_files(model: str, before: dict[str, Any], now: dict[str, Any]) -> l
     for kind in HASHES:
         old, new = before.get(kind) or {}, now.get(kind) or {}
         if not old or not new:
-            continue  # an older version of vpgt noted nothing of them
+            continue  # an older version of vpgt did not record them
         names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         if names:
-            changes.append(f"{model}: other contents in {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}")
+            changes.append(f"{model}: changed contents in {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}")
     return changes

@@ -1,4 +1,4 @@
-"""How long the texts of a stage are, and how many of their labels the limit of length has cut off."""
+"""The lengths of a stage's texts, and how many of their labels --max-tokens has cut off."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from vpgtrans_core.errors import DataError
 from vpgtrans_core.llm.text import Text
 
 EARLY = 1000
-"""Texts after which it can be said how many are cut; of fewer, at the end of the stage."""
+"""Texts after which a warning can be given; with fewer it is given at the end of the stage."""
 ALARMING = 0.02
 """Share of the labels cut that is said before the stage ends."""
 STARVED = 0.5
 """Share of the texts with at most one label left, above which a stage does not begin."""
 WHOLE = 0.9
-"""Share of the texts that the length which is named holds whole."""
+"""Share of the texts that the recommended --max-tokens leaves whole."""
 
 
 @dataclass
 class Lengths:
-    """Counts over all texts that a stage was given.
+    """Counts over all texts of a stage.
 
     Attributes:
-        labels: labels that were left.
+        labels: labels that are left.
         cut: labels that were cut off.
         silent: texts that no label was left of.
         starved: texts that at most one label was left of several: nothing can be learned from them.
@@ -49,7 +49,7 @@ class Lengths:
             self.lengths[text.whole or text.tokens] += 1
 
     def add(self, other: Lengths) -> None:
-        """Take over the counts of another process."""
+        """Add the counts of another process."""
         self.labels += other.labels
         self.cut += other.cut
         self.silent += other.silent
@@ -62,12 +62,12 @@ class Lengths:
 
     @property
     def share(self) -> float:
-        """The share of all labels that is cut off."""
+        """The share of all labels that was cut off."""
         return self.cut / max(1, self.cut + self.labels)
 
     @property
     def alarming(self) -> bool:
-        """Whether enough is known, and enough is cut, to say it at once."""
+        """Whether enough texts are counted, and enough labels cut, for a warning at once."""
         return self.share >= ALARMING and self.texts >= EARLY
 
     def check(self, max_tokens: int) -> None:
@@ -94,13 +94,13 @@ class Lengths:
         return 0
 
     def message(self, max_tokens: int) -> str | None:
-        """What the user should know of the cuts, or None where nothing is cut."""
+        """The warning about cut labels, or None if none is cut."""
         if not self.cut:
             return None
         nothing = f" ({self.silent} texts have no label left)" if self.silent else ""
         return (
-            f"the limit of {max_tokens} tokens cuts off {self.cut:,} of {self.cut + self.labels:,} labels, "
-            f"{self.share:.1%}{nothing}; --max-tokens {self.length_for(WHOLE)} holds {WHOLE:.0%} of the texts whole"
+            f"--max-tokens {max_tokens} cuts off {self.cut:,} of {self.cut + self.labels:,} labels, "
+            f"{self.share:.1%}{nothing}; --max-tokens {self.length_for(WHOLE)} leaves {WHOLE:.0%} of the texts whole"
         )
 
     def describe(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""One run at a time in a folder: a lock that its process holds and that a kill cannot leave behind.
+"""One run at a time in a folder: a lock that its process holds and that does not survive a kill.
 
-The file's content only says who holds the lock; the lock itself is the operating system's (``flock``) and ends with the
+The file's content only names the holder; the lock itself is the operating system's (``flock``) and ends with the
 process. The main process takes it for all processes of a run.
 """
 
@@ -23,9 +23,9 @@ from vpgtrans_core.errors import ConfigError
 log = logging.getLogger(__name__)
 
 LOCK = ".lock"
-ADVICE = "wait for its end, stop it (Ctrl-C or SIGTERM saves a checkpoint), or choose another --out"
+ADVICE = "wait until it ends, stop it (Ctrl-C or SIGTERM saves a checkpoint), or choose another --out"
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-"""What a file system answers that has no locks."""
+"""Errors of file systems without locks."""
 _held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
 
 
@@ -39,10 +39,10 @@ class FolderLock:
 
     @classmethod
     def take(cls, folder: Path) -> FolderLock | None:
-        """Take the lock on an existing folder; None where its file system has no locks, which is said.
+        """Take the lock on an existing folder; return None with a warning if its file system has no locks.
 
         Raises:
-            ConfigError: another run holds it; the message says which.
+            ConfigError: another run holds it; the message names it.
             OSError: the folder cannot be written.
         """
         path = folder / LOCK
@@ -53,12 +53,12 @@ class FolderLock:
             except BlockingIOError:
                 holder = _holder(descriptor)
                 os.close(descriptor)
-                raise ConfigError([f"a run is at work in {folder}: {holder}"], ADVICE) from None
+                raise ConfigError([f"another run is using {folder}: {holder}"], ADVICE) from None
             except OSError as error:
                 os.close(descriptor)
                 if error.errno not in _UNSUPPORTED:
                     raise
-                log.warning("%s has no file locks; nothing keeps a second run out of it", folder)
+                log.warning("%s has no file locks; do not start a second run in it", folder)
                 return None
             if _is_still(path, descriptor):
                 break
@@ -82,7 +82,7 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 
 def _sign(descriptor: int) -> None:
-    """Write down who holds the lock; without room on the disk it is held all the same."""
+    """Write the holder into the file; on a full disk the lock is held without it."""
     holder = {
         "process": os.getpid(),
         "host": socket.gethostname(),
@@ -104,7 +104,7 @@ def _holder(descriptor: int) -> str:
 
 
 def _forget() -> None:
-    """In a forked child (a data worker): the lock is the parent's alone, and must not outlive it here."""
+    """In a forked child (a data worker): only the parent holds the lock, and the child must not keep it alive."""
     for lock in list(_held):
         with contextlib.suppress(OSError):
             os.close(lock.descriptor)

@@ -1,4 +1,4 @@
-"""`transfer`: names are resolved here, without torch; then one import brings it in and `Run` does the rest."""
+"""`transfer`: resolve the names without torch, then import torch and let `Run` do the rest."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TransferResult:
-    """What a run leaves: its folder and its record (the contents of run.json)."""
+    """The result of a run: its folder and its record (the contents of run.json)."""
 
     folder: Path
     record: dict[str, Any]
 
 
 class Silent:
-    """A reporter that says nothing."""
+    """A reporter that prints nothing."""
 
     def stage(self, name: str, total: int) -> None: ...
     def step(self, advance: int = 1, **values: float) -> None: ...
@@ -44,18 +44,18 @@ def transfer(
     Args:
         settings: all settings; or give them as keyword arguments: ``transfer(source="opt-2.7b", target="vicuna-7b",
             data=("coco.json",))``.
-        reporter: is told of the progress; default silence.
+        reporter: receives the progress; default silence.
         registry: the plugins; default all that are installed.
 
     Raises:
-        VpgtError: with message and hint, for everything whose cause lies outside of this program.
+        VpgtError: with message and hint, for every cause outside of this program.
         Interrupted: after Ctrl-C or SIGTERM, with a checkpoint saved.
     """
     given = build({**(vars(settings) if settings else {}), **values})
     reporter = reporter or Silent()
     given = _resumed(given, reporter) if given.resume else given
     if given.resume and (record := ended(given)) is not None:
-        reporter.message(f"the run in {given.out} has ended: nothing to do")
+        reporter.message(f"the run in {given.out} is finished: nothing to do")
         return TransferResult(output_folder(given), record)
     spec = run_spec(given, registry or default_registry())
     spec.require_data()
@@ -70,5 +70,5 @@ def transfer(
 def _resumed(asked: Settings, reporter: Progress) -> Settings:
     settings = resumed_settings(asked)
     if not settings.resume:
-        reporter.message(f"there is nothing to resume in {output_folder(settings)} yet: the run begins")
+        reporter.message(f"there is nothing to resume in {output_folder(settings)} yet: the run starts")
     return settings

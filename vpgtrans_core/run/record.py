@@ -1,4 +1,4 @@
-"""What run.json says of a run: when it begins, and of each stage when it ends."""
+"""The contents of run.json: of the run when it starts, and of each stage when it ends."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from vpgtrans_core.vlm.model import VLModel
 
 
 def begun_record(spec: RunSpec) -> dict[str, Any]:
-    """What is recorded before anything is loaded: enough to resume the run."""
+    """The record before anything is loaded: enough to resume the run."""
     places = {"source": spec.source, "target": spec.target}
     folders = {name: model.folder if model.origin == "folder" else None for name, model in places.items()}
     return {"vpgt": __version__, "settings": recordable(spec.settings, **folders)}
 
 
 def models_record(spec: RunSpec) -> dict[str, Any]:
-    """Who source and target are, with the hashes of their files; reads the files."""
+    """The identities of source and target, with the hashes of their files; reads the files."""
     return {"source": identity(spec.source), "target": identity(spec.target)}
 
 
@@ -39,7 +39,7 @@ def first_record(
     models: dict[str, Any],
     compiled: bool,
 ) -> dict[str, Any]:
-    """All that is known before the first step; what an earlier part of the run recorded in `folder` is kept."""
+    """The record before the first step; it keeps what an earlier part of the run recorded in `folder`."""
     record = folder.record
     return {
         **begun_record(spec),
@@ -61,7 +61,7 @@ def first_record(
 
 
 def stage_record(stage: Stage, state: StageState, seconds: float, device: torch.device) -> dict[str, Any]:
-    """What a finished stage did; `seconds` on the clock."""
+    """The record of a finished stage; `seconds` is its wall-clock time."""
     return {
         "name": stage.name,
         "trains": stage.trains,

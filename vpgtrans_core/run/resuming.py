@@ -1,4 +1,4 @@
-"""Where a run's folder is, and with which settings the run in it goes on."""
+"""A run's output folder, and the settings of a resumed run."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ FREE_ON_RESUME = frozenset(
     {"resume", "overwrite", "out", "device", "workers", "checkpoint_minutes", "checkpoint_steps", "keep_checkpoints"}
     | {"micro_positions", "offline", "cache", "cache_gb", "max_bad_ratio", "max_bad_run", "save", "accept_changes"}
 )
-"""Settings that may differ when a run is resumed: they do not change what is trained."""
+"""Settings that may change when a run is resumed, because they do not affect the result of training."""
 PLACES = frozenset({"data", "val_data", "source", "target"})
-"""Settings that name a place: it may differ, for what is there is compared with what the run was begun with."""
+"""Settings that name a place: it may change, because the contents are compared with those at the run's start."""
 
 
 def output_folder(settings: Settings) -> Path:
-    """Where the run goes: ``--out``, or ``runs/SOURCE--TARGET``."""
+    """The output folder: ``--out``, or ``runs/SOURCE--TARGET``."""
     if settings.out:
         return Path(settings.out).expanduser()
     return Path("runs") / f"{_slug(settings.source)}--{_slug(settings.target)}"
 
 
 def resumed_settings(settings: Settings) -> Settings:
-    """The settings of the run that is resumed, with those of `settings` that may differ.
+    """The settings of the resumed run, with the changes in `settings` that are allowed.
 
-    A run that ended before its settings were recorded has left nothing to resume: with source and target given it is
-    begun, and the settings come back with ``resume`` off.
+    A run that ended before its settings were recorded cannot be resumed: if source and target are given, a new run
+    starts, and the settings are returned with ``resume`` off.
 
     Raises:
-        ConfigError: there is no such run, or settings are given that would change what it computes; all are listed.
+        ConfigError: there is no such run, or given settings would change what it computes; all are listed.
     """
     from vpgtrans_core.run.folder import nothing_to_keep, read_record
 
     if not settings.out and not (settings.source and settings.target):
-        raise ConfigError(["resume: which run?"], "name its folder with --out")
+        raise ConfigError(["resume: the run is not named"], "give its folder with --out")
     out = output_folder(settings)
     record = read_record(out)
     if "settings" not in record:
@@ -46,7 +46,7 @@ def resumed_settings(settings: Settings) -> Settings:
             return dataclasses.replace(settings, resume=False)
         raise ConfigError(
             [f"there is no run to resume in {out}: no settings are recorded in it"],
-            "name the run's folder with --out; a run that ended at once is begun anew with its whole command",
+            "give the run's folder with --out; to start a run again that ended at once, give its whole command",
         )
     saved = build({k: v for k, v in record["settings"].items() if k != "resume"})
     default = Settings()
@@ -56,23 +56,23 @@ def resumed_settings(settings: Settings) -> Settings:
         if given == getattr(default, field.name) or given == before:
             continue
         if field.name not in FREE_ON_RESUME | PLACES and not settings.accept_changes:
-            problems.append(f"{field.name}: the run in {out} has {before!r}, not {given!r}")
+            problems.append(f"{field.name}: the run in {out} uses {before!r}, not {given!r}")
         changed[field.name] = given
     if problems:
         raise ConfigError(
             problems,
             "resume without these settings, start a new run with another --out, or change the run with "
-            "--accept-changes, which run.json will tell",
+            "--accept-changes; run.json records the change",
         )
     own = {"resume": True, "overwrite": False, "out": str(out), "accept_changes": settings.accept_changes}
     return dataclasses.replace(saved, **{**changed, **own})
 
 
 def ended(settings: Settings) -> dict[str, Any] | None:
-    """The record of the run in a folder, if it has ended well; None if there is something to do.
+    """The record of the run in a folder if it is finished, else None.
 
     Raises:
-        ConfigError: the run has ended, and its model is gone.
+        ConfigError: the run is finished, but its model is gone.
     """
     from vpgtrans_core.run.folder import DONE, read_record
 
@@ -81,18 +81,16 @@ def ended(settings: Settings) -> dict[str, Any] | None:
     if record.get("status") != DONE:
         return None
     if not (out / "config.json").is_file():
-        raise ConfigError(
-            [f"the run in {out} has ended, but its model is no longer there"], "train it again with --overwrite"
-        )
+        raise ConfigError([f"the run in {out} is finished, but its model is gone"], "train it again with --overwrite")
     return record
 
 
 def recordable(settings: Settings, **folders: Path | None) -> dict[str, Any]:
-    """The settings for the record: paths as they are from any folder, so that a run can be resumed from elsewhere.
+    """The settings for the record, with absolute paths, so that a run can be resumed from any folder.
 
     Args:
-        settings: as given.
-        folders: ``source`` and ``target``: the folder of each that was named by a path and not by an alias or hub id.
+        settings: the settings of the run.
+        folders: ``source`` and ``target``: the folder of each that is given as a path and not as an alias or hub id.
     """
     values = dataclasses.asdict(settings)
     values["data"] = tuple(_absolute_data(path) for path in settings.data)
@@ -106,7 +104,7 @@ def recordable(settings: Settings, **folders: Path | None) -> dict[str, Any]:
 
 
 def _absolute_data(path: str) -> str:
-    """``FILE``, ``FILE:FOLDER``, a folder or a pattern of shards, from the root of the file system."""
+    """``FILE``, ``FILE:FOLDER``, a folder or a pattern of shards, with absolute paths."""
     file, colon, folder = path.rpartition(":")
     if colon and not Path(path).expanduser().exists() and Path(file).expanduser().is_file():
         return f"{_absolute(file)}:{_absolute(folder)}"

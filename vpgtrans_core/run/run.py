@@ -1,4 +1,4 @@
-"""One run: data, VPG, LLM, the projector's start, the stages, the finished folder."""
+"""One run: data, VPG, LLM, initial projector, stages, finished folder."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ from vpgtrans_core.vlm.model import VLModel
 from vpgtrans_core.vpg.adapter import VPG
 
 START_CAPTIONS = 200_000
-"""Training captions whose words pair the two vocabularies: more bring no new words."""
+"""Training captions whose words are paired between the two vocabularies; more captions add few words."""
 FIRST_STREAM = 1
-"""The order of the images from which the projector starts, whatever the number of the first stage."""
+"""The stream that orders the images for the projector's initialisation, whatever the number of the first stage."""
 
 
 class Run:
-    """One run on this machine, in its folder. `run` reads as the order of things.
+    """One run on this machine, in its folder.
 
     Args:
-        spec: what is to be done.
-        reporter: is told of the progress.
+        spec: what to do.
+        reporter: receives the progress.
 
     Raises:
-        ConfigError: the output folder cannot be used, or what is asked for could not be written at the end.
+        ConfigError: the output folder cannot be used, or the finished model could not be written as asked.
     """
 
     def __init__(self, spec: RunSpec, reporter: Progress) -> None:
@@ -71,7 +71,7 @@ class Run:
         self.folder: RunFolder = open_folder(out, spec.settings, self.machine, begun_record(spec))
 
     def run(self) -> None:
-        """Train, and write the finished model; how it failed is recorded and told where it does."""
+        """Train, and write the finished model; a failure is recorded and raised."""
         with self._failures_are_recorded(), other_processes(self.machine.accelerator, self.folder.path):
             model, data = self.train()
             self.finish(model, data)
@@ -108,11 +108,11 @@ class Run:
         return data
 
     def _checkpoint(self, models: dict[str, Any], data: Sequence[TrainingData]) -> Checkpoint | None:
-        """Where the run goes on, None where it begins.
+        """The checkpoint to resume from, None to start at the first step.
 
         Raises:
-            ConfigError: settings, data or models differ from those that the run began with, and that is not accepted.
-            ModelError: no checkpoint is whole.
+            ConfigError: settings, data or models have changed since the run started, and the change is not accepted.
+            ModelError: every checkpoint is damaged.
         """
         self._begun_with = begun_with(self.settings, models, data)
         checkpoint = None
@@ -120,7 +120,7 @@ class Run:
             checkpoint = newest_checkpoint(self.folder.checkpoints, self.reporter.warning)
             note_changes(self.folder, checkpoint, self._begun_with, self.settings, self.reporter.warning)
         if checkpoint is None:
-            self.folder.cut_metrics(0)  # a resumed run that had saved nothing begins again
+            self.folder.cut_metrics(0)  # a resumed run without a checkpoint starts again
         return checkpoint
 
     def _load_vpg(self) -> VPG:
@@ -134,7 +134,7 @@ class Run:
         return llm
 
     def _start(self, model: VLModel, feed: Feed) -> None:
-        """Give the model the projector that training begins with, the same in every process."""
+        """Initialise the projector, alike in every process."""
         model.train_only(("projector",))
         probe = StartProbe(model, feed, self._stepper(model))
         started = start_projector(
@@ -147,10 +147,10 @@ class Run:
             model.projector.weight.copy_(broadcast(started.projector[0].to(model.device)))
             model.projector.bias.copy_(broadcast(started.projector[1].to(model.device)))
         self.folder.write_record(start=started.record)
-        self.reporter.message(f"projector starts from: {_brief(started.record)}")
+        self.reporter.message(f"projector initialised: {_brief(started.record)}")
 
     def _compile(self, model: VLModel, data: Sequence[TrainingData]) -> bool:
-        """Have the LLM compiled where the run gains by it and torch can; return whether it is."""
+        """Compile the LLM if the run gains from it and torch can; return whether it is compiled."""
         captions = 0
         for place, stage in enumerate(self.spec.stages):
             feed = self._feed(model, data, place, stage.number)
@@ -158,7 +158,7 @@ class Run:
         if not compiles(self.settings, self.machine, model.llm, captions):
             return False
         if cause := why_not_compile(self.machine.device):
-            self.reporter.warning(f"the LLM is not compiled, for torch cannot do it here: {cause}")
+            self.reporter.warning(f"the LLM runs uncompiled, because torch cannot compile here: {cause}")
             return False
         self.reporter.message("compiling the LLM; the first steps take longer")
         model.llm.compile()
@@ -196,22 +196,22 @@ class Run:
         self.folder.write_record(stages=stages, **({} if stage.data else data))
 
     def _resume(self, runner: StageRunner, feed: Feed, checkpoint: Checkpoint) -> None:
-        """Go on inside the stage of `checkpoint`, or begin the one after it."""
+        """Resume inside the stage of `checkpoint`, or start the stage after it."""
         if runner.plan.number != checkpoint.stage:
             load_weights(runner.model, checkpoint)
             return
         runner.restore(checkpoint)
         if self.settings.micro_positions is None and "micro_positions" in checkpoint.state:
-            runner.stepper.micro_positions = checkpoint.state["micro_positions"]  # batches are cut as before
+            runner.stepper.micro_positions = checkpoint.state["micro_positions"]  # the same micro-batches as before
         feed.restore(checkpoint.state.get("feed", {}))
         self.reporter.message(f"resuming stage {checkpoint.stage} after step {checkpoint.step}")
 
     def _changed_by(self, last: Stage) -> set[str]:
-        """The groups that the run has changed when stage `last` ends; the projector by its start at least."""
+        """The parameter groups changed by the end of stage `last`; the projector at least, by its initialisation."""
         return {"projector"}.union(*(stage.trains for stage in self.spec.stages if stage.number <= last.number))
 
     def _feed(self, model: VLModel, data: Sequence[TrainingData], place: int, stream: int) -> Feed:
-        """The batches of the stage at `place` in the list (of the run where it has no stages)."""
+        """The batches of the stage at `place` in the list (of the run if it has no stages)."""
         if not self.spec.stages:
             return Feed(data[0], self.settings, model, self.machine, stream, say=self.reporter.warning)
         stage = self.spec.stages[place]
@@ -229,7 +229,7 @@ class Run:
     # After training
 
     def finish(self, model: VLModel, data: Sequence[TrainingData]) -> None:
-        """Look at what the model says, and write it."""
+        """Check the model's captions, and write the model."""
         model.requires_grad_(False)
         model.eval()
         at_chance = any(stage.get("llm_at_chance") for stage in self.folder.record.get("stages", {}).values())
@@ -268,7 +268,7 @@ def _compiler_errors_are_told() -> Iterator[None]:
         yield
     except TorchDynamoException as error:
         cause = str(error).strip().partition("\n")[0]
-        raise VpgtError(f"the LLM cannot be compiled: {cause}", "--no-compile runs it as it is") from error
+        raise VpgtError(f"the LLM cannot be compiled: {cause}", "--no-compile runs it uncompiled") from error
 
 
 def _brief(record: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""A look at what the new model says, before anyone relies on it: empty or constant output is said aloud."""
+"""A check of the new model's captions: empty or constant output gives a warning."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ if TYPE_CHECKING:
     from vpgtrans_core.vlm.model import VLModel
 
 IMAGES = 8
-TRAIN_LONGER = "it has not learned to see yet, train longer"
+TRAIN_LONGER = "it has not learned to see yet; train longer"
 AT_CHANCE = "the LLM itself predicts captions at chance, which no training of a VPG changes; check its weights"
 FREE = GenerateOptions(num_beams=1, min_new_tokens=0)
-"""No least length: a model that ends at once must be seen to do so."""
+"""No minimum length, so that a model that generates nothing is noticed."""
 
 
 def self_check(model: VLModel, feed: Feed, *, llm_at_chance: bool = False) -> dict[str, Any]:
     """Generate for a few held-out images (training images when none are held out).
 
     Returns:
-        ``examples`` (image, what the model says, one of its captions) and, if something is wrong, ``warning``.
+        ``examples`` (image, generated text, one of the image's captions) and, if something is wrong, ``warning``.
     """
     examples = []
     for batch, keys, captions in feed.examples(IMAGES):
         visual = batch.visual.to(model.device)
-        said = model.generate(visual, batch.kind, feed.prompts(batch), FREE, batch.images)
+        texts = model.generate(visual, batch.kind, feed.prompts(batch), FREE, batch.images)
         examples += [
             {"image": key, "said": text, "caption": caption}
-            for key, text, caption in zip(keys, said, captions, strict=True)
+            for key, text, caption in zip(keys, texts, captions, strict=True)
         ]
     result: dict[str, Any] = {"examples": examples}
     advice = AT_CHANCE if llm_at_chance else TRAIN_LONGER
@@ -38,15 +38,15 @@ def self_check(model: VLModel, feed: Feed, *, llm_at_chance: bool = False) -> di
     return result
 
 
-def judge(said: list[str], advice: str = TRAIN_LONGER) -> str | None:
-    """Say what is wrong with generated texts, or None."""
-    if not said:
+def judge(texts: list[str], advice: str = TRAIN_LONGER) -> str | None:
+    """The warning about generated texts that are empty or all alike, or None."""
+    if not texts:
         return None
-    empty = sum(not text.strip() for text in said)
-    if empty > len(said) / 2:
-        return f"the new model says nothing of {empty} of {len(said)} images: {advice}"
-    spoken = [text.strip() for text in said if text.strip()]
+    empty = sum(not text.strip() for text in texts)
+    if empty > len(texts) / 2:
+        return f"the new model generates no text for {empty} of {len(texts)} images: {advice}"
+    spoken = [text.strip() for text in texts if text.strip()]
     if len(spoken) > 2 and len(set(spoken)) == 1:
-        silent = f", and nothing of {empty}" if empty else ""
-        return f"the new model says the same of {len(spoken)} images ({spoken[0]!r}){silent}: {advice}"
+        silent = f", and none for {empty}" if empty else ""
+        return f"the new model generates the same text for {len(spoken)} images ({spoken[0]!r}){silent}: {advice}"
     return None

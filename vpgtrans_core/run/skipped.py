@@ -1,4 +1,4 @@
-"""What a run left out of its data and why, for the terminal; run.json names the samples."""
+"""The samples that a run skipped and why, for the terminal; run.json names them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 
 def skipped(data: dict[str, Any]) -> list[str]:
-    """One line a source of which samples were skipped.
+    """One line for each source with skipped samples.
 
     Args:
-        data: the record's ``data``: each source with what its reader skipped, and under ``bad`` what was met since.
+        data: the record's ``data``: each source with what its reader skipped, and under ``bad`` the bad samples of
+            training.
     """
     met = data.get("bad", [])
     lines = []

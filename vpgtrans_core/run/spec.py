@@ -1,4 +1,4 @@
-"""What a run is to do, with every name resolved and every open setting filled. Loads no torch."""
+"""The specification of a run: every name resolved, every open setting filled. Loads no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vpgtrans_core.settings import Settings, fill, stage_settings, stages_of
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A run before anything of it is loaded.
+    """The specification of a run, before weights or data are loaded.
 
     Attributes:
         settings: every setting, the recipe's values filled in.
@@ -41,20 +41,20 @@ class RunSpec:
         """
         if not self.has_data:
             raise DataError(
-                "real models need captioned images", "give them with --data PATH; see the README for formats"
+                "no training data is given", "give images with captions: --data PATH; the README lists the formats"
             )
 
 
 def run_spec(settings: Settings, registry: Registry, *, weights: bool = True) -> RunSpec:
-    """Resolve the names in `settings` and fill what they leave open.
+    """Resolve the names in `settings` and fill the settings that are open.
 
-    A source that comes with vpgt may name its own recipe and data. They are meant for targets that come with vpgt, too.
+    A source that comes with vpgt may name its own recipe and data; they apply to targets that come with vpgt.
 
     Args:
-        weights: whether the models' weights must be there, or their configs are enough.
+        weights: whether the models' weights are needed, or only their configs.
 
     Raises:
-        VpgtError: a model is not there or cannot be used.
+        VpgtError: a model is missing or cannot be used.
     """
     check_names((settings.source, settings.target), registry, settings)
     source = resolve_source(settings.source, registry, settings, weights=weights)

@@ -1,4 +1,4 @@
-"""Which projector stage 1 begins with: from words, by the paper's merge, or at random."""
+"""Initialise the projector: from words, by the paper's merge with a word converter, or at random."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SGD_EPOCHS_SAME, SGD_EPOCHS_OTHER = 5, 8
 
 @dataclass(frozen=True)
 class ProjectorStart:
-    """The projector before training: weight ``[D_llm, D]``, bias ``[D_llm]``, and what is worth recording of it."""
+    """The projector before training: weight ``[D_llm, D]``, bias ``[D_llm]``, and its values for run.json."""
 
     projector: Linear
     record: dict[str, Any]
@@ -35,12 +35,12 @@ class ProjectorStart:
 def start_projector(
     settings: Settings, probe: StartProbe, *, source: Callable[[], SourceWords], captions: Callable[[], Iterable[str]]
 ) -> ProjectorStart:
-    """Make the projector that training begins with.
+    """Initialise the projector.
 
     Args:
-        probe: what the model says of some training images; asked only where it is needed, as is `source`.
-        source: gives the source's words and projector.
-        captions: gives training captions, whose words count.
+        probe: the model on some training images; used only if needed.
+        source: loads the source's words and projector; called only if needed.
+        captions: gives training captions, whose words are counted.
     """
     llm = probe.model.llm
     if settings.start == "random":
@@ -55,11 +55,11 @@ def start_projector(
 
 
 def _from_words(settings: Settings, words: SourceWords, texts: Sequence[str], probe: StartProbe) -> ProjectorStart:
-    """From the words that the source says at each soft prompt."""
+    """From the words that the source's soft prompts stand for."""
     llm = probe.model.llm
     pairs = _embedded_pairs(words, llm, texts).whole_words()
     spoken = words_said(pairs, words.tokenizer, llm.tokenizer, probe.captions())
-    pairs, record = _shuffled(settings, pairs)  # after the captions were matched: only the pairing is destroyed
+    pairs, record = _shuffled(settings, pairs)  # after matching the captions, so that only the pairing is destroyed
     outputs = probe.outputs().cpu()
     start = words_start(outputs, words.projector, pairs, words.words, _target_table(llm), spoken)
     projector, factor = choose_spread(start.projector, outputs.mean((0, 1)), probe.loss)
@@ -76,7 +76,7 @@ def _merged(settings: Settings, words: SourceWords, texts: Sequence[str], llm: L
 
 
 def _shuffled(settings: Settings, pairs: WordPairs) -> tuple[WordPairs, dict[str, Any]]:
-    """The pairs as the settings want them, and what the record says of them."""
+    """The pairs, shuffled if the settings say so, and their values for run.json."""
     if settings.shuffle_pairs:
         pairs = pairs.shuffled(settings.seed)
     return pairs, {"start": settings.start, "pairs": pairs.counts(), "shuffled": settings.shuffle_pairs}

@@ -1,7 +1,7 @@
 """The word converter ``g(x) = W_w x + b_w``: from the source LLM's word embeddings to the target's.
 
-The paper trains it by SGD on caption tokens (`fit_sgd`). What it learns depends on the distinct words alone, so here
-it is solved for in closed form (`fit_ridge`), in a hundredth of the time.
+The paper trains it by SGD on caption tokens (`fit_sgd`). Its result depends only on the distinct words, so `fit_ridge`
+computes it in closed form, in a hundredth of the time.
 """
 
 from __future__ import annotations
@@ -211,22 +211,22 @@ def fit_sgd(
     batch: int = 4096,
     seed: int = 0,
 ) -> WordConverter:
-    """Fit the converter as the paper does: SGD on caption tokens, loss ``1 - cos`` (section 4.2; its code).
+    """Fit the converter as in the paper and its code: SGD on caption tokens, loss ``1 - cos`` (section 4.2).
 
     Args:
         tokens: caption tokens paired by position.
         source, target: word embeddings ``[V_s, D_s]``, ``[V_t, D_t]``.
         epochs: 5 within a family, 8 across types in the paper.
-        lr: SGD's constant rate.
-        batch: captions a step.
-        seed: of the start and of the order.
+        lr: constant learning rate of SGD.
+        batch: captions per step.
+        seed: of the initialisation and of the order.
 
     Raises:
         ModelError: no caption has the same number of tokens in both tokenizers.
     """
     if not len(tokens.lengths):
         raise ModelError(
-            f"none of {tokens.dropped} captions has as many tokens for the source as for the target",
+            f"none of {tokens.dropped} captions has the same number of tokens in the source as in the target",
             "use --converter ridge, which pairs words instead of positions",
         )
     generator = torch.Generator().manual_seed(seed)

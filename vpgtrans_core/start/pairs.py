@@ -1,6 +1,6 @@
-"""Word pairs: which words of the source LLM's vocabulary are which of the target's.
+"""Word pairs: words of the source LLM's vocabulary with the same words of the target's.
 
-Two tokenizers rarely write a word alike. What is matched, from the plain to the generous:
+Two tokenizers rarely write a word alike. The kinds of matches, from strict to generous:
 
 - ``same``: one token on both sides, written alike in both vocabularies (all that one tokenizer needs);
 - ``spelling``: one token on both sides that stands for the same text, however it is written (byte-level ``Ġ``,
@@ -57,7 +57,7 @@ class WordPairs:
         return len(self.source)
 
     def shuffled(self, seed: int) -> WordPairs:
-        """The control: the same words, each with a wrong partner. Nothing but the pairing is destroyed."""
+        """The control: the same words, each with a wrong partner. Only the pairing is destroyed."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         # Along one cycle, so that no word keeps its partner.
         target = list(self.target)
@@ -92,8 +92,8 @@ class WordPairs:
 
     def counts(self) -> dict[str, int]:
         """Numbers of pairs by kind."""
-        found = Counter(self.kinds)
-        return {kind: found[kind] for kind in KINDS}
+        numbers = Counter(self.kinds)
+        return {kind: numbers[kind] for kind in KINDS}
 
 
 def rows(table: Table, ids: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ def word_pairs(
             once and no word of several tokens.
 
     Raises:
-        ModelError: not one word in common.
+        ModelError: the tokenizers have no word in common.
     """
     words = None if captions is None else count_words(captions)
     return pair_words(Vocabulary(source), Vocabulary(target), words)
@@ -130,27 +130,27 @@ def word_pairs(
 
 def pair_words(source: Vocabulary, target: Vocabulary, words: Counter[tuple[str, bool]] | None) -> WordPairs:
     """`word_pairs` for words that were counted before (`count_words`)."""
-    found: dict[tuple[Ids, Ids], _Pair] = {}
+    pairs: dict[tuple[Ids, Ids], _Pair] = {}
     pieces: Counter[int] = Counter()
     if words is None:
         pieces.update(source.texts.keys())
     else:
-        _match_words(source, target, words, found, pieces)
+        _match_words(source, target, words, pairs, pieces)
     for token, count in pieces.items():
         if (match := _match_token(source, target, token)) is not None:
             other, kind = match
-            found.setdefault(((token,), (other,)), _Pair(kind, whole=words is None)).weight += count
-    if not found:
+            pairs.setdefault(((token,), (other,)), _Pair(kind, whole=words is None)).weight += count
+    if not pairs:
         raise ModelError(
             "the two tokenizers share no word of these captions",
-            "check that the captions are in a language that both LLMs know, or use --start random",
+            "use captions in a language that both LLMs know, or use --start random",
         )
     return WordPairs(
-        tuple(s for s, _ in found),
-        tuple(t for _, t in found),
-        torch.tensor([p.weight for p in found.values()], dtype=torch.float64),
-        tuple(p.kind for p in found.values()),
-        torch.tensor([p.whole for p in found.values()]),
+        tuple(s for s, _ in pairs),
+        tuple(t for _, t in pairs),
+        torch.tensor([p.weight for p in pairs.values()], dtype=torch.float64),
+        tuple(p.kind for p in pairs.values()),
+        torch.tensor([p.whole for p in pairs.values()]),
     )
 
 
@@ -165,10 +165,10 @@ def _match_words(
     source: Vocabulary,
     target: Vocabulary,
     words: Counter[tuple[str, bool]],
-    found: dict[tuple[Ids, Ids], _Pair],
+    pairs: dict[tuple[Ids, Ids], _Pair],
     pieces: Counter[int],
 ) -> None:
-    """Enter every whole word into `found`; count the source's tokens that are only pieces of words into `pieces`."""
+    """Enter every whole word into `pairs`; count the source's tokens that are only pieces of words into `pieces`."""
     keys = list(words)
     for key, s, t in zip(keys, source.split(keys), target.split(keys), strict=True):
         if len(s) > 1:
@@ -176,11 +176,11 @@ def _match_words(
                 pieces[token] += words[key]
         if s and t and not (source.special.intersection(s) or target.special.intersection(t)):
             kind = "mean" if len(s) > 1 or len(t) > 1 else source.kind(s[0], target, t[0])
-            found.setdefault((s, t), _Pair(kind, whole=True)).weight += words[key]
+            pairs.setdefault((s, t), _Pair(kind, whole=True)).weight += words[key]
 
 
 def _match_token(source: Vocabulary, target: Vocabulary, token: int) -> tuple[int, str] | None:
-    """The target's token with the same text, or else with the same text up to case, and how it was found."""
+    """The target's token with the same text, else with the same text up to case, and how it was matched."""
     text = source.texts.get(token)
     if text is None:
         return None
@@ -206,18 +206,18 @@ def words_said(
     target: PreTrainedTokenizerBase,
     captions: Sequence[Sequence[str]],
 ) -> Tensor:
-    """How often a caption of each image says each word: ``[n, P]`` for the captions of n images."""
+    """How often each word occurs in a caption of each image: ``[n, P]`` for the captions of n images."""
     counts = [count_words(texts) for texts in captions]
     words = list(dict.fromkeys(word for count in counts for word in count))
     splits = zip(Vocabulary(source).split(words), Vocabulary(target).split(words), strict=True)
     place = {pair: i for i, pair in enumerate(zip(pairs.source, pairs.target, strict=True))}
     index = {word: place[split] for word, split in zip(words, splits, strict=True) if split in place}
-    said = torch.zeros(len(captions), len(pairs))
+    frequencies = torch.zeros(len(captions), len(pairs))
     for row, (count, texts) in enumerate(zip(counts, captions, strict=True)):
         for word, number in count.items():
             if word in index:
-                said[row, index[word]] += number / len(texts)
-    return said
+                frequencies[row, index[word]] += number / len(texts)
+    return frequencies
 
 
 class Vocabulary:

@@ -1,4 +1,4 @@
-"""What the projector's start asks of the model before there is anything to train."""
+"""The measurements on the model that initialise the projector before training."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from vpgtrans_core.train.step import Batch, Stepper
 from vpgtrans_core.vlm.model import VLModel
 
 START_IMAGES = 1024
-"""Training images from whose soft prompts the projector starts."""
+"""Training images whose soft prompts initialise the projector."""
 JUDGED_IMAGES = 64
-"""Those of them, about, whose loss chooses the spread."""
+"""About how many of them the loss is computed on that chooses the spread."""
 
 
 class StartImages(Protocol):
@@ -33,7 +33,7 @@ class StartImages(Protocol):
 
 
 class StartProbe:
-    """What the projector's start asks of the model: VPG outputs of some images, and the loss that a projector has."""
+    """Measures the model before training: VPG outputs of some images, and the loss with a given projector."""
 
     def __init__(self, model: VLModel, feed: StartImages, stepper: Stepper) -> None:
         self.model = model

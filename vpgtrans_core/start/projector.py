@@ -1,4 +1,4 @@
-"""The projector's weights: merged with a word converter, drawn at random, or spread."""
+"""Weights of the projector: merged with a word converter, random, or spread."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def merge(converter: WordConverter, weight: Tensor, bias: Tensor) -> Linear:
 
 
 def random_projector(in_features: int, out_features: int, seed: int) -> Linear:
-    """``nn.Linear``'s own start, with which BLIP-2 trains from scratch (TFS), from a seed of its own."""
+    """``nn.Linear``'s own initialisation, which BLIP-2 uses for training from scratch (TFS), with its own seed."""
     generator = torch.Generator().manual_seed(seed)
     weight, bias = torch.empty(out_features, in_features), torch.empty(out_features)
     nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
@@ -42,7 +42,7 @@ def random_projector(in_features: int, out_features: int, seed: int) -> Linear:
 
 
 def soft_prompts(outputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The VPG's outputs ``[..., D]`` through a projector: soft prompts ``[..., D_t]``."""
+    """Project the VPG's outputs ``[..., D]`` to soft prompts ``[..., D_t]``."""
     return nn.functional.linear(outputs.to(weight.dtype), weight, bias)
 
 

@@ -1,12 +1,12 @@
-"""The projector's start from words: each soft prompt read as a soft choice of words, said in the target's.
+"""Initialise the projector from words: each soft prompt is read as a weighted choice of words of the target.
 
 Figure 5 of the paper shows that a source's soft prompts lie near the words that name the image. So a few images tell
-what the new projector should say: the same words in the target's embeddings. That is a linear regression on the VPG's
-outputs, and needs no pass through either LLM.
+what the new projector should produce: the same words in the target's embeddings. That is a linear regression on the
+VPG's outputs, and needs no pass through either LLM.
 
-A soft prompt alone is read with many mistakes. The image's captions correct them: a word that nobody says of the image
-is hardly meant, and each word that somebody says is meant by some of the prompts. So an image's prompts and words are
-matched as a whole, by optimal transport: every prompt chooses one word's worth, every word is chosen alike.
+A single soft prompt is often read wrongly. The image's captions correct this: a word in none of them is hardly meant,
+and each word in one of them is meant by some of the prompts. So an image's prompts and words are matched as a whole, by
+optimal transport: every prompt chooses one word in total, and all words are chosen equally often.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from vpgtrans_core.start.projector import Linear, soft_prompts, spread
 SHARPNESS = 14.0
 """Factor of the cosines in the softmax over words."""
 BALANCINGS = 10
-"""How often the choice is balanced between prompts and words (Sinkhorn's iteration)."""
+"""Iterations that balance the choice between prompts and words (Sinkhorn)."""
 RIDGE = 1e-3
 """Strength of the regression, relative to the mean variance of a direction of the VPG's output."""
 SPREADS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-"""How far from their mean `choose_spread` tries to carry the soft prompts, relative to the words that they were read
-as: a choice among words is an average, and lies nearer to the mean than any of them."""
+"""Factors by which `choose_spread` tries to scale the soft prompts' distance from their mean: a choice among words is
+an average, and lies nearer to the mean than the words do."""
 CHUNK = 8
 """Images whose soft prompts' choice of words is in memory at once."""
 
 
 @dataclass(frozen=True)
 class WordStart:
-    """A start from words: the projector, and what became of it.
+    """A projector initialised from words, with measures of its quality.
 
     Attributes:
         projector: weight ``[D_t, D]`` and bias ``[D_t]``, fp32.
-        agreement: mean cosine between the projector's soft prompts and what the words said.
+        agreement: mean cosine between the projector's soft prompts and the chosen words.
         words: how many words a soft prompt is read as (the exponential of the choice's entropy, mean).
     """
 
@@ -69,9 +69,9 @@ def words_start(
         source_projector: the source's projector, ``[D_s, D]`` and ``[D_s]``.
         pairs: P words of both vocabularies; whole words are best.
         source, target: the LLMs' word embeddings ``[V_s, D_s]``, ``[V_t, D_t]``.
-        said: how often a caption of each image says each word, ``[n, P]`` (`pairs.words_said`); None where there are
-            no captions. Whether a word is said counts, not how often: what every caption repeats ("a", "the") is not
-            meant the more for it. Images of which no known word is said are left out.
+        said: how often each word occurs in a caption of each image, ``[n, P]`` (`pairs.words_said`); None without
+            captions. Only whether a word occurs counts, not how often: a word that captions repeat ("a", "the") does
+            not mean more. Images without a known word are left out.
         sharpness: factor of the cosines between soft prompt and words.
         ridge: relative strength of the regression.
 
@@ -79,7 +79,7 @@ def words_start(
         ModelError: no word pair, or outputs that are not finite.
     """
     if not len(pairs):
-        raise ModelError("no word pairs to start the projector from", "use --start random")
+        raise ModelError("there are no word pairs to initialise the projector from", "use --start random")
     if not torch.isfinite(outputs).all():
         raise ModelError("the VPG's outputs are not finite", "the source's weights are damaged; load them again")
     outputs = outputs.float()
@@ -134,13 +134,13 @@ def read(heard: Direction, words: Tensor, sharpness: float = SHARPNESS) -> tuple
 
 
 def read_captioned(heard: Direction, words: Tensor, said: Tensor, sharpness: float = SHARPNESS) -> tuple[Tensor, float]:
-    """`read`, with each image's choice among the words that its captions say, and all of them chosen alike.
+    """`read`, where each image's choice is among the words of its captions, and all of these are chosen equally often.
 
     The choice is ``softmax_w(sharpness cos(p, w) + v(w))``, where v is what makes the image's prompts together choose
     each of its words as often as any other (`balance`).
 
     Args:
-        said: which words are said of each image, ``[n, P]`` bool; at least one of each.
+        said: which words occur in each image's captions, ``[n, P]`` bool; at least one for each image.
     """
     counts = said.sum(1, keepdim=True)
     chosen, index = said.float().topk(int(counts.max()))  # [n, K]: an image's words, filled up with others
@@ -184,7 +184,7 @@ def regress(inputs: Tensor, wanted: Tensor, ridge: float = RIDGE) -> Linear:
 def choose_spread(
     projector: Linear, center: Tensor, loss: Callable[[Tensor, Tensor], float], spreads: Sequence[float] = SPREADS
 ) -> tuple[Linear, float]:
-    """Carry the soft prompts as far from their mean as gives the lowest loss on a few images.
+    """Scale the soft prompts' distance from their mean by the factor with the lowest loss on a few images.
 
     Args:
         projector: weight ``[D_t, D]`` and bias ``[D_t]``.

@@ -1,10 +1,10 @@
-"""Checkpoints that a kill at any moment cannot lose.
+"""Checkpoints that survive a kill at any moment.
 
-A checkpoint is a folder: it is written under a temporary name, every file is fsynced, a manifest with each file's
-SHA-256 is written last, the folder is put into place in one step and its parent fsynced; only then are older ones
-removed. A folder without a manifest that agrees with its files does not count. Only what is trained is in it, with the
-optimiser's state and the position in the data; the random state of a step is a function of (seed, stage, step) and
-needs no saving.
+A checkpoint is a folder. It is written under a temporary name, every file is fsynced, and a manifest with each file's
+SHA-256 is written last. Then the folder is renamed in one step and its parent fsynced; only after that are older
+checkpoints removed. A folder whose manifest is missing or does not match its files does not count. It holds the trained
+parameters, the optimiser's state and the position in the data; the random state of a step is a function of (seed,
+stage, step) and is not saved.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TEMPORARY = ".writing-"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds: named tensors of the trained parameters and of the optimiser, and a plain state."""
+    """The content of a checkpoint: named tensors of the trained parameters and of the optimiser, and plain values."""
 
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
@@ -56,8 +56,8 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, keep: int = 1) -> Path:
     """Write `checkpoint` below `root` and remove all but the newest `keep` (at least one); return its folder.
 
     Raises:
-        DiskFull: there is no room for it; the earlier checkpoints are untouched.
-        OSError: it cannot be written for another reason; they are untouched, too.
+        DiskFull: the disk has no room for it; earlier checkpoints are unchanged.
+        OSError: it cannot be written for another reason; earlier checkpoints are unchanged.
     """
     root.mkdir(parents=True, exist_ok=True)
     final = root / f"stage{checkpoint.stage}-{checkpoint.step:08d}"
@@ -87,34 +87,34 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, keep: int = 1) -> Path:
 
 
 def newest_checkpoint(root: Path, say: Callable[[str], None] = log.warning) -> Checkpoint | None:
-    """Load the newest whole checkpoint below `root`; None when nothing was saved yet.
+    """Load the newest undamaged checkpoint below `root`; None if none was saved yet.
 
     Args:
         root: the folder of the checkpoints.
-        say: is told of each damaged checkpoint that is passed over for an older one.
+        say: called with a message for each damaged checkpoint that is skipped.
 
     Raises:
-        ModelError: checkpoints are there, and all of them are damaged.
+        ModelError: there are checkpoints, but all are damaged.
     """
     recover(root)
     damaged: list[str] = []
     for folder in reversed(_folders(root)):
         if (cause := damage(folder)) is None:
             for earlier in damaged:
-                say(f"the checkpoint {earlier}; going on from {folder.name}")
+                say(f"the checkpoint {earlier}; continuing from {folder.name}")
             return load_checkpoint(folder)
         damaged.append(f"{folder} is damaged: {cause}")
     if damaged:
         listed = "\n".join(f"  - {text}" for text in damaged)
         raise ModelError(
-            f"no checkpoint in {root} is whole, so the run cannot go on where it was:\n{listed}",
-            f"put a copy of one back; to begin again at the first step, remove {root} and resume, or use --overwrite",
+            f"every checkpoint in {root} is damaged, so the run cannot be continued:\n{listed}",
+            f"restore a copy of one; to start again at the first step, remove {root} and resume, or use --overwrite",
         )
     return None
 
 
 def recover(root: Path) -> None:
-    """Put into place what a kill left whole under a passing name, and sweep the rest."""
+    """Rename complete checkpoints that a kill left under a temporary name, and remove incomplete ones."""
     for mark in (_TEMPORARY, REPLACED):
         for leftover in root.glob(f"{mark}*"):
             final = root / leftover.name.removeprefix(mark)
@@ -125,26 +125,26 @@ def recover(root: Path) -> None:
 
 
 def has_checkpoint(root: Path) -> bool:
-    """Whether there is a folder that is or may be a checkpoint, damaged or not."""
+    """Whether there is a folder that may be a checkpoint, damaged or not."""
     return bool(_folders(root)) or any(root.glob(f".*/{MANIFEST}"))
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Load one checkpoint folder after checking it.
+    """Check and load one checkpoint folder.
 
     Raises:
-        ModelError: the folder is damaged, says how.
+        ModelError: the folder is damaged; the message says how.
     """
     if (cause := damage(folder)) is not None:
         raise ModelError(
-            f"the checkpoint {folder} is damaged: {cause}", "an older one may be whole; resume looks for it"
+            f"the checkpoint {folder} is damaged: {cause}", "--resume uses the newest one that is not damaged"
         )
     state = json.loads((folder / STATE).read_text())
     return Checkpoint(load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER), state)
 
 
 def damage(folder: Path) -> str | None:
-    """Say what is wrong with a checkpoint folder, or None when its files are what its manifest says."""
+    """The damage of a checkpoint folder in words, or None if its files match its manifest."""
     try:
         manifest = read_json(folder / MANIFEST)
     except VpgtError as error:
@@ -158,42 +158,42 @@ def damage(folder: Path) -> str | None:
         except OSError as error:
             return f"{name} cannot be read ({error})"
         if hashlib.sha256(content).hexdigest() != entry.get("sha256"):
-            return f"{name} is not what was written"
+            return f"{name} does not match its SHA-256"
     return _misstated(folder)
 
 
 def _misstated(folder: Path) -> str | None:
-    """Say what is wrong with the state of a checkpoint, or None."""
+    """What is wrong with the state of a checkpoint, or None."""
     try:
         state = read_json(folder / STATE)
     except VpgtError as error:
         return error.message
     if state.get("format") != FORMAT:
-        return f"it is of the format {state.get('format')!r}, not {FORMAT}"
+        return f"it has the format {state.get('format')!r}, not {FORMAT}"
     if not all(isinstance(state.get(name), int) for name in ("stage", "step")):
-        return f"{STATE} does not say which step of which stage it is"
+        return f"{STATE} does not name its stage and step"
     return None
 
 
 def check_fits(checkpoint: Checkpoint, parameters: Mapping[str, Tensor]) -> None:
-    """Compare a checkpoint's weights with the parameters that they are for.
+    """Compare a checkpoint's weights with the model's parameters.
 
     Raises:
-        ModelError: a name is not there, a shape is another one, or a value is not finite; all are listed.
+        ModelError: a name is unknown, a shape differs, or a value is not finite; all are listed.
     """
     problems = []
     for name, tensor in checkpoint.weights.items():
         if name not in parameters:
-            problems.append(f"{name} is not a part of the model")
+            problems.append(f"the model has no parameter {name}")
         elif parameters[name].shape != tensor.shape:
-            problems.append(f"{name} is {tuple(tensor.shape)}, not {tuple(parameters[name].shape)}")
+            problems.append(f"{name} has the shape {tuple(tensor.shape)}, not {tuple(parameters[name].shape)}")
         elif not bool(tensor.isfinite().all()):
-            problems.append(f"{name} is not finite everywhere")
+            problems.append(f"{name} has values that are not finite")
     if problems:
         raise ModelError(
             f"the checkpoint of stage {checkpoint.stage} step {checkpoint.step} does not fit the model: "
             + "; ".join(problems[:8]),
-            "resume with the models that the run was begun with",
+            "resume with the models that the run started with",
         )
 
 

@@ -1,7 +1,7 @@
-"""Optimisers, their rates and their state: AdamW for everything, Muon for a projector that starts from words.
+"""Optimisers, learning rates and optimiser states: AdamW by default, Muon for a projector initialised from words.
 
-Before every step the learning rates are set to a share of their peaks that follows from the step's number alone. The
-peaks are in the optimiser's state: for an exact restart nothing else has to be kept.
+Before every step the learning rates are set to a share of their peaks that depends only on the number of the step. The
+peaks are part of the optimiser's state, so an exact restart needs nothing else.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from vpgtrans_core.errors import ModelError
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 MUON_STEP = 0.15
-"""Length of a Muon step at the peak, as a share of the projector's own length at the start."""
+"""Length of a Muon step at the peak learning rate, relative to the initial norm of the projector."""
 MUON_MOMENTUM = 0.5
 MUON_MINIMUM = 0.1
-"""Share of the peak that the cosine ends at."""
+"""Learning rate at the end of the cosine, as a share of the peak."""
 
 
 # ---------------------------------------------------------------------------------------------------- optimisers
 
 
 def adamw(parameters: NamedParameters, lr: float, weight_decay: float = 0.05) -> torch.optim.AdamW:
-    """AdamW with the paper's groups (LAVIS): biases, norms and everything else of one dimension is not decayed.
+    """AdamW with the paper's groups (LAVIS): no weight decay for biases, norms and other one-dimensional parameters.
 
     Args:
         parameters: names and parameters; those without ``requires_grad`` are left out.
-        lr: the rate at the schedule's peak.
-        weight_decay: decay of the matrices; 0.05 in the paper.
+        lr: the peak learning rate.
+        weight_decay: weight decay of the matrices; 0.05 in the paper.
     """
     trained = [(name, p) for name, p in parameters if p.requires_grad]
     groups = [
@@ -48,14 +48,14 @@ def adamw(parameters: NamedParameters, lr: float, weight_decay: float = 0.05) ->
 def muon(projector: nn.Linear, bias_lr: float, step: float = MUON_STEP, name: str = "projector") -> Together:
     """Muon on the projector's weight, AdamW on its bias, as one optimiser.
 
-    A step moves the weight by `step` times its Frobenius norm at this moment along the orthogonalised direction, so
-    that nothing depends on the scale of the LLM's embeddings. Call it before the first step and, when resuming, after
-    the weights are restored: the rate itself is part of the optimiser's state.
+    A step moves the weight along the orthogonalised direction by `step` times its present Frobenius norm, so that
+    nothing depends on the scale of the LLM's embeddings. Call it before the first step and, when resuming, after the
+    weights are restored; the learning rate itself is part of the optimiser's state.
 
     Args:
         projector: weight ``[D_t, D]`` and bias ``[D_t]``.
-        bias_lr: AdamW's rate for the bias at the schedule's peak.
-        step: length of a step relative to the weight's.
+        bias_lr: AdamW's peak learning rate for the bias.
+        step: length of a step relative to the weight's norm.
         name: prefix of the parameters' names.
     """
     weights = torch.optim.Muon(
@@ -71,7 +71,7 @@ def muon(projector: nn.Linear, bias_lr: float, step: float = MUON_STEP, name: st
 def muon_rate(weight: Tensor, step: float = MUON_STEP) -> float:
     """The `lr` of ``torch.optim.Muon`` for which one step has `step` times the length of `weight` ``[D_t, D]``.
 
-    An orthogonalised ``[D_t, D]`` matrix has the Frobenius norm ``sqrt(min(D_t, D))``, and torch multiplies the rate
+    An orthogonalised ``[D_t, D]`` matrix has the Frobenius norm ``sqrt(min(D_t, D))``, and torch multiplies the `lr`
     by ``sqrt(max(1, D_t / D))``.
     """
     rows, columns = weight.shape
@@ -85,7 +85,7 @@ class Together(torch.optim.Optimizer):
     def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
         self.optimizers = optimizers
         super().__init__([p for o in optimizers for group in o.param_groups for p in group["params"]], {})
-        # The very dicts of the parts, so that a rate set here is a rate set there.
+        # The same dicts as the parts', so that a learning rate set here acts there.
         self.param_groups = [group for o in optimizers for group in o.param_groups]
 
     @torch.no_grad()
@@ -124,7 +124,7 @@ def _count(groups: Sequence[dict[str, Any]]) -> int:
 
 
 def _with_peaks(optimizer: Any) -> Any:
-    """Note in every group the rate that a schedule's factor 1 stands for."""
+    """Store the peak learning rate in every group."""
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
     return optimizer
@@ -134,30 +134,30 @@ def _with_peaks(optimizer: Any) -> Any:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's rate to `factor` times its peak. Call it before each step."""
+    """Set every group's learning rate to `factor` times its peak. Call it before each step."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
 
 
 def constant(step: int) -> float:
-    """The paper's warm-up of the projector (stage 1): the peak at every step."""
+    """The paper's schedule of stage 1, the warm-up of the projector: a constant learning rate."""
     return 1.0
 
 
 def linear_warmup_cosine(
     step: int, total: int, peak: float, minimum: float, warmup_steps: int = 0, warmup_lr: float = 0.0
 ) -> float:
-    """The paper's schedule of stage 2 (LAVIS): the rate rises linearly, then falls along a cosine.
+    """The paper's schedule of stage 2 (LAVIS): a linear warm-up of the learning rate, then a cosine decay.
 
     Args:
-        step: how many steps have been taken.
-        total: all steps of the stage.
-        peak, minimum: the highest rate, and the rate at the end.
-        warmup_steps: steps from `warmup_lr` to `peak`; a run shorter than that only rises, as in LAVIS.
-        warmup_lr: the rate of step 0 when there are warm-up steps.
+        step: the number of steps taken so far.
+        total: the number of steps of the stage.
+        peak, minimum: the peak learning rate, and the learning rate at the end.
+        warmup_steps: steps from `warmup_lr` to `peak`; a shorter run does not reach the peak, as in LAVIS.
+        warmup_lr: the learning rate of step 0 if there are warm-up steps.
 
     Returns:
-        the rate itself; divide by `peak` for `set_rates`.
+        the learning rate itself; divide by `peak` for `set_rates`.
     """
     if step < warmup_steps:
         return warmup_lr + (peak - warmup_lr) * step / warmup_steps
@@ -166,7 +166,7 @@ def linear_warmup_cosine(
 
 
 def muon_schedule(step: int, total: int) -> float:
-    """Muon's factor: a cosine to a tenth. A step's length is fixed whatever the gradient, so no rise goes before it."""
+    """Muon's factor: a cosine to a tenth. No warm-up: a step's length does not depend on the gradient."""
     return linear_warmup_cosine(step, total, 1.0, MUON_MINIMUM)
 
 
@@ -175,10 +175,10 @@ def muon_schedule(step: int, total: int) -> float:
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
-    """Scale the gradients down to `max_norm` (0 for never) and return their norm before that.
+    """Scale the gradients down to `max_norm` (0 turns this off) and return their norm before that.
 
-    A norm that is not finite leaves the gradients as they are: the caller looks with ``math.isfinite``, skips the
-    step and counts it.
+    If the norm is not finite, the gradients stay unchanged: the caller checks it with ``math.isfinite``, skips the step
+    and counts it.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
@@ -193,7 +193,8 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
 
 @dataclass
 class EarlyStop:
-    """Says when the held-out loss has flattened: `patience` looks in a row without a relative fall of `least`."""
+    """Stops when the held-out loss no longer falls: `patience` measurements in a row without a relative fall of
+    `least`."""
 
     patience: int = 3
     least: float = 0.005
@@ -201,7 +202,7 @@ class EarlyStop:
     waited: int = 0
 
     def update(self, loss: float) -> bool:
-        """Take one held-out loss and return whether training should stop. A NaN is a look without a fall."""
+        """Take one held-out loss and return whether training should stop. A NaN counts as no fall."""
         if math.isfinite(loss) and (self.best is None or loss < self.best - self.least * abs(self.best)):
             self.best, self.waited = loss, 0
         else:
@@ -209,7 +210,7 @@ class EarlyStop:
         return self.waited >= self.patience
 
     def state(self) -> dict[str, Any]:
-        """Everything as plain numbers; ``EarlyStop(**state)`` goes on from there."""
+        """The state as plain numbers; ``EarlyStop(**state)`` restores it."""
         return asdict(self)
 
 
@@ -235,25 +236,25 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], numbers: dict[str, Any]
 ) -> None:
-    """Put back what `optimizer_tensors` returned; json's lists become tuples again.
+    """Restore what `optimizer_tensors` returned; json's lists become tuples again.
 
     Raises:
-        ModelError: the state is that of another set of parameters.
+        ModelError: the state belongs to other parameters.
     """
     own = optimizer.state_dict()
     names = _names(own)
     saved = {"param_groups": [{k: _tupled(k, v) for k, v in g.items()} for g in numbers["groups"]]}
     if _names(saved) != names:
         raise ModelError(
-            "the checkpoint's optimiser belongs to other parameters than those trained now",
-            "resume with the settings of the run, or start it anew with --overwrite",
+            "the optimiser state in the checkpoint belongs to other parameters than the trainable ones",
+            "resume with the settings of the run, or start it again with --overwrite",
         )
     indices = {name: index for index, name in names.items()}
     state: dict[int, dict[str, Any]] = {}
     for name, value in {**tensors, **numbers["numbers"]}.items():
         parameter, _, key = name.rpartition("/")
         if parameter not in indices:
-            raise ModelError(f"the checkpoint's optimiser has state of an unknown parameter {parameter!r}")
+            raise ModelError(f"the optimiser state in the checkpoint names an unknown parameter {parameter!r}")
         state.setdefault(indices[parameter], {})[key] = value
     optimizer.load_state_dict({"state": state, **saved})
 

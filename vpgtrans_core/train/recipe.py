@@ -1,4 +1,4 @@
-"""From a stage's description to what trains it: steps, learning rates, optimiser."""
+"""From a stage's description to its steps, learning rates and optimiser."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from vpgtrans_core.train.stage import StagePlan
 from vpgtrans_core.vlm.model import VLModel
 
 LOOKS_AN_EPOCH = 4
-"""Held-out losses an epoch, where the settings do not say."""
+"""Measurements of the held-out loss per epoch, unless the settings say otherwise."""
 WARMUP_SHARE = 0.1
-"""The linear warm-up of the learning rate takes at most this share of the stage, however short it is."""
+"""Maximum share of a stage that the linear warm-up of the learning rate takes, however short the stage is."""
 COMPILED_FROM = 1e16
-"""An LLM's parameters times the captions that a process trains on, half an hour of an H100, from which it is worth the
-minute that compiling takes."""
+"""An LLM's parameters times the captions that a process trains on, from which compiling, which takes a minute, is worth
+it: about half an hour on an H100."""
 
 
 def stage_plan(settings: Settings, stage: Stage, steps_per_epoch: int) -> StagePlan:
-    """What `stage` does over epochs of `steps_per_epoch` steps."""
+    """The plan of `stage`, for epochs of `steps_per_epoch` steps."""
     steps = stage.steps_for(steps_per_epoch)
     return StagePlan(
         stage=stage,
@@ -52,14 +52,14 @@ def stage_factor(stage: Stage, steps: int) -> Callable[[int], float]:
 
 
 def stage_optimizer(settings: Settings, stage: Stage, model: VLModel) -> torch.optim.Optimizer:
-    """The optimiser of what `stage` trains; `model.train_only` must have been called."""
+    """The optimiser of the stage's trainable parameters; call `model.train_only` first."""
     if stage.optimizer == "muon":
         return optim.muon(model.projector, stage.lr)
     return optim.adamw(model.trained().items(), stage.lr, settings.weight_decay)
 
 
 def compiles(settings: Settings, machine: Machine, llm: LLM, captions: float) -> bool:
-    """Whether the LLM is compiled: as the settings say, else on a GPU where its family gains and the run is long.
+    """Whether to compile the LLM: as set, else on a GPU if its family gains from it and the run is long.
 
     Args:
         captions: how many the run trains on, over all processes.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: while training a wish that is granted at the end of a step, at other times an end at once.
+"""Ctrl-C and SIGTERM: training stops at the end of its step, everything else stops at once.
 
 Loads no torch.
 """
@@ -26,7 +26,7 @@ class Interrupted(VpgtError):
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal came where no step was at work: what is under way is left, as by Ctrl-C."""
+    """A signal came outside of training; it ends the program at once, as Ctrl-C does."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -34,7 +34,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopSignals:
-    """While entered, SIGINT and SIGTERM are noted in `received` (0 for none); a second one acts as it always does."""
+    """In this context SIGINT and SIGTERM are stored in `received` (0 for none); a second one acts as usual."""
 
     def __init__(self) -> None:
         self.received = 0

@@ -1,7 +1,7 @@
-"""One stage of training: steps over the data, held-out losses, checkpoints, an end.
+"""One stage of training: steps, held-out losses, checkpoints, early stopping.
 
-Everything random in a step is a function of (seed, stage, step, process): a run that is resumed at a step goes on
-bit for bit as the one that was never stopped.
+All randomness in a step is a function of (seed, stage, step, process), so that a resumed run continues bit for bit like
+an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from vpgtrans_core.vlm.model import VLModel, snapshot
 AT_CHANCE = 0.02
 """How near to the loss of equal probabilities, relatively, an LLM's loss is that predicts at chance."""
 MAX_BAD_STEPS = 5
-"""Steps in a row with a loss or gradient that is not finite, after which the run stops."""
+"""Consecutive steps with a non-finite loss or gradient after which the run stops."""
 
 
 class Progress(Protocol):
-    """Who is told how far a stage is; the command line's reporter, or nobody."""
+    """Receives the progress of a run, like the command line's reporter."""
 
     def stage(self, name: str, total: int) -> None: ...
     def step(self, advance: int = 1, **values: float) -> None: ...
@@ -61,7 +61,7 @@ class StageFolder(Protocol):
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What a stage does: `factor` gives the share of the peak learning rate at a step."""
+    """The plan of a stage. `factor` maps a step to its share of the peak learning rate."""
 
     stage: Stage
     steps: int
@@ -80,7 +80,7 @@ class StagePlan:
 
 @dataclass
 class StageState:
-    """Where a stage is; all of it plain numbers, saved with every checkpoint."""
+    """The progress of a stage in plain numbers, saved with every checkpoint."""
 
     step: int = 0
     bad_in_a_row: int = 0
@@ -100,15 +100,15 @@ class StageRunner:
     """Runs one stage.
 
     Args:
-        plan: what to do.
-        model: the model, with `model.train_only(plan.stage.trains)` called.
+        plan: the plan of the stage.
+        model: the model, after `model.train_only(plan.stage.trains)`.
         stepper: computes losses and gradients.
-        optimizer: of the trained parameters.
-        batches: called with the first step, gives its batch and those after it, each with the seconds waited.
+        optimizer: the optimiser of the trainable parameters.
+        batches: yields the batches from a given step on, each with the seconds spent waiting for it.
         held_out: gives the batches of the held-out loss; empty for none.
-        folder: where metrics and checkpoints go.
-        changed: the groups of parameters that the run has changed when this stage ends: a checkpoint holds them.
-        extra_state: called at each checkpoint for what else has to be in it (bad samples, for instance).
+        folder: receives metrics and checkpoints.
+        changed: the parameter groups that the run has changed by the end of this stage; a checkpoint holds them.
+        extra_state: called at each checkpoint for further state (bad samples, for example).
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class StageRunner:
         self._scaler = torch.amp.GradScaler(model.device.type, enabled=fp16)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint of this stage."""
+        """Continue from a checkpoint of this stage."""
         load_weights(self.model, checkpoint)
         load_optimizer_tensors(self.optimizer, checkpoint.optimizer, checkpoint.state["optimizer"])
         self.state = StageState(**checkpoint.state["progress"])
@@ -156,7 +156,7 @@ class StageRunner:
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM came; a checkpoint was saved.
-            VpgtError: losses were not finite `MAX_BAD_STEPS` times in a row; the weights are those before.
+            VpgtError: `MAX_BAD_STEPS` consecutive losses were not finite; those steps did not change the weights.
         """
         plan, state = self.plan, self.state
         self.progress.stage(f"stage {plan.number} ({plan.stage.name})", plan.steps - state.step)
@@ -171,7 +171,7 @@ class StageRunner:
                 result, norm = self._train_step(batch, signals.received)
                 self._count(result, norm, waited, time.monotonic() - began)
                 if self._due(plan.validate_every) and state.step < plan.steps:
-                    self._look(self._validate())
+                    self._check_early_stop(self._validate())
                 stop = result.signal
                 if stop or self._checkpoint_due(saved):
                     self.save()
@@ -188,7 +188,7 @@ class StageRunner:
         return state
 
     def save(self) -> None:
-        """Write a checkpoint (main process) and wait until it is there (all)."""
+        """Write a checkpoint (main process) and wait until it is written (all processes)."""
         accelerator = self.stepper.accelerator
         self.state.early_stop = self._stopper.state()
         tensors, numbers = optimizer_tensors(self.optimizer)
@@ -212,12 +212,14 @@ class StageRunner:
         accelerator.wait_for_everyone()
 
     def _train_step(self, batch: Batch, signal: int) -> tuple[StepResult, float]:
-        """Compute gradients and take the step, unless something in it is not finite."""
+        """Compute gradients and take the step, unless the loss or its gradient is not finite."""
         plan, state = self.plan, self.state
         torch.manual_seed(step_seed(plan.seed, plan.number, state.step, self.stepper.accelerator.process_index))
         self.optimizer.zero_grad(set_to_none=True)
         set_rates(self.optimizer, plan.factor(state.step))
-        self._scaler.scale(torch.zeros((), device=self.model.device))  # a process without images makes no use of it
+        self._scaler.scale(
+            torch.zeros((), device=self.model.device)
+        )  # creates the scale also in a process without images
         result = self.stepper.backward(batch, signal, self._scaler.scale)
         if not result.labels:
             return result, 0.0
@@ -232,24 +234,25 @@ class StageRunner:
         return result, norm
 
     def _skip(self, loss: float, norm: float) -> None:
-        """Count a step whose loss or gradient is not finite; the weights stay as they are."""
+        """Count a step whose loss or gradient is not finite; the weights stay unchanged."""
         state = self.state
         if self._scaler.is_enabled() and math.isfinite(loss) and self._scaler.get_scale() > 1:
-            return  # fp16: the loss scale was too high; the scaler lowers it, that is its ordinary work
+            return  # fp16: the loss scale was too high, and the scaler lowers it, as it should
         state.bad_in_a_row += 1
         state.bad_steps += 1
         self.progress.warning(
-            f"stage {self.plan.number} step {state.step + 1}: loss {loss}, gradient norm {norm}; the step is skipped"
+            f"stage {self.plan.number} step {state.step + 1} is skipped: loss {loss}, gradient norm {norm}"
         )
         if state.bad_in_a_row >= MAX_BAD_STEPS:
             raise VpgtError(
-                f"the loss or its gradient was not finite {MAX_BAD_STEPS} steps in a row in stage {self.plan.number}; "
-                "no weight was touched by them",
-                "try --dtype float32 or bfloat16, or a lower rate; --resume goes on from the last checkpoint",
+                f"the loss or its gradient was not finite in {MAX_BAD_STEPS} consecutive steps of stage "
+                f"{self.plan.number}; these steps did not change the weights",
+                "try --dtype float32 or bfloat16, or a lower learning rate; --resume continues from the last "
+                "checkpoint",
             )
 
     def _count(self, result: StepResult, norm: float, waited: float, seconds: float) -> None:
-        """Write down a finished step."""
+        """Record a finished step."""
         state = self.state
         state.step += 1
         state.images += result.images
@@ -274,7 +277,7 @@ class StageRunner:
         self._emit("step", **values)
 
     def _validate(self) -> float | None:
-        """The held-out loss: mean over all held-out labels of all processes; None when there are none."""
+        """The held-out loss: the mean over all held-out labels of all processes; None without labels."""
         self.model.eval()
         total, labels = 0.0, 0
         for batch in self.held_out():
@@ -302,11 +305,11 @@ class StageRunner:
                 "alone writes sensible text before you train"
             )
 
-    def _look(self, loss: float | None) -> None:
-        """Note a held-out loss and end the stage where it has flattened."""
+    def _check_early_stop(self, loss: float | None) -> None:
+        """Store a held-out loss and end the stage if it no longer falls."""
         self.state.held_out_loss = loss
         if loss is None or not math.isfinite(loss):
-            return  # the training steps will show it too, and stop the run
+            return  # the training steps will also have such losses, and stop the run
         if self.plan.stage.early_stop and self._stopper.update(loss):
             self.progress.message(f"stage {self.plan.number}: the held-out loss no longer falls; the stage ends early")
             self.state.stopped = True
@@ -323,7 +326,7 @@ class StageRunner:
         return self._due(self.plan.checkpoint_steps) or self._minutes_over(saved)
 
     def _minutes_over(self, saved: float) -> bool:
-        """Whether the main process finds the time for a checkpoint come; the others follow it."""
+        """Whether it is time for a checkpoint; the main process decides for all."""
         over = time.monotonic() - saved >= 60 * self.plan.checkpoint_minutes
         accelerator = self.stepper.accelerator
         if accelerator.num_processes == 1:
@@ -351,7 +354,7 @@ def step_seed(seed: int, stage: int, step: int, process: int) -> int:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory used so far: on the GPU where there is one, of the process otherwise."""
+    """Peak memory so far: of the GPU if there is one, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,4 +1,4 @@
-"""One training step: a global batch, cut into micro-batches and shared among processes, as one sum over its labels.
+"""One training step: a global batch, cut into micro-batches and shared among processes, gives one mean over its labels.
 
 The loss of a batch is the mean over all its labelled tokens, however many processes and micro-batches computed it:
 each micro-batch's sum is divided by the *global* number of labels and the gradients are summed. So the result does
@@ -21,7 +21,7 @@ from vpgtrans_core.llm.text import Text
 from vpgtrans_core.vlm.model import VLModel
 
 SMALLEST = 64
-"""Positions at once below which running out of memory is no longer answered by smaller micro-batches."""
+"""Positions at once below which micro-batches are not made smaller when memory runs out."""
 
 
 @dataclass
@@ -29,11 +29,11 @@ class Batch:
     """The samples of one step on this process.
 
     Attributes:
-        visual: what is seen of their images, ``[I, ...]``: those of the first sample, of the second, and so on.
-        kind: what that is.
+        visual: their images, ``[I, ...]``: first those of the first sample, then those of the second, and so on.
+        kind: whether `visual` holds pixels, features or outputs.
         texts: each sample's texts.
-        views: which view of which image each row of `visual` is, for a cache that wants to keep what is computed of it.
-        images: how many images each sample has; empty for one each.
+        views: the image and view of each row of `visual`, for a cache of what is computed from it.
+        images: the number of images of each sample; empty for one each.
     """
 
     visual: Tensor
@@ -78,12 +78,12 @@ class Stepper:
     """Computes losses and gradients of batches for one stage.
 
     Args:
-        model: the model, with its stage set.
+        model: the model, after `model.train_only`.
         accelerator: the processes.
         micro_positions: LLM positions computed at once.
         half: autocast precision of the VPG and projector, or None for fp32.
-        keep: is given every frozen result that was computed from pixels, to cache it; returns it, with the kept value
-            where there was one before, so that a resumed run sees the same bits.
+        keep: caches every frozen result that was computed from pixels; returns it, replaced by the cached value if
+            there was one before, so that a resumed run sees the same bits.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Stepper:
     def backward(
         self, batch: Batch, signal: int = 0, scale: Callable[[Tensor], Tensor] = lambda loss: loss
     ) -> StepResult:
-        """Leave the gradient of the global batch's mean loss, as `scale` makes it, in the trained parameters."""
+        """Put the gradient of the global batch's mean loss, scaled by `scale`, into the trainable parameters."""
         sums = self._total([batch.labels, len(batch.visual), batch.captions])
         loss = self._accumulate(batch, max(sums[0], 1), scale)
         self._sum_gradients()
@@ -113,7 +113,7 @@ class Stepper:
         return StepResult(float(total), sums[0], sums[1], sums[2], signal)
 
     def _accumulate(self, batch: Batch, labels: int, scale: Callable[[Tensor], Tensor]) -> Tensor:
-        """This process's share of the loss and its gradients; smaller micro-batches when memory runs out."""
+        """This process's share of the loss and its gradients; micro-batches become smaller when memory runs out."""
         loss = torch.zeros((), dtype=torch.float64, device=self.model.device)
         try:
             for part in self._micro_batches(batch):
@@ -124,7 +124,7 @@ class Stepper:
         except torch.OutOfMemoryError as error:
             if len(batch.texts) < 2 or self.micro_positions < SMALLEST:
                 raise VpgtError(
-                    "out of memory with a single image at a time",
+                    "out of memory, even with one image at a time",
                     "try --checkpoint-activations, --quantization 8bit or 4bit, or a smaller LLM; see `vpgt plan`",
                 ) from error
         # Outside of the handler: the exception's traceback would keep the failed graph alive.
@@ -170,7 +170,7 @@ class Stepper:
         return [int(v) for v in self.accelerator.reduce(tensor, reduction="sum")]
 
     def _sum_gradients(self) -> None:
-        """Add up the gradients of all processes in one message; a process without images adds zeros."""
+        """Sum the gradients of all processes in one reduction; a process without images adds zeros."""
         if self.accelerator.num_processes == 1:
             return
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SourceWords:
-    """What the start of the projector needs of the source: its projector, its LLM's words and tokenizer."""
+    """The parts of the source that initialise the projector: its projector, its LLM's words and tokenizer."""
 
     projector: tuple[Tensor, Tensor]
     words: Embeddings
@@ -80,23 +80,23 @@ def load_vpg(source: ResolvedSource, machine: Machine, *, lazily: bool = False) 
 def vpg_source(
     source: ResolvedSource, settings: Settings, registry: Registry, *, weights: bool = True
 ) -> ResolvedSource:
-    """Where the VPG comes from: the source itself, or for training from scratch the VPG that its pre-training left.
+    """The model to take the VPG from: the source itself, or for training from scratch its pre-trained VPG.
 
     Raises:
-        ModelError: nobody knows the source's pre-trained VPG.
+        ModelError: the source's pre-trained VPG is not known.
     """
     if settings.method != "scratch" or source.llm is None:
         return source
     if source.pretrained is None:
         raise ModelError(
-            f"training from scratch starts from the VPG as its pre-training left it, and {source.name} names none",
+            f"training from scratch needs the pre-trained VPG, and {source.name} does not name one",
             "import one (`vpgt import blip2_pretrained.pth ...`) and give its folder as --from",
         )
     return resolve_source(source.pretrained, registry, settings, weights=weights)
 
 
 def source_words(source: ResolvedSource, registry: Registry) -> SourceWords:
-    """Read the source's projector and its LLM's word embeddings, and nothing else of its LLM.
+    """Read the source's projector and its LLM's word embeddings; the rest of its LLM is not read.
 
     Raises:
         ModelError: the source is a VPG alone, or its LLM's weights are not there.
@@ -107,7 +107,7 @@ def source_words(source: ResolvedSource, registry: Registry) -> SourceWords:
     projector = load(source.vpg_family.adapter).load_projector(source.folder)
     if projector is None or source.llm is None or source.llm.folder is None:
         raise ModelError(
-            f"{source.name} has no projector, so there is nothing to convert to the new LLM",
+            f"{source.name} has no projector that could be converted for the target LLM",
             "use --start random, or --method scratch or inherit",
         )
     access = registry.embedding_access(str(source.llm.config.get("model_type")), source.llm.plugin)
@@ -115,13 +115,13 @@ def source_words(source: ResolvedSource, registry: Registry) -> SourceWords:
     if words.shape[1] != projector[0].shape[0]:
         raise ModelError(
             f"the source's projector ends in {projector[0].shape[0]} dimensions, its LLM's words have {words.shape[1]}",
-            "the projector belongs to another LLM",
+            "the projector belongs to another LLM; --start random does not use it",
         )
     return SourceWords(projector, words, load_tokenizer(source.llm.folder))
 
 
 def blank_projector(output_size: int, embedding_size: int) -> torch.nn.Linear:
-    """A projector of zeros ``[embedding_size, output_size]``, for its start or a checkpoint to fill."""
+    """A projector of zeros ``[embedding_size, output_size]``, to be filled by initialisation or a checkpoint."""
     return projector_module(torch.zeros(embedding_size, output_size), torch.zeros(embedding_size), torch.device("cpu"))
 
 

@@ -1,4 +1,4 @@
-"""A finished VL-LLM at work: load it from its folder and ask it about images."""
+"""Use a finished VL-LLM: load it from its folder and ask it about images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Said:
-    """What the model said of one image."""
+    """The generated text for one image."""
 
     image: str
     text: str
@@ -39,12 +39,12 @@ def caption(
     settings: Settings | None = None,
     registry: Registry | None = None,
 ) -> list[Said]:
-    """Let a VL-LLM say what it sees (or, with a prompt such as ``Question: what is it? Answer:``, answer).
+    """Describe images with a VL-LLM, or answer a prompt such as ``Question: what is it? Answer:``.
 
     Args:
         model: an alias, hub id or folder of a VL-LLM; an output of `transfer`.
         images: files or PIL images.
-        prompt: the text before what is generated.
+        prompt: the text before the generated one.
         options: beam search as in the paper by default; for a prompt, its settings for answers.
         settings: device, precision and the like.
 
@@ -56,7 +56,7 @@ def caption(
 
 
 def load_model(name: str, settings: Settings, registry: Registry) -> VLModel:
-    """Load a VL-LLM whole, for use and not for training."""
+    """Load a whole VL-LLM for inference."""
     from vpgtrans_core.cards import load
     from vpgtrans_core.machine import choose_machine
     from vpgtrans_core.models.resolve import resolve_source
@@ -65,7 +65,9 @@ def load_model(name: str, settings: Settings, registry: Registry) -> VLModel:
 
     source = resolve_source(name, registry, settings)
     if source.llm is None:
-        raise ModelError(f"{name} is a VPG without a language model: it cannot speak", "transfer it to an LLM first")
+        raise ModelError(
+            f"{name} is a VPG without a language model: it generates no text", "transfer it to an LLM first"
+        )
     machine = choose_machine(settings, source.llm.family.half)
     projector = load(source.vpg_family.adapter).load_projector(source.folder)
     vpg, llm = load_vpg(source, machine), load_llm(source.llm, machine, settings)
@@ -106,10 +108,10 @@ def answer(
     template: Template = MINIGPT4,
     options: GenerateOptions | None = None,
 ) -> str:
-    """Continue a conversation about some images by the model's next answer.
+    """Generate the next answer in a conversation about images.
 
     Args:
-        model: what `load_model` gives.
+        model: the result of `load_model`.
         conversation: the turns so far, the last of them a question; its marks say where each image is shown.
         images: files or PIL images, in the order of the marks' numbers.
         template: the one that the model was tuned in.
@@ -159,4 +161,4 @@ def _open(image: Any, number: int) -> tuple[str, Image]:
         raise DataError(f"cannot read the image {image}: {error.strerror or error}") from error
     except BadSampleError as error:
         detail = f" ({error.detail})" if error.detail else ""
-        raise DataError(f"{image} is no usable image: {error.kind}{detail}", "JPEG, PNG and WebP are read") from error
+        raise DataError(f"{image} cannot be used: {error.kind}{detail}", "give JPEG, PNG or WebP images") from error

@@ -1,4 +1,4 @@
-"""A VL-LLM at work: VPG, projector and frozen LLM, with the parts that a stage trains."""
+"""A VL-LLM as one module: VPG, projector and frozen LLM, and the parts that a stage trains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vpgtrans_core.vpg.adapter import VPG
 class VLModel(nn.Module):
     """VPG + projector + frozen LLM.
 
-    The LLM is kept outside of torch's module tree: it is never trained, saved or moved with the rest.
+    The LLM is kept outside of torch's module tree, because it is never trained, saved or moved with the rest.
     """
 
     def __init__(self, vpg: VPG, projector: nn.Linear, llm: LLM) -> None:
@@ -43,14 +43,14 @@ class VLModel(nn.Module):
     def train_only(self, names: Collection[str]) -> None:
         """Freeze everything but the groups called `names`.
 
-        A frozen part runs in evaluation mode: its dropout would make the frozen VPG's output random, and uncacheable.
+        A frozen part runs in evaluation mode, because dropout would make its output random and useless for a cache.
 
         Raises:
-            ModelError: there is no group of such a name.
+            ModelError: a group does not exist.
         """
         groups = self.groups
         if unknown := sorted(set(names) - set(groups)):
-            raise ModelError(f"nothing to train is called {', '.join(unknown)}", f"there are {', '.join(groups)}")
+            raise ModelError(f"no trainable part is called {', '.join(unknown)}", f"there are {', '.join(groups)}")
         self.requires_grad_(False)
         self.eval()
         for name in names:
@@ -60,7 +60,7 @@ class VLModel(nn.Module):
         self.llm.freeze()
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that are trained now, by name."""
+        """The trainable parameters, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def parameters_of(self, names: Collection[str]) -> dict[str, nn.Parameter]:
@@ -70,7 +70,7 @@ class VLModel(nn.Module):
 
     @torch.no_grad()
     def frozen(self, visual: Tensor, kind: VisualKind) -> tuple[Tensor, VisualKind]:
-        """Compute what is not trained now, from whatever the batch carries.
+        """Compute the frozen parts, starting from what the batch holds.
 
         Ends at the VPG's outputs ``[B, Q, D]``, or at its features ``[B, *feature_shape]`` while the VPG is trained:
         the boundary at which a cache keeps them.
@@ -90,15 +90,15 @@ class VLModel(nn.Module):
         """Soft prompts ``[B, Q, D_llm]`` in the precision of the LLM.
 
         Raises:
-            ModelError: the VPG gives others than it says: texts laid out for those would meet wrong images.
+            ModelError: the VPG's outputs do not have the sizes that its adapter states, for which texts are laid out.
         """
         visual, kind = self.frozen(visual, kind)
         outputs = visual if kind == "outputs" else self.vpg.prompts(visual)
-        said = (self.vpg.num_prompts, self.vpg.output_size)
-        if outputs.shape[1:] != said:
+        stated = (self.vpg.num_prompts, self.vpg.output_size)
+        if outputs.shape[1:] != stated:
             raise ModelError(
                 f"{type(self.vpg).__name__} gives {outputs.shape[1]} soft prompts of size {outputs.shape[-1]}, "
-                f"but says that it gives {said[0]} of size {said[1]}",
+                f"but states {stated[0]} of size {stated[1]}",
                 "correct `num_prompts` and `output_size` of its adapter, or `prompts`; see docs/plugins.md",
             )
         return self.projector(outputs.to(self.projector.weight.dtype)).to(self.llm.model.dtype)
@@ -112,11 +112,11 @@ class VLModel(nn.Module):
         options: GenerateOptions | None = None,
         images: Sequence[int] = (),
     ) -> list[str]:
-        """Generate one text a sample; `prompt` and `images` as in `LLM.generate`."""
+        """Generate one text per sample; `prompt` and `images` as in `LLM.generate`."""
         was_training = self.training
         self.eval()
         try:
-            with torch.compiler.set_stance("force_eager"):  # a growing text would be compiled again and again
+            with torch.compiler.set_stance("force_eager"):  # a growing text would be recompiled at every length
                 return self.llm.generate(self.soft_prompts(visual, kind), prompt, options, images)
         finally:
             self.train(was_training)

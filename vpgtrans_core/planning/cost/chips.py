@@ -1,4 +1,4 @@
-"""The GPUs that a plan can be made for: a table that ships with vpgt, and the user's own over it."""
+"""The GPUs that a plan can be made for: a table that ships with vpgt, and the user's own, which takes precedence."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def chips(folder: Path | None = None) -> dict[str, Chip]:
     """All known GPUs by name; a ``chips.yaml`` in `folder` adds to them or corrects fields of them.
 
     Raises:
-        ConfigError: a table has unknown fields or values that are no numbers; all are listed.
+        ConfigError: a table has unknown fields or values that are not numbers; all are listed.
     """
     table: dict[str, Chip] = {}
     own = folder / FILE if folder else None
@@ -48,8 +48,8 @@ def chip(name: str, table: dict[str, Chip]) -> Chip:
     """
     key = name.lower().removeprefix("rtx").strip(" -")
     if key not in table:
-        hint = did_you_mean(key, table) or f"known are {', '.join(sorted(table))}"
-        raise ConfigError([f"gpu: {name!r} is not known"], f"{hint}; add others to {FILE} in vpgt's settings folder")
+        hint = did_you_mean(key, table) or f"vpgt knows {', '.join(sorted(table))}"
+        raise ConfigError([f"gpu: unknown GPU {name!r}"], f"{hint}; add others to {FILE} in vpgt's settings folder")
     return table[key]
 
 
@@ -58,8 +58,8 @@ def _add(table: dict[str, Chip], path: Path) -> None:
     for name, values in read_yaml(path).items():
         key = str(name).lower()
         known = table.get(key, Chip(key, key, 0, 0, 0))
-        if found := _problems(values):
-            problems += [f"{path}: {key}: {problem}" for problem in found]
+        if wrong := _problems(values):
+            problems += [f"{path}: {key}: {problem}" for problem in wrong]
             continue
         table[key] = replace(known, **values)
         problems += [
@@ -71,13 +71,13 @@ def _add(table: dict[str, Chip], path: Path) -> None:
 
 def _problems(values: Any) -> list[str]:
     if not isinstance(values, dict):
-        return ["must hold title, tflops, memory_gb and usd_hour"]
-    found = []
+        return ["must be a mapping of title, tflops, memory_gb and usd_hour"]
+    problems = []
     for field, value in values.items():
         if field == "title":
-            found += [] if isinstance(value, str) else ["title must be a text"]
+            problems += [] if isinstance(value, str) else ["title must be text"]
         elif field not in ("tflops", "memory_gb", "usd_hour"):
-            found.append(f"unknown field {field!r}")
+            problems.append(f"unknown field {field!r}")
         elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
-            found.append(f"{field} must be a number, not {value!r}")
-    return found
+            problems.append(f"{field} must be a number, not {value!r}")
+    return problems

@@ -15,14 +15,14 @@ _WEIGHT_NAMES = (
     "pytorch_model.bin.index.json",
 )
 FULL_PRECISION = 4
-"""Bytes a parameter of a checkpoint whose size the hub did not tell: the most that is published."""
+"""Bytes per parameter of a checkpoint whose size the hub did not state: an upper bound."""
 
 
 @dataclass(frozen=True)
 class Download:
     """One model that comes from the hub.
 
-    `exact` tells whether `size` (bytes) is what the hub states, or an upper bound of four bytes a parameter.
+    `size` is in bytes. If `exact`, the hub states it; else it is an upper bound of four bytes per parameter.
     """
 
     hub_id: str
@@ -31,7 +31,7 @@ class Download:
 
 
 def download_of(hub_id: str, parameters: int, revision: str | None = None, *, offline: bool = False) -> Download | None:
-    """What has to be downloaded for a model of the hub, or None when it is in the cache already."""
+    """The download that a model of the hub needs, or None if it is in the cache already."""
     if _is_cached(hub_id, revision):
         return None
     size = None if offline else _stated_size(hub_id, revision)
@@ -45,7 +45,7 @@ def _is_cached(hub_id: str, revision: str | None) -> bool:
 
 
 def _stated_size(hub_id: str, revision: str | None) -> int | None:
-    """Bytes of the files that would be downloaded, None when the hub does not say."""
+    """Bytes of the files that would be downloaded, None if the hub does not state them."""
     from huggingface_hub import HfApi
 
     try:

@@ -31,16 +31,16 @@ reached 0.34 to 0.51 with OPT and LLaMA, and 0.14 to 0.25 with T5 (benchmarks/RE
 CAPTION_TOKENS = 13.0
 """Tokens of a caption, start and end included; COCO's captions have about that many."""
 TOKENS_PER_WORD = 1.1
-"""Tokens of a caption's word, for data whose tokenizer is not at hand; start and end token come on top."""
+"""Tokens per word, for data whose tokenizer is not available; start and end token are added."""
 FULL = 0.95
 """The share of a GPU's memory that a plan fills."""
 FEATURE_BYTES, OUTPUT_BYTES = 2, 4
-"""Bytes a value of cached ViT features (half precision) and of cached VPG outputs (fp32)."""
+"""Bytes per value of cached ViT features (half precision) and of cached VPG outputs (fp32)."""
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What the estimate takes as given; every one of them can be set."""
+    """The assumptions of the estimate; each can be set."""
 
     mfu: float = MFU
     caption_tokens: float = CAPTION_TOKENS
@@ -50,7 +50,7 @@ class Assumptions:
 
 
 def assumptions_for(plan: Plan, chip: Chip, **given: float | None) -> Assumptions:
-    """Assumptions for a plan: what is given, what its data shows, and the defaults."""
+    """Assumptions for a plan: the given values, else those of its data, else the defaults."""
     values: dict[str, Any] = {"price": chip.usd_hour}
     if plan.data is not None:
         values["caption_tokens"] = round(2 + TOKENS_PER_WORD * plan.data.words_per_caption, 1)
@@ -68,9 +68,9 @@ def assumptions_for(plan: Plan, chip: Chip, **given: float | None) -> Assumption
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage: FLOPs of a caption and of all, hours on the clock, GPU-hours, US dollars.
+    """One stage: FLOPs per caption and in total, wall-clock hours, GPU-hours, US dollars.
 
-    `number` is 0 for training from scratch, which is no stage of the plan."""
+    `number` is 0 for training from scratch, which is not a stage of the plan."""
 
     number: int
     name: str
@@ -323,11 +323,11 @@ def paper_comparisons(registry: Registry, assumptions: Assumptions) -> tuple[Com
 
     vpgt's is for one caption an image, as most of the paper's data at scale has.
     """
-    found = []
+    comparisons = []
     for run in paper.paper_runs():
         with suppress(VpgtError):  # a plugin is switched off, or another claims the name: nothing to compare with
-            found.append(_comparison(run, registry, assumptions))
-    return tuple(found)
+            comparisons.append(_comparison(run, registry, assumptions))
+    return tuple(comparisons)
 
 
 def _comparison(run: paper.PaperRun, registry: Registry, assumptions: Assumptions) -> Comparison:

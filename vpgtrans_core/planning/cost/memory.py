@@ -46,7 +46,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """Everything that decides a GPU's memory except for how many images are computed at once.
+    """Memory of a GPU as a function of the number of images computed at once.
 
     Attributes:
         shape, vpg: of the LLM and of the VPG.
@@ -88,7 +88,7 @@ class MemoryModel:
         )
 
     def most_images(self, memory: float, limit: int) -> int:
-        """The most images at once that fit in `memory` bytes, at most `limit`; 0 when not one does."""
+        """The largest number of images, up to `limit`, that fit in `memory` bytes at once; 0 when not one does."""
         return largest(lambda images: self.at(images).total <= memory, limit)
 
     def _llm_weights(self) -> float:

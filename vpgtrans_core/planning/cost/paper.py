@@ -1,4 +1,4 @@
-"""What the paper reports of cost, to set beside what vpgt expects: ``paper.yaml`` holds its runs."""
+"""The costs that the paper reports, for comparison with vpgt's estimates: ``paper.yaml`` holds its runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many positions the LLM computes for a batch: counted on invented captions by the code that lays out real ones."""
+"""Positions that the LLM computes for a batch, counted on random captions by the code that lays out real ones."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from vpgtrans_core.llm.text import Text
 
 SAMPLE_IMAGES = 64
-"""Images whose captions are invented: enough for rows to be packed as in training."""
+"""Images with random captions: enough for rows to be packed as in training."""
 SPREAD = 0.25
 """Standard deviation of a caption's length over its mean; about that of COCO's captions."""
 WORDS = 4000
-"""Different tokens in the invented captions: few of them begin alike by chance."""
+"""Different tokens in the random captions: few captions begin alike by chance."""
 
 
 @dataclass(frozen=True)
 class TextSize:
-    """Captions as they come: tokens of one (its start and end token included) and how many an image has."""
+    """Mean size of the texts: tokens of a caption (start and end token included) and captions of an image."""
 
     tokens: float
     captions_per_image: float
@@ -32,7 +32,7 @@ class RowSizes:
     """What the LLM computes for one image, on average.
 
     Attributes:
-        captions, labels: texts of the image and tokens that they say.
+        captions, labels: captions of the image and their labelled tokens.
         positions, length: positions of the decoder (padding included), and the length of its rows.
         encoder_positions, encoder_length: the same of the encoder; 0 for decoder-only LLMs.
         logits: positions at which the head is computed.
@@ -57,29 +57,29 @@ class RowSizes:
 def row_sizes(
     text: TextSize, num_prompts: int, width: int, *, encoder_decoder: bool, share: bool, max_tokens: int = 32
 ) -> RowSizes:
-    """Lay out invented captions as training would and count.
+    """Lay out random captions as training does and count.
 
     Args:
-        text: how long captions are, and how many an image has.
-        num_prompts: Q, soft prompts an image.
+        text: the mean size of the texts.
+        num_prompts: Q, soft prompts per image.
         width: the LLM's hidden size.
         share: whether rows hold several captions.
-        max_tokens: longest caption.
+        max_tokens: maximum tokens of a caption.
     """
     texts = invented_texts(text, max_tokens, encoder_decoder)
     captions = sum(map(len, texts)) / len(texts)
     if encoder_decoder:
         from vpgtrans_core.llm.segments import encoder_decoder_rows
 
-        found = encoder_decoder_rows(texts, num_prompts, 0, width, share)
+        pairs = encoder_decoder_rows(texts, num_prompts, 0, width, share)
         return RowSizes(
             captions=captions,
-            labels=found.labels / len(texts),
-            positions=found.decoder_ids.numel() / len(texts),
-            length=found.decoder_ids.shape[1],
-            encoder_positions=found.ids.numel() / len(texts),
-            encoder_length=found.ids.shape[1],
-            logits=len(found.predictors) / len(texts),
+            labels=pairs.labels / len(texts),
+            positions=pairs.decoder_ids.numel() / len(texts),
+            length=pairs.decoder_ids.shape[1],
+            encoder_positions=pairs.ids.numel() / len(texts),
+            encoder_length=pairs.ids.shape[1],
+            logits=len(pairs.predictors) / len(texts),
         )
     from vpgtrans_core.llm.rows import decoder_rows
 

@@ -55,14 +55,14 @@ def config_of(values: dict[str, Any]) -> PreTrainedConfig:
     """The transformers config of the content of a ``config.json``.
 
     Raises:
-        ModelError: transformers does not know its model type, or a value cannot be.
+        ModelError: transformers does not know its model type, or refuses a value.
     """
     from transformers import CONFIG_MAPPING
 
     model_type = str(values.get("model_type"))
     if model_type not in CONFIG_MAPPING:
         raise ModelError(
-            f"transformers knows no model type {model_type!r}",
+            f"transformers does not know the model type {model_type!r}",
             "check the folder's config.json, or install a transformers release that knows it",
         )
     try:
@@ -140,14 +140,14 @@ def _matrix_weights(model: Any) -> tuple[int, int]:
     import torch
 
     inner, outer = _PROBE
-    found = {inner: 0, outer: 0}
+    sizes = {inner: 0, outer: 0}
     head = model.get_output_embeddings()
 
     def count(module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         weight = getattr(module, "weight", None)
         positions = output.shape[:-1].numel() if isinstance(output, torch.Tensor) else 0
-        if isinstance(weight, torch.Tensor) and weight.ndim == 2 and positions in found:
-            found[positions] += weight.numel()
+        if isinstance(weight, torch.Tensor) and weight.ndim == 2 and positions in sizes:
+            sizes[positions] += weight.numel()
 
     layers = [m for m in model.modules() if _is_matrix(m) and m is not head]
     handles = [m.register_forward_hook(count) for m in layers]
@@ -157,7 +157,7 @@ def _matrix_weights(model: Any) -> tuple[int, int]:
     finally:
         for handle in handles:
             handle.remove()
-    return (found[outer], found[inner]) if model.config.is_encoder_decoder else (found[outer], 0)
+    return (sizes[outer], sizes[inner]) if model.config.is_encoder_decoder else (sizes[outer], 0)
 
 
 def _is_matrix(module: Any) -> bool:

@@ -1,6 +1,6 @@
-"""What modules compute and keep, found by running them on the meta device: nothing is computed and nothing stored.
+"""FLOPs and saved activations of modules, measured by a pass on the meta device, which computes and stores nothing.
 
-A family needs no formula of its own here, and a family that nobody has thought of is counted like the others.
+No family needs a formula of its own, so that a plugin's family is counted like the built-in ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vpgtrans_core.vpg.adapter import VPG
 
 SAMPLE_ROWS = 2
-"""Rows that are traced; what is kept grows in proportion to them."""
+"""Rows that are traced; saved activations grow in proportion to them."""
 
 
 def saved_bytes(compute: Callable[[], Tensor], weights: Iterator[Tensor] = iter(())) -> int:
@@ -31,7 +31,7 @@ def saved_bytes(compute: Callable[[], Tensor], weights: Iterator[Tensor] = iter(
 
     Args:
         compute: a forward pass.
-        weights: tensors that are there anyway.
+        weights: tensors that are in memory anyway and do not count.
     """
     kept: dict[int, Tensor] = {}
     known = {_storage(w) for w in weights}
