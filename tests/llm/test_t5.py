@@ -74,7 +74,7 @@ def test_a_wrong_mask_would_be_seen(mask, monkeypatch):
         f"vpgtrans_core.llm.segments.EncoderDecoderRows.{mask}", lambda rows: torch.ones_like(right(rows))
     )
     with pytest.raises(AssertionError):
-        assert_same_loss(llm, lambda p: plain_loss(model, p, TEXTS), soft_prompts_for(model), TEXTS, 1e-3)
+        assert_same_loss(llm, lambda p: plain_loss(model, p, TEXTS), soft_prompts_for(model, len(TEXTS)), TEXTS, 1e-3)
 
 
 def test_texts_with_one_encoder_text_share_it():
@@ -100,12 +100,12 @@ def test_an_encoder_decoder_with_absolute_positions_gets_padded_rows(share):
     torch.nn.init.normal_(model.final_logits_bias)
     llm = EncoderDecoderLLM(copy.deepcopy(model), unigram(), family("bart"), share)
     assert not llm.shares_prefix
-    assert_same_loss(llm, lambda p: plain_loss(model, p, TEXTS), soft_prompts_for(model), TEXTS, 1e-7)
+    assert_same_loss(llm, lambda p: plain_loss(model, p, TEXTS), soft_prompts_for(model, len(TEXTS)), TEXTS, 1e-7)
 
 
 def test_bfloat16_sums_the_loss_in_fp32():
     llm, model = t5(torch.bfloat16)
-    prompts = soft_prompts_for(model)
+    prompts = soft_prompts_for(model, len(TEXTS))
     loss = llm.loss(prompts, llm.layout(TEXTS, PROMPTS)).detach()
     assert loss.dtype == torch.float32
     expected = plain_loss(model.float(), prompts.detach().float(), TEXTS).detach()
