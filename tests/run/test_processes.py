@@ -138,7 +138,7 @@ def test_launchers_are_taken_at_their_word() -> None:
     assert "starts one process" in one and "torchrun" in one
     assert remarks({"ACCELERATE_USE_CPU": "True", "WORLD_SIZE": "2"}) == []
     (precision,) = remarks({"ACCELERATE_MIXED_PRECISION": "fp16"})
-    assert "fp16 is not used" in precision and "--dtype float16" in precision
+    assert "ignores" in precision and "mixed_precision fp16" in precision and "--dtype float16" in precision
 
 
 SIGNALLED = """

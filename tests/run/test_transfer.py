@@ -110,7 +110,7 @@ def test_training_lowers_the_loss(world: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["scratch", "inherit", "linear"])
 def test_the_baselines(world: Path, tmp_path: Path, method: str) -> None:
     if method == "scratch":
-        with pytest.raises(ModelError, match="pre-training"):
+        with pytest.raises(ModelError, match="pre-trained VPG"):
             run(world, "llama", tmp_path, method=method)
         return
     made = run(world, "llama", tmp_path, method=method, save="vpg")
