@@ -38,10 +38,9 @@ def save_blip2(folder: Path, vpg: QFormerVPG, projector: nn.Linear, llm: LLM, ll
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = _unquantised(llm, llm_reference)
+    _check_loadable(model)
     config = _save_settings(folder, vpg, projector, llm, model, llm_reference)
-    tensors = _tensors(vpg, projector, model, rows=config.text_config.vocab_size)
-    _check_loadable(tensors, model, config)
-    save_model_tensors(folder, tensors)
+    save_model_tensors(folder, _tensors(vpg, projector, model, rows=config.text_config.vocab_size))
     for file in folder.iterdir():
         fsync(file)
 
@@ -96,13 +95,13 @@ def _check_width(model: PreTrainedModel, projector: nn.Linear) -> None:
         )
 
 
-def _check_loadable(tensors: dict[str, Tensor], model: PreTrainedModel, config: Blip2Config) -> None:
+def _check_loadable(model: PreTrainedModel) -> None:
     """Whether the class that the config names has a place for every tensor of the LLM (an adapter's it has not)."""
     if not type(model).__module__.startswith("transformers."):
         return  # code that came with the model
-    places = {LLM_PREFIX + name: value.shape for name, value in empty_model(config.text_config).state_dict().items()}
-    given = {name: value.shape for name, value in tensors.items() if name.startswith(LLM_PREFIX)}
-    strange = [name for name, shape in given.items() if places.get(name) != shape]
+    places = {name: value.shape for name, value in empty_model(model.config).state_dict().items()}
+    given = {name: value.shape for name, value in model.state_dict().items()}
+    strange = [LLM_PREFIX + name for name, shape in given.items() if places.get(name) != shape]
     if strange:
         raise ModelError(
             f"{len(strange)} tensors of the language model do not exist in {type(model).__name__}, so nothing would "

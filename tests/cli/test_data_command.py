@@ -37,11 +37,11 @@ def test_whole_shards_are_counted_and_compared(capsys, shards):
     code, said = run(capsys, "check", shards)
     assert code == 0
     assert "webdataset, 30 images" in said.out
-    assert "none has a vpgt-shards.json" in said.out
+    assert "there is no vpgt-shards.json" in said.out
     assert run(capsys, "manifest", shards)[0] == 0
     code, said = run(capsys, "check", shards)
     assert code == 0
-    assert "3 shards are whole; 3 with the SHA-256 of vpgt-shards.json" in said.out
+    assert "3 shards are whole; 3 match the SHA-256 in vpgt-shards.json" in said.out
     assert json.loads(run(capsys, "check", shards, "--json")[1].out)["shards_compared"] == 3
 
 

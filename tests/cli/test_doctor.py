@@ -38,7 +38,7 @@ def test_doctor_works_when_the_users_config_does_not(tmp_path):
     (tmp_path / "vpgt" / "config.yaml").write_text("strict: [")
     done = doctor(tmp_path)
     assert done.returncode == 1
-    assert "BAD  plugins: an error in the user's config stops them all" in done.stdout
+    assert "BAD  plugins: an error in the user's config disables all plugins" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -236,7 +236,7 @@ def test_a_lost_worker_is_replaced_and_nothing_changes(hang: bool, deaths: Path,
 
 
 def test_workers_lost_again_and_again_end_in_a_clear_error(deaths: Path) -> None:
-    with pytest.raises(DataError, match="lost 4 times at step") as caught:
+    with pytest.raises(DataError, match="failed 4 times at step") as caught:
         steps(in_memory(), Deadly(deaths, 1000), workers=1)
     assert "--workers" in caught.value.hint
 

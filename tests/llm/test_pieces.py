@@ -175,7 +175,7 @@ def test_generation_continues_texts_as_transformers_does(name):
     assert llm.generate(soft, prompts, options) == [one.strip() for one in wanted]
     assert len(llm.generate(soft[:4], prompts[0], options)) == 4
     assert len(llm.generate(soft[:4], prompts[2], options)) == 2
-    with pytest.raises(ValueError, match="5 images, and there are 4"):
+    with pytest.raises(ValueError, match="5 images, but there are 4"):
         llm.generate(soft[:4], prompts, options)
 
 

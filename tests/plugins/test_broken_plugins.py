@@ -98,9 +98,9 @@ ODD = {"stale": {"module": "what_stale_was"}, "stale_attribute": {"target": "sta
 WARNED = {
     "same_alias": (
         family("another", "opt-2.7b", "another"),
-        "LLM alias 'opt-2.7b' is ambiguous, plugin 'llm_opt' (vpgt",
+        "LLM alias 'opt-2.7b' is ambiguous, because plugin 'llm_opt' (vpgt",
     ),
-    "same_family": (family("t5", "their-t5", "t5"), "llm family 't5' is ambiguous, plugin 'llm_t5' (vpgt"),
+    "same_family": (family("t5", "their-t5", "t5"), "llm family 't5' is ambiguous, because plugin 'llm_t5' (vpgt"),
     "heavy": ("import torch\n" + family("heavy", "heavy-1b", "heavy"), "imports torch when it is loaded"),
     "heavy_hook": (
         family("heavy_hook", "heavy-2b", "heavy_hook").replace("    return", "    import transformers\n\n    return"),
@@ -248,7 +248,7 @@ def test_doctor_says_what_ails_each(broken):
         assert finding["verdict"] == "note" and status in finding["text"] and cause in finding["text"]
     assert re.search(r"takes \d+\.\d", said["plugin slow"]["text"])
     heavy = said["plugin heavy"]
-    assert heavy["verdict"] == "note" and "loads torch" in heavy["text"]
+    assert heavy["verdict"] == "note" and "imports torch" in heavy["text"]
     assert said["adapter bad_adapter.gone:Adapter"]["verdict"] == "note"
     assert said["plugin good_plugin"]["verdict"] == said["plugin llm_llama"]["verdict"] == "ok"
 
@@ -272,7 +272,7 @@ def test_a_transfer_runs_and_records_what_ran(broken, tmp_path):
 @pytest.mark.parametrize(
     "target, said",
     [
-        ("opt-2.7b", "is provided by plugin 'llm_opt' (vpgt 0.1.0) and plugin 'same_alias' (same_alias-dist 1.0)"),
+        ("opt-2.7b", "plugin 'llm_opt' (vpgt 0.1.0) and plugin 'same_alias' (same_alias-dist 1.0) provide it"),
         ("hook_raises-7b", "might provide it"),
     ],
 )

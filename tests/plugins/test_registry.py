@@ -54,7 +54,7 @@ def test_unknown_name_blames_what_is_disabled(nowhere):
     with pytest.raises(ModelError) as caught:
         registry.llm_card("opt-2.7b")
     assert "plugin 'llm_opt' (vpgt" in caught.value.hint
-    assert "is disabled and might have it" in caught.value.hint
+    assert "might provide it, but is disabled" in caught.value.hint
 
 
 def test_ambiguous_model_type_names_both_and_a_plugin_can_be_chosen(nowhere, plugin_file):

@@ -59,4 +59,4 @@ def test_a_vpg_with_another_number_of_prompts_is_refused(model: VLModel) -> None
     with pytest.raises(ModelError) as caught:
         model.soft_prompts(outputs, "outputs")
     assert f"gives {model.vpg.num_prompts + 1} soft prompts" in caught.value.message
-    assert f"it gives {model.vpg.num_prompts} of" in caught.value.message
+    assert f"but states {model.vpg.num_prompts} of" in caught.value.message

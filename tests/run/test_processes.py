@@ -28,13 +28,13 @@ from vpgtrans_core.train import stage
 
 values, which = json.loads(sys.argv[1]), sys.argv[2]
 heartbeat.PATIENCE = 1.5
-count = stage.Stage._count
+count = stage.StageRunner._count
 def counted(self, *args):
     count(self, *args)
     if which and (self.plan.number, self.state.step) == (1, 2) and os.environ["RANK"] == "1":
         print("here", flush=True)
         os.kill(os.getpid(), getattr(signal, which))
-stage.Stage._count = counted
+stage.StageRunner._count = counted
 try:
     transfer(**values)
 except VpgtError as error:

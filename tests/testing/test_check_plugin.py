@@ -39,7 +39,7 @@ def test_what_fails_is_said_with_where_to_look(tmp_path):
     done = vpgt(write(tmp_path, 300, "vpg", "CountsWrong", {}))
     assert done.returncode == 1
     assert "failed: broken_vpg_300: description counts right" in done.stdout
-    assert "trained is 156, not 7" in done.stdout and "look at: the adapter's `describe`" in done.stdout
+    assert "trained is 156, not 7" in done.stdout and "where to look: the adapter's `describe`" in done.stdout
     assert "10 passed, 1 failed, 1 unsupported" in done.stdout
 
 
@@ -53,7 +53,7 @@ def test_json_of_a_plugin_that_cannot_be_imported(tmp_path):
 
 def test_a_name_that_nothing_has():
     done = vpgt("llm_optt")
-    assert done.returncode == 2 and "there is no plugin 'llm_optt'" in done.stderr
+    assert done.returncode == 2 and "unknown plugin 'llm_optt'" in done.stderr
     assert "did you mean 'llm_opt'" in done.stderr
 
 
@@ -67,7 +67,7 @@ def test_a_projects_folder_and_one_reason_said_once(tmp_path):
     """A new plugin whose model type nobody knows fails meaningfully; it need not be installed."""
     done = vpgt(str(write_plugin("no-such-type", "llm", tmp_path)))
     assert done.returncode == 1 and "3 passed, 16 failed, 0 unsupported" in done.stdout
-    assert done.stdout.count("transformers does not know the model type 'no_such_type'") == 1
+    assert done.stdout.count("transformers does not support the model type 'no_such_type'") == 1
     assert "for the same reason: embedding access has its shape, " in done.stdout
     (tmp_path / "no-such-type" / "second").mkdir()
     (tmp_path / "no-such-type" / "second" / "__init__.py").touch()

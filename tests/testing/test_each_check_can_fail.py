@@ -84,7 +84,7 @@ BROKEN_VPGS = [
     ("gradients_only_where_trained", "ForgetsAParameter", {}, "leaves out: mix.bias"),
     ("half_precision_is_for_the_frozen_part", "TrainsInHalf", {}, "bfloat16"),
     ("saving_and_loading_keep_every_bit", "SavesRounded", {}, "tensors changed"),
-    ("damaged_folders_are_refused", "LoadsAnything", {}, "without a word"),
+    ("damaged_folders_are_refused", "LoadsAnything", {}, "without an error"),
     ("whole_model_comes_back", "Plain", {"unsupported": ""}, "only be saved without its LLM"),
     ("transfer_of_two_steps", "TrainsItsPatches", {}, "frozen tensors changed: patches.weight"),
 ]

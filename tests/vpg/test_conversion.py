@@ -201,7 +201,7 @@ def test_an_export_that_fails_at_the_end_leaves_what_was_there(again, tmp_path, 
 
     monkeypatch.setattr(LAST_WRITTEN[to], full)
     error = vpgt(capsys, *command, code=2)
-    assert "no room to write" in error and "make room" in error
+    assert "has no room for" in error and "free disk space" in error
     assert before and contents(tmp_path) == before
 
 
@@ -216,7 +216,7 @@ def test_an_export_that_fails_within_the_weights_leaves_what_was_there(again, tm
         error = vpgt(capsys, *command, code=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "no room to write" in error
+    assert "has no room for" in error
     assert contents(tmp_path) == before
 
 

@@ -251,7 +251,7 @@ def test_files_in_each_others_place(opt):
 def test_the_projectors_llm_must_be_the_one_given(opt, tmp_path):
     llm, folder = opt
     llama = load_llm(save_llm(tmp_path / "llama", "llama"), "llama")  # as wide, and another language
-    with pytest.raises(ModelError, match="of kind opt and width 40, the one given is of kind llama"):
+    with pytest.raises(ModelError, match="of kind opt and width 40, but the given one is of type llama"):
         import_lavis(out=folder / "out", llm=llama, **files(folder))
     change(folder, state={"opt_proj.weight": torch.zeros(44, 32), "opt_proj.bias": torch.zeros(44)})
     with pytest.raises(ModelError, match="width 44"):
@@ -323,7 +323,7 @@ def test_shapes_that_contradict_the_tensors(opt):
 def test_export_refuses_what_lavis_has_no_place_for(opt):
     llm, folder = opt
     import_lavis(out=folder / "out", llm=llm, **files(folder))
-    with pytest.raises(ModelError, match="knows the LLMs opt, t5, llama"):
+    with pytest.raises(ModelError, match="supports the LLMs opt, t5, llama"):
         export_lavis(folder / "out", folder / "x.pth", kind="gemma")
     vpg = QFormerVPG.load(folder / "out")
     with torch.no_grad():

@@ -195,7 +195,7 @@ def test_part_folder_that_refers_to_its_vit(folder, tmp_path, monkeypatch):
         QFormerVPG.load(out)
     (folder / "model.safetensors").unlink()
     folder.rename(tmp_path / "moved")
-    with pytest.raises(ModelError, match="not there"):
+    with pytest.raises(ModelError, match="does not exist"):
         QFormerVPG.load(out)
 
 

@@ -134,7 +134,7 @@ def test_folders_that_are_no_model(tmp_path):
     with pytest.raises(ModelError, match="unheard_of"):
         open_embeddings(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    with pytest.raises(ModelError, match="no language model"):
+    with pytest.raises(ModelError, match="cannot build a language model"):
         open_embeddings(tmp_path)
 
 
