@@ -159,6 +159,7 @@ def half_written(number: int) -> Callable[[], None]:
 def naive_saver(number: int, half: bool = True) -> Callable[[], None]:
     """The control: checkpoints are written as everybody does, over the old file; a kill comes in the `number`-th, when
     half of it is on the disk, or after it if `half` is off."""
+    import vpgtrans_core.run.run as run_module
     import vpgtrans_core.train.stage as stage
 
     def arm() -> None:
@@ -180,7 +181,7 @@ def naive_saver(number: int, half: bool = True) -> Callable[[], None]:
             return checkpoint.Checkpoint(**torch.load(path, weights_only=True)) if path.exists() else None
 
         stage.save_checkpoint = save
-        checkpoint.newest_checkpoint = load
+        run_module.newest_checkpoint = load  # where the run has imported it to
 
     return arm
 
