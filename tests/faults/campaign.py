@@ -143,7 +143,11 @@ class Campaign:
             whole = harness.wait_for_all(harness.start_several(self.world.begin(out), self.log, count), self.log)
             seconds, wanted = time.monotonic() - began, digest(out)
             if any(ending.code for ending in whole) or wanted is None:
-                tally.note(f"{count} processes, untouched", struck=False, fault=whole[0].said[-400:])
+                tally.note(
+                    f"{count} processes, untouched",
+                    struck=False,
+                    fault="; ".join(f"{e.code}: {e.said[-600:]}" for e in whole if e.code) or "no model",
+                )
                 continue
             for number in range(self._number(kills)):
                 self._kill_process(tally, count, number, seconds, wanted)

@@ -1,8 +1,15 @@
 """A few runs of each part of the campaign (`campaign.py` has them all): none is lost, and the control loses some."""
 
+import os
+
 import pytest
 
 from tests.faults.campaign import Campaign
+
+WHOLE = pytest.mark.skipif(
+    "VPGT_CAMPAIGN" not in os.environ,
+    reason="minutes, and timing decides where it strikes; set VPGT_CAMPAIGN to run it",
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +33,13 @@ def test_a_full_disk_is_told_and_loses_nothing(campaign: Campaign) -> None:
     assert tally.struck == 2 and not tally.lost, tally
 
 
-@pytest.mark.slow
+@WHOLE
 def test_signals_end_a_program_in_a_defined_way(campaign: Campaign) -> None:
     tally = campaign.signals()
     assert tally.struck >= 1 and not tally.lost, tally
 
 
-@pytest.mark.slow
+@WHOLE
 def test_one_of_several_processes_is_killed(campaign: Campaign) -> None:
     tally = campaign.processes()
     assert tally.tried == 2 and not tally.lost, tally
