@@ -22,6 +22,8 @@ CONFIG = "config.json"
 """A model folder's config, as transformers writes it."""
 REFERENCES = "references.json"
 """Beside a VPG saved without its LLM (``--save vpg``): where the LLM, and the ViT, are."""
+RECORD = "run.json"
+"""What a run records of itself in its folder."""
 LLM_PREFIX = "language_model."
 """Prefix of the names of the LLM's tensors in a VL-LLM's folder."""
 JSON_LIMIT = 64 << 20

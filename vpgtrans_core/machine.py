@@ -6,7 +6,6 @@ import gc
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from vpgtrans_core.errors import ConfigError
@@ -33,7 +32,7 @@ class Machine:
         autocast: precision in which the trained parts compute, or None for fp32; their weights are always fp32.
     """
 
-    accelerator: Accelerator
+    accelerator: WatchedAccelerator
     device: torch.device
     dtype: torch.dtype
     autocast: torch.dtype | None

@@ -95,16 +95,11 @@ def _sentence(error: Any) -> str:
         choices = re.findall(r"'([^']*)'", context["expected"])
         guess = did_you_mean(str(value), choices)
         return f"must be one of {', '.join(choices)}, not {value!r}" + (f"; {guess}" if guess else "")
-    bounds = {
-        "greater_than": lambda: f"must be above {context['gt']:g}",
-        "greater_than_equal": lambda: (
-            f"must be at least {context['ge']:g}" if context["ge"] else "must not be negative"
-        ),
-        "less_than": lambda: f"must be below {context['lt']:g}",
-        "less_than_equal": lambda: f"must be at most {context['le']:g}",
-    }
-    if kind in bounds:
-        return f"{bounds[kind]()}, not {value!r}"
+    if kind == "greater_than_equal" and not context["ge"]:
+        return f"must not be negative, not {value!r}"
+    if kind in BOUNDS:
+        name, word = BOUNDS[kind]
+        return f"must be {word} {context[name]:g}, not {value!r}"
     return f"must be {EXPECTED[kind]}, not {value!r}" if kind in EXPECTED else f"{error['msg']}, not {value!r}"
 
 

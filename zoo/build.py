@@ -25,7 +25,6 @@ from vpgtrans_core.weights import save_tensors, sha256_file, write_json
 from zoo import gates, llms, tokenizers, vision
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
-SHIPPED = Path(__file__).with_name("zoo")
 RECORD = "record.json"
 VPG = "vpg-mini"
 SOURCE = "blip2-opt-mini-s"

@@ -51,7 +51,8 @@ def check_blip2(folder: Path, vpg: QFormerVPG, projector: nn.Linear, llm: LLM, l
     Raises:
         ModelError: see `save_blip2`. transformers raises errors of its own, too.
     """
-    _unquantised_place(llm, llm_reference)
+    if _unquantised_place(llm, llm_reference) is None:
+        _check_loadable(llm.model)
     _save_settings(folder, vpg, projector, llm, llm.model, llm_reference)
 
 

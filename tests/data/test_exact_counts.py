@@ -120,11 +120,10 @@ def one_of_two(rank: int, folder: Path, ratio: float, workers: int) -> None:
     """What each of two processes does; writes what it counted, or the error that it stopped with."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1"}
-    from accelerate import Accelerator
-
+    from vpgtrans_core.processes.heartbeat import WatchedAccelerator
     from vpgtrans_core.run.feed import bad_of_all
 
-    accelerator = Accelerator(cpu=True)
+    accelerator = WatchedAccelerator(cpu=True)
     assert accelerator.num_processes == 2
     try:
         result: Any = epoch(folder, Bounds(ratio, 10_000), workers, rank, bad_of_all(accelerator))

@@ -303,7 +303,7 @@ def test_a_short_maximum_lowers_the_minimum(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_give_the_same_answers(tmp_path: Path) -> None:
     """150 pictures are two chunks of images, one for each process."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
     asked = ["-m", "vpgtrans_core.cli.main", "eval", MODEL, "--task", "mini-captions", "--limit", "150", "--quiet"]
     options = ["--num-beams", "1", "--max-new-tokens", "8", "--device", "cpu"]
     for count in ("1", "2"):
@@ -368,3 +368,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         main(["eval", MODEL, *common, "--metric", "rouge-l", "--json"])
     scores = json.loads(capsys.readouterr().out)["scores"]
     assert list(scores) == ["rouge-l"] and scores["rouge-l"]["all"] > 0.2
+
+
+@pytest.mark.parametrize(("task", "prompt"), [("mini-questions", "Answer:"), ("mini-captions", "Say {}")])
+def test_a_prompt_without_place_for_the_question_is_refused(task: str, prompt: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="prompt: "):
+        run(tmp_path / "eval", task, limit=2, prompt=prompt)
+    assert not (tmp_path / "eval").exists()

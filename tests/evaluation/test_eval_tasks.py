@@ -160,3 +160,13 @@ def test_files_and_folders_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "damaged.json").write_text("{")
     with pytest.raises(DataError, match=r"damaged\.json"):
         open_files("coco", [str(tmp_path / "damaged.json")])
+
+
+def test_two_images_of_one_number_are_not_one(tmp_path: Path) -> None:
+    file = official.lavis(tmp_path / "lavis")
+    rows = json.loads(file.read_text())
+    first = Path(rows[0]["image"])
+    other = first.with_name(f"other_{first.stem.rpartition('_')[2]}{first.suffix}")
+    file.write_text(json.dumps([*rows, {"image": str(other), "caption": "a"}]))
+    with pytest.raises(DataError, match="has the id of another image"):
+        read("coco", file)

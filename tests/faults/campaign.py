@@ -198,6 +198,9 @@ class Campaign:
         same = digest(out) == wanted
         fault = None if same else f"resume ended with {[e.code for e in resumed]}: {resumed[0].said[-300:]}"
         struck = endings[killed].code == -signal.SIGKILL
+        hung = [rank for rank, ending in enumerate(endings) if rank != killed and ending.code == -signal.SIGKILL]
+        if hung:
+            fault = f"processes {hung} waited for the one that was killed until they were ended themselves"
         tally.note(f"{count} processes, {killed} killed after {delay:.2f} s", struck=struck, fault=fault)
         shutil.rmtree(out, ignore_errors=True)
 

@@ -16,7 +16,9 @@ from tests.run.test_resume import digest, finish, settings, stop
 from vpgtrans_core.errors import ConfigError, DataError
 from vpgtrans_core.run import identity
 from vpgtrans_core.run.pipeline import transfer
+from vpgtrans_core.run.resuming import placeless, recordable
 from vpgtrans_core.run.skipped import skipped
+from vpgtrans_core.settings import build
 
 
 @pytest.fixture(autouse=True)
@@ -208,3 +210,35 @@ def test_skipped_samples_are_added_up_by_kind() -> None:
     data = {"sources": [source, {"path": "b.json"}], "bad": [{"counts": {"missing file": 3}}, {"counts": {}}]}
     (line,) = skipped(data)
     assert line == "a.json: 5 samples were skipped: 3 x missing file, 2 x empty caption (run.json names them)"
+
+
+def test_a_missing_file_is_told_once(world: Path, tmp_path: Path) -> None:
+    """The listing finds it and training meets it in both stages."""
+    shutil.copytree(world / "data", tmp_path / "data")
+    next((tmp_path / "data").rglob("*.png")).unlink()
+    told = Told()
+    values = settings(world, tmp_path / "out", data=[str(tmp_path / "data/captions.json")], max_bad_ratio=0.5)
+    transfer(**values, reporter=told)
+    (line,) = [text for text in told.warnings if "skipped" in text]
+    assert ": 1 sample was skipped: 1 x missing" in line
+
+
+def test_a_resume_without_the_stage_of_its_checkpoint_keeps_what_was_trained(run: Path) -> None:
+    """Nothing is left to train; a blank projector must not be what is written."""
+    transfer(out=str(run / "out"), resume=True, stages=(1,), accept_changes=True)
+    weights = load_file(run / "out" / "vpg.safetensors")
+    assert all(value.abs().sum() > 0 for name, value in weights.items() if name.startswith("language_projection"))
+
+
+def test_the_data_of_a_stage_is_recorded_from_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    stage = {"name": "more", "trains": ["vpg"], "lr": 1e-4, "steps": 1, "data": ["a.json"]}
+    recorded = recordable(build({"stages": [1, stage]}))
+    assert recorded["stages"][0] == 1 and recorded["stages"][1]["data"] == (str(tmp_path / "a.json"),)
+    assert placeless(recorded["stages"]) == placeless(build({"stages": [1, stage]}).stages)
+
+
+def test_an_old_name_changes_given_settings(world: Path, tmp_path: Path) -> None:
+    given = build({**settings(world, tmp_path / "out"), "stage1_steps": 0, "stage2_steps": 0, "warmup_steps": 3})
+    result = transfer(given, warmup_steps=7)
+    assert result.record["settings"]["stage2_lr_warmup_steps"] == 7

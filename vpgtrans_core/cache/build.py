@@ -79,7 +79,11 @@ def build_cache(
         rows, met = InOrder(every, BATCH), [BadLog() for _ in part.listings]
         for augmentation, view in _views(settings):
             options = ReadOptions(
-                vpg.preprocessing, seed=settings.seed, augmentation=augmentation, views=settings.views
+                vpg.preprocessing,
+                texts="instruction",  # of samples with several images too; `NoText` makes nothing of them
+                seed=settings.seed,
+                augmentation=augmentation,
+                views=settings.views,
             )
             reader = StepReader(part, NoText(), options, CachedImages(cache, EntryNames(part, options)))
             loader = Loader(reader, OneView(rows, view), start=0, stop=len(rows), workers=settings.workers)

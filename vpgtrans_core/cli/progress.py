@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from types import TracebackType
 from typing import IO, Any
+
+from vpgtrans_core.processes.launching import is_main
 
 SECONDS_BETWEEN_LINES = 5.0
 """Minimum time between two plain lines of a stage, whatever the number of steps."""
@@ -25,7 +26,7 @@ class Reporter:
         self, *, quiet: bool = False, stream: IO[str] | None = None, interval: float = SECONDS_BETWEEN_LINES
     ) -> None:
         self.quiet = quiet
-        self.speaks = os.environ.get("RANK", "0") == "0"
+        self.speaks = is_main()
         self._stream = stream or sys.stderr
         self._interval = interval
         self._bar: Any = None

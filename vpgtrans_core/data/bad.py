@@ -108,6 +108,16 @@ class BadLog:
         self.named = (self.named + [sample for sample in other.named if sample not in known])[:NAMED]
         self.longest_run = max(self.longest_run, other.longest_run)
 
+    def without(self, other: BadLog) -> BadLog:
+        """What this log holds and the other does not."""
+        rest = BadLog(longest_run=self.longest_run)
+        for name, count in self._keys.items():
+            if name not in other._keys:
+                rest._keys[name] = count
+                rest.counts[name.partition(":")[0]] += count
+        rest.named = [sample for sample in self.named if f"{sample.kind}:{sample.key}" not in other._keys]
+        return rest
+
     def check(self, samples: int, bounds: Bounds, source: str) -> None:
         """Stop when too much of the source is bad.
 

@@ -247,6 +247,9 @@ class ListingBuilder:
         if not texts:
             self.uncaptioned += 1
             return False
+        if not _sound(key):
+            self.skip(repr(key), bad.BAD_ROW, "its name cannot be written as UTF-8")
+            return False
         if key in self._seen:
             self.skip(key, bad.DUPLICATE_KEY)
             return False

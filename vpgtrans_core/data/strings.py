@@ -32,7 +32,7 @@ class Strings:
         if not 0 <= index < len(self.ends):
             raise IndexError(index)
         start = int(self.ends[index - 1]) if index else 0
-        return self.data[start : int(self.ends[index])].decode()
+        return self.data[start : int(self.ends[index])].decode(errors="surrogatepass")
 
     def __iter__(self) -> Iterator[str]:
         return (self[i] for i in range(len(self)))
@@ -49,7 +49,7 @@ class StringsBuilder:
         return len(self._ends)
 
     def append(self, text: str) -> None:
-        self._data += text.encode()
+        self._data += text.encode(errors="surrogatepass")
         self._ends.append(len(self._data))
 
     def build(self) -> Strings:

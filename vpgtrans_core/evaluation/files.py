@@ -89,9 +89,12 @@ class DataFiles:
     def hint(self) -> str:
         return f"--data for {self.task}: {self.wanted}" if self.wanted else ""
 
-    def hashes(self) -> dict[str, str]:
-        """SHA-256 of each file, by its name."""
-        return {file.path.name: sha256_file(file.path) for file in self.all}
+    def hashes(self) -> list[list[str]]:
+        """Of each file its name, its SHA-256, and the images' folder that was named with it."""
+        return [
+            [file.path.name, sha256_file(file.path), str(file.root.absolute()) if file.root else ""]
+            for file in self.all
+        ]
 
 
 def open_files(task: str, given: Sequence[str], wanted: str = "", *, needs_images: bool = True) -> DataFiles:

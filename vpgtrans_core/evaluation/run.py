@@ -5,7 +5,6 @@ Whatever can be wrong with the input is said before a model is loaded or anythin
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from vpgtrans_core.evaluation.scoring import EvalResult, Scored, group_counts, s
 from vpgtrans_core.evaluation.task import EvalSample, Id, Task
 from vpgtrans_core.files import sha256_file
 from vpgtrans_core.models.resolve import ResolvedSource, resolve_source
+from vpgtrans_core.processes.launching import is_main
 from vpgtrans_core.registry import Registry, default_registry
 from vpgtrans_core.settings import Settings
 
@@ -99,18 +99,28 @@ def evaluate(
     metrics = open_metrics(settings, card, registry)
     files = open_files(card.name, settings.data, card.wants, needs_images=settings.predictions is None)
     samples = read_samples(task, files, settings)
+    _check_prompt(settings, samples)
     known: dict[Id, int] = {sample.id: number for number, sample in enumerate(samples)}
     if settings.predictions is not None:
         path = Path(settings.predictions).expanduser()
         given = read_given(path, task, known)
         folder = EvalFolder(_out(settings, path.stem), {**_asked(settings, files), "predictions": sha256_file(path)})
         folder.check(overwrite=settings.overwrite)
-        if not _is_main():
+        if not is_main():
             return None
         folder.start(overwrite=settings.overwrite)
         return _conclude(settings, task, metrics, samples, given, folder)
     answered = _answer(settings, task, samples, known, files, registry, progress)
     return _conclude(settings, task, metrics, samples, *answered) if answered else None
+
+
+def _check_prompt(settings: EvalSettings, samples: Sequence[EvalSample]) -> None:
+    """Refuse a prompt that has no place for the question: every question would be asked alike."""
+    asks = any(sample.question for sample in samples)
+    if settings.prompt and asks != ("{}" in settings.prompt):
+        wrong = "has no place for the question" if asks else "has {} for a question, and the task asks none"
+        hint = "put {} where the question goes: --prompt 'Question: {} Answer:'" if asks else "leave {} out"
+        raise ConfigError([f"prompt: {settings.prompt!r} {wrong}"], hint)
 
 
 def read_samples(task: Task, files: DataFiles, settings: EvalSettings) -> list[EvalSample]:
@@ -200,7 +210,7 @@ def _answer(
     folder.check(overwrite=settings.overwrite)
     answers = {} if settings.overwrite else folder.answers(known)
     if len(answers) == len(samples):
-        return (answers, folder) if _is_main() else None
+        return (answers, folder) if is_main() else None
     return _generate(settings, samples, prompts, known, folder, registry, progress)
 
 
@@ -236,11 +246,6 @@ def _generate(
                 progress.step(len(batch))
     state.wait_for_everyone()
     return (folder.answers(known), folder) if state.is_main_process else None
-
-
-def _is_main() -> bool:
-    """Whether this is the main process of those that a launcher started; asked before there is a model."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _options(settings: EvalSettings) -> Callable[[str], GenerateOptions]:
@@ -289,9 +294,10 @@ def _model_identity(settings: EvalSettings, source: ResolvedSource) -> dict[str,
     """The model and how it answers. A model that was trained anew in the same place is another one."""
     machine = {name: getattr(settings.machine, name) for name in ("dtype", "quantization")}
     asked = {"prompt": settings.prompt, "options": dict(settings.options), "batch_size": settings.batch_size}
-    inside = Path(source.folder).glob("*") if source.folder else ()
-    kept = sorted(path for path in inside if path.suffix in (".json", ".safetensors"))
-    stats = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in kept}
+    folders = dict.fromkeys(part.folder for part in (source, source.llm) if part and part.folder)
+    inside = [path for folder in folders for path in sorted(Path(folder).glob("*"))]
+    kept = [path for path in inside if path.suffix in (".json", ".safetensors")]
+    stats = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in kept]
     return {"model": settings.model, "files": stats, **asked, **machine}
 
 

@@ -136,9 +136,8 @@ class LLM(ABC):
 
         Args:
             soft_prompts: ``[I, Q, D]``, those of the first sample, of the second, and so on.
-            prompt: after a string, one for all or one a sample, which stands behind the sample's (first) image, a
-                caption of one line is generated.
-                A `Text`, one for all or one a sample, is continued by an answer; its labels do not matter.
+            prompt: one for all, or one a sample. A string stands behind the sample's (first) image and is continued by
+                a caption of one line; a `Text` is continued by an answer, and its labels do not matter.
             options: how; default as the paper's captions.
             images: how many images each sample has; default one, or as many as its text asks.
 

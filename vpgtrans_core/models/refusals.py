@@ -8,13 +8,12 @@ from typing import Any
 
 from vpgtrans_core.cards import LLMFamily, VPGFamily
 from vpgtrans_core.errors import ModelError, UnsafeInput, did_you_mean
-from vpgtrans_core.files import CONFIG, read_json
+from vpgtrans_core.files import CONFIG, RECORD, read_json
 from vpgtrans_core.models.kinds import needs_code
 from vpgtrans_core.registry import Registry
 
 ADAPTER = "adapter_config.json"
 """The config of a PEFT adapter (LoRA and the like)."""
-RECORD = "run.json"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _MERGE = (
     "merge it into its model and give the result: `PeftModel.from_pretrained(MODEL, ADAPTER).merge_and_unload()"

@@ -234,7 +234,7 @@ def _vpg(source: ResolvedSource, settings: Settings, registry: Registry) -> VPGP
 
 
 def _converter(settings: Settings, source_llm: ModelPlan | None, width: int) -> Shape | None:
-    if settings.start == "random" or source_llm is None:
+    if settings.start != "converter" or source_llm is None:
         return None
     return width, source_llm.shape.embedding_size
 

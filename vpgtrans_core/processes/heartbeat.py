@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object
+from torch import Tensor
 
 from vpgtrans_core.errors import VpgtError
 
@@ -30,7 +32,14 @@ GROUP_TIMEOUT = timedelta(hours=12)
 """How long processes wait for one another before they give up: the main one may be writing hundreds of gigabytes."""
 
 
-LOST = ("connection closed by peer", "connection reset by peer", "gloo", "nccl", "broken pipe")
+LOST = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection refused",
+    "broken pipe",
+    "remote process exited",
+    "timed out waiting",
+)
 """Parts of the backends' error messages when a process has ended."""
 
 
@@ -70,6 +79,16 @@ class WatchedAccelerator(Accelerator):
         with self._meeting():
             return super().gather(*args, **kwargs)
 
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """The main process's tensor in every process."""
+        with self._meeting():
+            return broadcast(tensor)
+
+    def gather_object(self, items: list[Any]) -> list[Any]:
+        """The items of all processes, in the order of the processes."""
+        with self._meeting():
+            return gather_object(items)
+
     def wait_for_everyone(self) -> None:
         with self._meeting():
             super().wait_for_everyone()
@@ -96,7 +115,6 @@ class Heartbeat:
         store: Any = _get_default_store()  # a connection of its own: the threads of a process share none
         self._store: Any = PrefixStore("vpgt/heartbeat", store.clone())
         self._publish()
-        self._ended = threading.Event()
         threading.Thread(target=self._watch, name="heartbeat", daemon=True).start()
 
     @contextlib.contextmanager
@@ -118,7 +136,8 @@ class Heartbeat:
         told: set[tuple[int, int]] = set()
         seen = -1
         with contextlib.suppress(Exception):
-            while not self._ended.wait(min(BEAT, PATIENCE / 4)):
+            while True:
+                time.sleep(min(BEAT, PATIENCE / 4))
                 self._publish()
                 if not self.waits or self.count != seen:
                     seen, late = self.count, {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 YES = {"1", "true", "yes", "on", "y", "t"}
@@ -28,3 +29,8 @@ def remarks(environment: Mapping[str, str]) -> list[str]:
             f"--dtype {dtype}"
         )
     return remarks
+
+
+def is_main() -> bool:
+    """Whether this is the main process of those that a launcher started; needs no process group."""
+    return os.environ.get("RANK", "0") == "0"

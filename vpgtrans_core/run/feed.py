@@ -9,8 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from vpgtrans_core.cache.cached_images import CachedImages
@@ -28,6 +26,7 @@ from vpgtrans_core.data.loader import Gather, Loader, Missed, ReadOptions, StepD
 from vpgtrans_core.data.order import InOrder
 from vpgtrans_core.llm.text import Text
 from vpgtrans_core.machine import Machine
+from vpgtrans_core.processes.heartbeat import WatchedAccelerator
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.lengths import Lengths
 from vpgtrans_core.settings import Settings, stage_settings, stages_of
@@ -51,6 +50,11 @@ class TrainingData:
     train: Data
     own_held_out: Data | None = None
     caches: Caches = field(default_factory=Caches)
+    met: list[BadLog] = field(default_factory=list)
+    """The bad samples that training met, one log a source; stages that share the data add to the same logs."""
+
+    def __post_init__(self) -> None:
+        self.met.extend(BadLog() for _ in self.train.listings[len(self.met) :])
 
     @property
     def held_out(self) -> Data:
@@ -69,6 +73,11 @@ class TrainingData:
         """Counts, hashes and skipped samples for run.json."""
         own = {"held_out": self.own_held_out.describe()} if self.own_held_out else {}
         return {**self.train.describe(), **own}
+
+    def record(self) -> dict[str, Any]:
+        """The same for run.json, with the bad samples that were met since the readers listed theirs."""
+        met = [log.without(listing.bad) for listing, log in zip(self.train.listings, self.met, strict=True)]
+        return {**self.describe(), "bad": [log.describe() for log in met]}
 
 
 def open_training_data(settings: Settings, source_data: str = "", caches: Caches | None = None) -> TrainingData:
@@ -131,13 +140,13 @@ def training_captions(data: Data) -> Iterator[str]:
             yield from (caption.text for caption in data.sample(source, int(row)).captions)
 
 
-def bad_of_all(accelerator: Accelerator) -> Gather:
+def bad_of_all(accelerator: WatchedAccelerator) -> Gather:
     """What gives each process the bad samples that all processes met in a step: a number goes round every step, the
     samples themselves only when there are some."""
 
     def gather(mine: list[Missed]) -> list[Missed]:
         count = accelerator.reduce(torch.tensor(len(mine), device=accelerator.device), reduction="sum")
-        return gather_object(mine) if int(count) else []
+        return accelerator.gather_object(mine) if int(count) else []
 
     return gather
 
@@ -177,7 +186,6 @@ class Feed:
         batch_size = settings.batch_size or 1
         self.images_per_step = min(self.data.images, self.data.images_per_step(batch_size, settings.captions_per_image))
         self.order = self.data.order(settings.seed, self.images_per_step, stream=stream)
-        self.bad = [BadLog() for _ in self.data.listings]
         self._held_out: list[Batch] | None = None
 
     @property
@@ -189,9 +197,9 @@ class Feed:
 
         def generate(first: int) -> Iterator[tuple[Batch, float]]:
             loader = self._loader(self._reader(augment=True, cache=self.cache), self.order, first, total)
-            for log, before in zip(loader.bad, self.bad, strict=True):
+            for log, before in zip(loader.bad, self.all.met, strict=True):
                 log.load_state_dict(before.state_dict())
-            self.bad = loader.bad
+            self.all.met[:] = loader.bad
             for data in loader:
                 self.lengths.count(text for sample in data.texts for text in sample)
                 self._tell(self.lengths.alarming)
@@ -205,8 +213,11 @@ class Feed:
             order = self.all.held_out_order(HELD_OUT_BATCH)
             reader = self._reader(augment=False, held_out=True, cache=self.cache)
             loader = self._loader(reader, order, 0, len(order))
-            # a process that got no picture of a batch, or none that can be read, has nothing to compute
+            # a process that got no image of a batch, or none that can be read, has nothing to compute
             self._held_out = [self._frozen(self._batch(data), reader) for data in loader if len(data)]
+            if not self.all.own_held_out:
+                for log, more in zip(self.all.met, loader.bad, strict=True):
+                    log.add(more)
         return self._held_out
 
     def frozen(self, batch: Batch) -> Batch:
@@ -236,7 +247,7 @@ class Feed:
         """A batch of some held-out (or else training) samples, with their names and one caption or answer each."""
         held = self.all.held_out_images > 0
         draws = (self.all.held_out_order(images) if held else self.order).step(0)[:images]
-        reader = self._reader(augment=False, held_out=held, cache=self._cache_of_finished())
+        reader = self._reader(augment=False, held_out=held, cache=self._cache_of_finished(), all_texts=True)
         read = reader.read(0, draws)
         samples = [reader.data.sample(draw.source, draw.row) for draw in read.draws]
         if samples:
@@ -259,10 +270,8 @@ class Feed:
 
     def all_lengths(self) -> Lengths:
         """The counts of all processes together; every process must ask."""
-        from accelerate.utils import gather_object
-
         total = Lengths()
-        for lengths in gather_object([self.lengths]):
+        for lengths in self.machine.accelerator.gather_object([self.lengths]):
             total.add(lengths)
         return total
 
@@ -284,18 +293,14 @@ class Feed:
         in the data is the stage's step. What was computed so far goes to the cache."""
         self.all.caches.flush()
         lengths = {**self.all_lengths().state_dict(), "told": self._told}
-        return {"bad": [log.state_dict() for log in self.bad], "lengths": lengths}
+        return {"bad": [log.state_dict() for log in self.all.met], "lengths": lengths}
 
     def restore(self, state: dict[str, Any]) -> None:
         if "lengths" in state and self.machine.is_main:  # those of all processes, which are summed up again
             self.lengths.load_state_dict(state["lengths"])
         self._told = state.get("lengths", {}).get("told", False)
-        for log, saved in zip(self.bad, state.get("bad", []), strict=False):
+        for log, saved in zip(self.all.met, state.get("bad", []), strict=False):
             log.load_state_dict(saved)
-
-    def bad_record(self) -> list[dict[str, Any]]:
-        """The bad samples met in training, by source, for run.json."""
-        return [log.describe() for log in self.bad]
 
     @cached_property
     def cache(self) -> FeatureCache | None:
@@ -316,13 +321,15 @@ class Feed:
         images = self.data.images + self.all.held_out_images
         return self.all.caches.open(self.model.vpg, kind, self.machine.dtype, self.settings, images=images)
 
-    def _reader(self, *, augment: bool, held_out: bool = False, cache: FeatureCache | None = None) -> StepReader:
+    def _reader(
+        self, *, augment: bool, held_out: bool = False, cache: FeatureCache | None = None, all_texts: bool = False
+    ) -> StepReader:
         settings = self.settings
         options = ReadOptions(
             preprocessing=self.model.vpg.preprocessing,
             max_tokens=settings.max_tokens,
             seed=0 if held_out else settings.seed,  # every run is measured on the same texts
-            captions_per_image=None if held_out else settings.captions_per_image,
+            captions_per_image=None if held_out or all_texts else settings.captions_per_image,
             augmentation=Augmentation(crop_min=settings.crop_min) if augment and settings.augment else None,
             views=settings.views if cache is not None else None,
             texts=self.texts,

@@ -15,13 +15,13 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
-from vpgtrans_core.files import fsync, read_json, remove, write_synced, writing
+from vpgtrans_core.files import RECORD, fsync, read_json, remove, write_synced, writing
 from vpgtrans_core.run.lock import LOCK, FolderLock
 from vpgtrans_core.train.signals import Interrupted
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from vpgtrans_core.machine import Machine
     from vpgtrans_core.settings import Settings
 
-RECORD = "run.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 STARTING, RUNNING, DONE = "starting", "running", "done"
@@ -67,7 +66,7 @@ class RunFolder:
         if not writes:
             return folder
         begun = {"status": STARTING, "started": now(), **(begun or {})}
-        try:
+        with folder._closed_after_an_error():
             folder._check_owned(overwrite)
             path.mkdir(parents=True, exist_ok=True)
             folder._lock = FolderLock.take(path)
@@ -76,14 +75,6 @@ class RunFolder:
             probe.write_bytes(b"")
             probe.unlink()
             folder.write_record(**begun)
-        except OSError as error:
-            folder.close()
-            raise ConfigError(
-                [f"cannot write to the output folder {path}: {error.strerror or error}"], "choose another --out"
-            ) from error
-        except VpgtError:
-            folder.close()
-            raise
         return folder
 
     @classmethod
@@ -96,14 +87,31 @@ class RunFolder:
         folder = cls(path, writes=writes)
         folder.record = read_record(path)
         if writes:
-            from vpgtrans_core.train.checkpoint import recover
-
-            folder._lock = FolderLock.take(path)
-            folder.record = read_record(path)
-            if folder.record.pop(_REPLACING, False):
-                folder._clear()
-            recover(folder.checkpoints)
+            with folder._closed_after_an_error():
+                folder._take_over()
         return folder
+
+    def _take_over(self) -> None:
+        from vpgtrans_core.train.checkpoint import recover
+
+        self._lock = FolderLock.take(self.path)
+        self.record = read_record(self.path)
+        if self.record.pop(_REPLACING, False):
+            self._clear()
+        recover(self.checkpoints)
+
+    @contextlib.contextmanager
+    def _closed_after_an_error(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.close()
+            raise ConfigError(
+                [f"cannot write to the output folder {self.path}: {error.strerror or error}"], "choose another --out"
+            ) from error
+        except VpgtError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Release the folder for other runs."""
@@ -125,6 +133,7 @@ class RunFolder:
             with writing("the run's record", self.path, len(content), run=self.path):
                 write_synced(temporary, content)
                 temporary.rename(self.path / RECORD)
+                fsync(self.path)
         except VpgtError:
             temporary.unlink(missing_ok=True)
             raise
@@ -284,11 +293,23 @@ def open_folder(path: Path, settings: Settings, machine: Machine, begun: dict[st
     Raises:
         ConfigError: see `RunFolder.create` and `RunFolder.reopen`.
     """
-    if settings.resume:
-        folder = RunFolder.reopen(path, writes=machine.is_main)
-    else:
-        folder = RunFolder.create(path, overwrite=settings.overwrite, writes=machine.is_main, begun=begun)
-    machine.accelerator.wait_for_everyone()
+    import torch
+
+    folder, refusal = None, None
+    try:
+        if settings.resume:
+            folder = RunFolder.reopen(path, writes=machine.is_main)
+        else:
+            folder = RunFolder.create(path, overwrite=settings.overwrite, writes=machine.is_main, begun=begun)
+    except VpgtError as error:
+        refusal = error
+    refused = machine.accelerator.reduce(torch.tensor(int(refusal is not None), device=machine.device), reduction="sum")
+    if refusal is not None:
+        raise refusal
+    assert folder is not None
+    if int(refused):
+        folder.close()
+        raise ConfigError([f"another process cannot use the output folder {path}"], "its own message gives the cause")
     return folder
 
 

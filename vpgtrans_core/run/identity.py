@@ -13,7 +13,7 @@ from typing import Any
 from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.run.feed import TrainingData
 from vpgtrans_core.run.folder import RunFolder, now
-from vpgtrans_core.run.resuming import FREE_ON_RESUME, PLACES
+from vpgtrans_core.run.resuming import FREE_ON_RESUME, PLACES, placeless
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.train.checkpoint import Checkpoint
 
@@ -31,17 +31,12 @@ def identity_of(settings: dict[str, Any], data: dict[str, Any], models: dict[str
     """
     computing = {name: value for name, value in settings.items() if name not in FREE_ON_RESUME | PLACES}
     if computing.get("stages"):
-        computing["stages"] = [_placeless(stage) for stage in computing["stages"]]
+        computing["stages"] = placeless(computing["stages"])
     return {
         "settings": json.loads(json.dumps(computing, default=str)),
         "data": _samples(data),
         **{name: _files(models.get(name)) for name in MODELS},
     }
-
-
-def _placeless(stage: Any) -> Any:
-    """A stage without the place of its data; the contents are compared instead."""
-    return {name: value for name, value in stage.items() if name != "data"} if isinstance(stage, dict) else stage
 
 
 def recorded(record: dict[str, Any]) -> dict[str, Any]:

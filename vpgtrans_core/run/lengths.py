@@ -114,8 +114,15 @@ class Lengths:
 
     def state_dict(self) -> dict[str, Any]:
         lengths = {str(length): count for length, count in self.lengths.items()}
-        return {"labels": self.labels, "cut": self.cut, "silent": self.silent, "lengths": lengths}
+        return {
+            "labels": self.labels,
+            "cut": self.cut,
+            "silent": self.silent,
+            "starved": self.starved,
+            "lengths": lengths,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.labels, self.cut, self.silent = state["labels"], state["cut"], state["silent"]
+        self.starved = state.get("starved", 0)
         self.lengths = Counter({int(length): count for length, count in state["lengths"].items()})

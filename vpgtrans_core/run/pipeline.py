@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vpgtrans_core.registry import Registry, default_registry
 from vpgtrans_core.run.resuming import ended, output_folder, resumed_settings
 from vpgtrans_core.run.spec import run_spec
-from vpgtrans_core.settings import Settings, build
+from vpgtrans_core.settings import ALIASES, Settings, build
 
 if TYPE_CHECKING:
     from vpgtrans_core.train.stage import Progress
@@ -51,7 +51,9 @@ def transfer(
         VpgtError: with message and hint, for every cause outside of this program.
         Interrupted: after Ctrl-C or SIGTERM, with a checkpoint saved.
     """
-    given = build({**(vars(settings) if settings else {}), **values})
+    named = {ALIASES.get(name, name) for name in values}
+    base = {name: value for name, value in vars(settings).items() if name not in named} if settings else {}
+    given = build({**base, **values})
     reporter = reporter or Silent()
     given = _resumed(given, reporter) if given.resume else given
     if given.resume and (record := ended(given)) is not None:

@@ -47,7 +47,7 @@ def first_record(
         "started": record.get("started", now()),
         "resumed": [*record.get("resumed", []), now()] if spec.settings.resume else record.get("resumed", []),
         **models,
-        "data": data.describe(),
+        "data": data.record(),
         "machine": {
             "device": str(machine.device),
             "processes": machine.accelerator.num_processes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ def resumed_settings(settings: Settings) -> Settings:
         given, before = getattr(settings, field.name), getattr(saved, field.name)
         if given == getattr(default, field.name) or given == before:
             continue
+        if field.name == "stages" and placeless(given) == placeless(before):
+            changed[field.name] = given  # only the place of a stage's data differs
+            continue
         if field.name not in FREE_ON_RESUME | PLACES and not settings.accept_changes:
             problems.append(f"{field.name}: the run in {out} uses {before!r}, not {given!r}")
         changed[field.name] = given
@@ -94,6 +98,7 @@ def recordable(settings: Settings, **folders: Path | None) -> dict[str, Any]:
     """
     values = dataclasses.asdict(settings)
     values["data"] = tuple(_absolute_data(path) for path in settings.data)
+    values["stages"] = None if settings.stages is None else [_absolute_stage(stage) for stage in settings.stages]
     values["val_data"] = _absolute_data(settings.val_data) if settings.val_data else settings.val_data
     for name in ("out", "cache"):
         values[name] = _absolute(values[name]) if values[name] else values[name]
@@ -101,6 +106,20 @@ def recordable(settings: Settings, **folders: Path | None) -> dict[str, Any]:
         if folder is not None and Path(values[name]).expanduser().is_dir():
             values[name] = os.path.abspath(folder)
     return values
+
+
+def placeless(stages: Sequence[Any] | None) -> list[Any]:
+    """Stages without the places of their data, whose contents are compared."""
+    return [
+        {name: value for name, value in stage.items() if name != "data"} if isinstance(stage, Mapping) else stage
+        for stage in stages or ()
+    ]
+
+
+def _absolute_stage(stage: Any) -> Any:
+    if not isinstance(stage, Mapping) or "data" not in stage:
+        return stage
+    return {**stage, "data": tuple(_absolute_data(path) for path in stage["data"])}
 
 
 def _absolute_data(path: str) -> str:

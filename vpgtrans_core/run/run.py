@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast
 from torch._dynamo.exc import TorchDynamoException
 
 from vpgtrans_core.cache.opening import wants_cache
@@ -81,7 +80,8 @@ class Run:
         self._emit("run_start")
         data = self._open_data()
         models = models_record(self.spec)
-        checkpoint = self._checkpoint(models, data)
+        begun = begun_with(self.settings, models, data)
+        checkpoint = self._checkpoint(begun)
         self.reporter.message(f"loading {self.spec.source.name} and {self.spec.target.name}")
         vpg = self._load_vpg()
         llm = self._load_llm()
@@ -96,8 +96,11 @@ class Run:
         self.folder.write_record(**record)
         for place, stage in enumerate(self.spec.stages):
             if checkpoint is None or stage.number >= checkpoint.stage:
-                self._train_stage(stage, model, self._feed(model, data, place, stage.number), checkpoint, compiled)
+                feed = self._feed(model, data, place, stage.number)
+                self._train_stage(stage, model, feed, checkpoint, begun, compiled)
                 checkpoint = None
+        if checkpoint is not None:  # of a stage that the run no longer has
+            load_weights(model, checkpoint)
         return model, data
 
     # Before training
@@ -107,18 +110,17 @@ class Run:
         data[0].caches.say = self.reporter.message
         return data
 
-    def _checkpoint(self, models: dict[str, Any], data: Sequence[TrainingData]) -> Checkpoint | None:
+    def _checkpoint(self, begun: dict[str, Any]) -> Checkpoint | None:
         """The checkpoint to resume from, None to start at the first step.
 
         Raises:
             ConfigError: settings, data or models have changed since the run started, and the change is not accepted.
             ModelError: every checkpoint is damaged.
         """
-        self._begun_with = begun_with(self.settings, models, data)
         checkpoint = None
         if self.settings.resume:
             checkpoint = newest_checkpoint(self.folder.checkpoints, self.reporter.warning)
-            note_changes(self.folder, checkpoint, self._begun_with, self.settings, self.reporter.warning)
+            note_changes(self.folder, checkpoint, begun, self.settings, self.reporter.warning)
         if checkpoint is None:
             self.folder.cut_metrics(0)  # a resumed run without a checkpoint starts again
         return checkpoint
@@ -144,8 +146,8 @@ class Run:
             captions=lambda: itertools.islice(training_captions(feed.data), START_CAPTIONS),
         )
         with torch.no_grad():
-            model.projector.weight.copy_(broadcast(started.projector[0].to(model.device)))
-            model.projector.bias.copy_(broadcast(started.projector[1].to(model.device)))
+            for parameter, value in zip((model.projector.weight, model.projector.bias), started.projector, strict=True):
+                parameter.copy_(self.machine.accelerator.broadcast(value.to(model.device)))
         self.folder.write_record(start=started.record)
         self.reporter.message(f"projector initialised: {_brief(started.record)}")
 
@@ -167,9 +169,15 @@ class Run:
     # Training
 
     def _train_stage(
-        self, stage: Stage, model: VLModel, feed: Feed, checkpoint: Checkpoint | None, compiled: bool
+        self,
+        stage: Stage,
+        model: VLModel,
+        feed: Feed,
+        checkpoint: Checkpoint | None,
+        begun: dict[str, Any],
+        compiled: bool,
     ) -> None:
-        """Run one stage, from `checkpoint` where there is one, and record it."""
+        """Run one stage, from `checkpoint` if there is one, and record it; `begun` goes into its checkpoints."""
         model.train_only(stage.trains)
         plan = stage_plan(self.settings, stage, feed.steps_per_epoch)
         runner = StageRunner(
@@ -183,7 +191,7 @@ class Run:
             self.reporter,
             self._changed_by(stage),
             self.spec.registry.emit,
-            extra_state=lambda: {"feed": feed.state(), "begun_with": self._begun_with},
+            extra_state=lambda: {"feed": feed.state(), "begun_with": begun},
         )
         if checkpoint is not None:
             self._resume(runner, feed, checkpoint)
@@ -191,7 +199,7 @@ class Run:
         with _compiler_errors_are_told() if compiled else contextlib.nullcontext():
             state = runner.run()
         done = stage_record(stage, state, time.monotonic() - began, self.machine.device) | feed.tell_lengths()
-        data = {"data": {**feed.all.describe(), "bad": feed.bad_record()}}
+        data = {"data": feed.all.record()}
         stages = {**self.folder.record.get("stages", {}), str(stage.number): done | (data if stage.data else {})}
         self.folder.write_record(stages=stages, **({} if stage.data else data))
 
@@ -199,6 +207,7 @@ class Run:
         """Resume inside the stage of `checkpoint`, or start the stage after it."""
         if runner.plan.number != checkpoint.stage:
             load_weights(runner.model, checkpoint)
+            self.folder.cut_metrics(int(checkpoint.state["metrics_size"]))
             return
         runner.restore(checkpoint)
         if self.settings.micro_positions is None and "micro_positions" in checkpoint.state:
@@ -242,8 +251,9 @@ class Run:
             write_model(self.folder, model, self.spec.source, self.spec.target, self.settings)
             self.folder.write_record(status=DONE, ended=now())
             self.folder.remove_checkpoints()
-        for line in skipped(self.folder.record["data"]):
-            self.reporter.warning(line)
+        for part in {id(part): part for part in data}.values():
+            for line in skipped(part.record()):
+                self.reporter.warning(line)
         self.machine.accelerator.wait_for_everyone()
         self._emit("run_end")
 

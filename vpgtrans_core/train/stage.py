@@ -71,7 +71,7 @@ class StagePlan:
     seed: int = 0
     checkpoint_minutes: float = 15.0
     checkpoint_steps: int | None = None
-    keep_checkpoints: int = 1
+    keep_checkpoints: int = 2
 
     @property
     def number(self) -> int:

@@ -45,14 +45,14 @@ def _captions(rows: list[Any], builder: ListingBuilder, fields: tuple[str, ...])
 
 
 def _rows(images: list[Any], captions: dict[str, list[Any]], builder: ListingBuilder) -> Iterator[Row]:
-    known = set()
+    known: set[str | None] = set()
     for number, row in enumerate(images):
         name, image_id = text_field(row, "file_name", "filename"), _id(row, "id")
+        known.add(image_id)
         if not isinstance(name, str) or not name or image_id is None:
             builder.skip(f"image {number + 1}", bad.BAD_ROW, "no id or file_name")
             continue
         builder.bad.good()
-        known.add(image_id)
         yield Row(str(row["id"]), name, captions.get(image_id, []))
     for image_id in (i for i in captions if i not in known):
         builder.skip(f"image_id {image_id}", bad.MISSING_IMAGE, "annotated, but not among the images")

@@ -19,12 +19,12 @@ from vpgtrans_core.data.listing import Listing, ListingBuilder
 from vpgtrans_core.data.readers.fields import CAPTIONS, Reading, as_list
 from vpgtrans_core.data.readers.json_rows import nothing_usable
 from vpgtrans_core.data.readers.llava import conversation
+from vpgtrans_core.data.readers.turns import TURNS
 from vpgtrans_core.data.sample import ImageRef
 from vpgtrans_core.errors import DataError
 
 IMAGE_COLUMNS = ("image", "images", "jpg", "jpeg", "png", "webp")
 """Columns that hold encoded images when the file does not say which one does (img2dataset's parquet)."""
-TURN_COLUMNS = ("messages", "conversations")
 
 
 def is_one(path: Path) -> bool:
@@ -102,7 +102,7 @@ def read(path: Path, reading: Reading) -> Listing:
             "cast a column to datasets.Image(), name the captions one of "
             f"{', '.join(reading.captions(*CAPTIONS))}, or name their column with --caption-key",
         )
-    turns = caption in TURN_COLUMNS
+    turns = caption in TURNS
     clean = reading.clean_answer if turns else reading.clean_caption
     builder = ListingBuilder(str(path), "parquet" if parquet else "datasets", clean)
     rows = []
@@ -129,7 +129,10 @@ def _image_column(columns: dict[str, Any]) -> str | None:
 
 
 def _caption_column(columns: dict[str, Any], reading: Reading) -> str | None:
-    return next((name for name in (*reading.captions(*CAPTIONS), *TURN_COLUMNS) if name in columns), None)
+    return next(
+        (name for name in (*reading.captions(*CAPTIONS), *([] if reading.caption_key else TURNS)) if name in columns),
+        None,
+    )
 
 
 def _part(path: Path) -> Path:

@@ -28,8 +28,8 @@ ROLES: dict[Any, Role] = {
 
 def fits(data: Any, reading: Reading) -> bool:
     """Whether parsed json has this format's shape."""
-    rows = data[:100] if isinstance(data, list) and reading.caption_key is None else []
-    return any(turns_of(row) is not None for row in rows)
+    rows = data[:100] if isinstance(data, list) else []
+    return any(turns_of(row) is not None and reading.caption_key not in row for row in rows)
 
 
 def read(data: Any, file: Path, root: Path | None, reading: Reading) -> Listing:
@@ -54,14 +54,16 @@ def _rows(data: Any, builder: ListingBuilder) -> Iterator[Row]:
             builder.skip(key, error.kind, error.detail)
 
 
-def conversation(turns: list[Any], images: int) -> Conversation:
+def conversation(turns: Any, images: int) -> Conversation:
     """The conversation of a row's turns about so many images.
 
     Raises:
         BadSampleError: no turn is an answer, a turn has no known speaker or no text, the first one is an answer, an
             answer shows an image, or there are more or fewer marks than images.
     """
-    if not any(_role(turn) == "assistant" and speaker_and_text(turn)[1] for turn in turns):
+    if not isinstance(turns, list) or not any(
+        _role(turn) == "assistant" and speaker_and_text(turn)[1] for turn in turns
+    ):
         raise BadSampleError(bad.MISSING_TEXT, "no answer")
     marks = iter(range(images))
     parsed = [_turn(turn, marks) for turn in turns]
@@ -94,4 +96,5 @@ def _turn(turn: Any, marks: Iterator[int]) -> Turn:
 
 
 def _role(turn: Any) -> Role | None:
-    return ROLES.get(speaker_and_text(turn)[0])
+    speaker = speaker_and_text(turn)[0]
+    return ROLES.get(speaker) if isinstance(speaker, str) else None

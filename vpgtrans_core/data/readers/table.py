@@ -103,6 +103,7 @@ def _dicts(text: str, header: str) -> Iterator[dict[str, Any]]:
     lines = csv.reader(
         io.StringIO(text.lstrip(), newline=""),
         delimiter=separator,
+        strict=True,
         quoting=csv.QUOTE_NONE if separator == "|" else csv.QUOTE_MINIMAL,  # Flickr30k's captions hold single quotes
     )
     columns = [column.strip() for column in next(lines, [])]

@@ -91,7 +91,7 @@ def read_lavis(file: DataFile) -> list[Captioned]:
     """Read LAVIS's list. An image's id is the number at the end of its file name, as in COCO.
 
     Raises:
-        DataError: rows that lack a field, or an image that is there twice.
+        DataError: rows that lack a field, or two images of one id.
     """
     problems: list[str] = []
     images: dict[Id, Captioned] = {}
@@ -102,7 +102,11 @@ def read_lavis(file: DataFile) -> list[Captioned]:
         end = Path(row["image"]).stem.rpartition("_")[2]
         known = int(end) if end.isdigit() else row["image"]
         captions = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
-        images.setdefault(known, Captioned(known, row["image"])).captions.extend(map(str, captions))
+        image = images.setdefault(known, Captioned(known, row["image"]))
+        if image.name == row["image"]:
+            image.captions.extend(map(str, captions))
+        else:
+            problems.append(f"{file.path}: row {number} has the id of another image, {image.name}: {known}")
     refuse(problems, "take the file as it was published")
     return list(images.values())
 
