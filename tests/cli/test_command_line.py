@@ -134,7 +134,7 @@ def test_traceback_only_with_debug():
 
 
 def test_plan_without_weights_or_network():
-    done = run("transfer", "--from", "opt-2.7b", "--to", "llama-7b", "--dry-run", "--json")
+    done = run("transfer", "--from", "opt-2.7b", "--to", "llama-7b", "--start", "converter", "--dry-run", "--json")
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert (plan["projector"], plan["converter"]) == ([4096, 768], [4096, 2560])

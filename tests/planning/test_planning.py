@@ -75,6 +75,7 @@ def test_methods_have_their_own_stages_and_start() -> None:
     assert scratch.converter is None and scratch.start == "random"
     assert scratch.vpg.name == "blip2-pretrained"
     assert planned(start="converter").converter == (4096, 2560)
+    assert planned().converter is None  # the start from words fits none
 
 
 def test_a_vpg_alone_has_no_words() -> None:
@@ -100,7 +101,7 @@ def test_downloads_are_bounded_where_the_hub_is_silent() -> None:
 
 
 def test_text_and_json_say_the_same() -> None:
-    found = planned()
+    found = planned(start="converter")
     said = str(found)
     assert "[4096, 768]" in said and "[4096, 2560]" in said and "[257, 1408]" in said
     values = json.loads(json.dumps(found.as_dict()))

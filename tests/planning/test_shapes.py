@@ -52,7 +52,7 @@ def test_shapes_close_for_every_pair(shapes: dict, monkeypatch: pytest.MonkeyPat
         converter = target_width, source_width
         assert converter[1] == projector[0]
         found = plan(
-            Settings(source=source.card.alias, target=target.card.alias, offline=True),
+            Settings(source=source.card.alias, target=target.card.alias, start="converter", offline=True),
             registry=REGISTRY,
             downloads=False,
         )
