@@ -251,7 +251,7 @@ def build(case: Case, stage: int) -> Any:
     from vpg_qformer.adapter import QFormerVPG
 
     from vpgtrans_core.cards import load
-    from vpgtrans_core.planning.cost.shapes import config_of
+    from vpgtrans_core.llm.empty import config_of
     from vpgtrans_core.recipes.lists import PAPER
     from vpgtrans_core.vlm.model import VLModel
 

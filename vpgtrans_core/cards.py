@@ -149,6 +149,11 @@ class VPGFamily:
     model_types: ModelTypes
     adapter: Target
     sources: tuple[SourceCard, ...] = ()
+    llm_trunk: str = ""
+    """What the names of the language model's body begin with in a whole VL-LLM's folder, where transformers' class has
+    a bare model and a head (``model.text_model.``); empty for a folder with the whole LLM under ``language_model.``."""
+    llm_head: str = ""
+    """What the names of its head begin with there (``lm_head.``)."""
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Blip2Config, Blip2Processor, GenerationConfig
+from transformers import Blip2Config, Blip2Processor
 
-from vpg_qformer.image_token import ImageToken, with_image_token
 from vpg_qformer.images import image_processor, save_image_processor
-from vpg_qformer.reading import PROJECTOR, referred_folder
-from vpgtrans_core.errors import ModelError
+from vpg_qformer.reading import PROJECTOR
 from vpgtrans_core.files import LLM_PREFIX
-from vpgtrans_core.llm.empty import empty_model
+from vpgtrans_core.vpg.image_token import ImageToken, with_image_token
+from vpgtrans_core.vpg.whole import (
+    check_loadable,
+    check_width,
+    generation_config,
+    unquantised,
+    unquantised_place,
+    used_ids,
+)
 from vpgtrans_core.weights import fsync, save_model_tensors
 
 if TYPE_CHECKING:
@@ -23,8 +29,6 @@ if TYPE_CHECKING:
 
     from vpg_qformer.adapter import QFormerVPG
     from vpgtrans_core.llm.adapter import LLM
-
-MEANINGS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
 def save_blip2(folder: Path, vpg: QFormerVPG, projector: nn.Linear, llm: LLM, llm_reference: dict[str, Any]) -> None:
@@ -37,8 +41,8 @@ def save_blip2(folder: Path, vpg: QFormerVPG, projector: nn.Linear, llm: LLM, ll
         ModelError: the LLM cannot stand in a BLIP-2 folder, or the unquantised LLM is not at hand.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model = _unquantised(llm, llm_reference)
-    _check_loadable(model)
+    model = unquantised(llm, llm_reference)
+    check_loadable(model)
     config = _save_settings(folder, vpg, projector, llm, model, llm_reference)
     save_model_tensors(folder, _tensors(vpg, projector, model, rows=config.text_config.vocab_size))
     for file in folder.iterdir():
@@ -51,8 +55,8 @@ def check_blip2(folder: Path, vpg: QFormerVPG, projector: nn.Linear, llm: LLM, l
     Raises:
         ModelError: see `save_blip2`. transformers raises errors of its own, too.
     """
-    if _unquantised_place(llm, llm_reference) is None:
-        _check_loadable(llm.model)
+    if unquantised_place(llm, llm_reference) is None:
+        check_loadable(llm.model)
     _save_settings(folder, vpg, projector, llm, llm.model, llm_reference)
 
 
@@ -61,60 +65,14 @@ def _save_settings(
 ) -> Blip2Config:
     """Write config, generation config and processor; return the config."""
     settings = llm.generation_settings()
-    _check_width(model, projector)
-    token = with_image_token(llm.tokenizer, model.config.vocab_size, _used_ids(model, settings))
+    check_width(model, projector, "BLIP-2")
+    token = with_image_token(llm.tokenizer, model.config.vocab_size, used_ids(model, settings))
     config = _config(model, vpg, token, settings, reference)
     config.save_pretrained(folder)
-    _generation_config(settings, token).save_pretrained(folder)
+    generation_config(settings, token).save_pretrained(folder)
     _processor(vpg, token, settings, seq2seq=model.config.is_encoder_decoder).save_pretrained(folder)
     save_image_processor(folder, vpg.preprocessing)  # where readers older than processor_config.json look
     return config
-
-
-def _unquantised(llm: LLM, reference: dict[str, Any]) -> PreTrainedModel:
-    """The LLM's model as it is to be written; loaded anew where the one at work is quantised."""
-    place = _unquantised_place(llm, reference)
-    return llm.model if place is None else type(llm).load(place, family=llm.family, dtype=llm.model.dtype).model
-
-
-def _unquantised_place(llm: LLM, reference: dict[str, Any]) -> Path | None:
-    """The folder of the LLM that is at work quantised; None for one that is not."""
-    if not getattr(llm.model, "is_quantized", False):
-        return None
-    if reference.get("prefix"):
-        raise ModelError("a quantised LLM from inside a VL-LLM cannot be written", "save with --save vpg instead")
-    return referred_folder(reference, Path())
-
-
-def _check_width(model: PreTrainedModel, projector: nn.Linear) -> None:
-    width = model.config.hidden_size
-    if projector.out_features != width or model.get_input_embeddings().weight.shape[1] != width:
-        raise ModelError(
-            f"the LLM's blocks are {width} wide, its embeddings {model.get_input_embeddings().weight.shape[1]} and the "
-            f"projector's output {projector.out_features}: transformers' BLIP-2 needs one width",
-            "save with --save vpg instead",
-        )
-
-
-def _check_loadable(model: PreTrainedModel) -> None:
-    """Whether the class that the config names has a place for every tensor of the LLM (an adapter's it has not)."""
-    if not type(model).__module__.startswith("transformers."):
-        return  # code that came with the model
-    places = {name: value.shape for name, value in empty_model(model.config).state_dict().items()}
-    given = {name: value.shape for name, value in model.state_dict().items()}
-    strange = [LLM_PREFIX + name for name, shape in given.items() if places.get(name) != shape]
-    if strange:
-        raise ModelError(
-            f"{len(strange)} tensors of the language model do not exist in {type(model).__name__}, so nothing would "
-            f"load them: {', '.join(strange[:4])}",
-            "if it has a PEFT adapter, merge that first; --save vpg saves without the language model",
-        )
-
-
-def _used_ids(model: PreTrainedModel, settings: dict[str, Any]) -> set[int]:
-    """Ids that mean something in a text: its start and ends. (What pads a text is the tokenizer's own affair.)"""
-    values = [getattr(model.config, name, None) for name in MEANINGS] + [settings.get(name) for name in MEANINGS]
-    return {i for value in values if value is not None for i in (value if isinstance(value, list) else [value])}
 
 
 def _config(
@@ -161,11 +119,6 @@ def _tensors(vpg: QFormerVPG, projector: nn.Linear, model: PreTrainedModel, rows
             tensors[LLM_PREFIX + name] = torch.cat([value, *[mean] * missing]) if missing > 0 else value
         seen.add(value.data_ptr())
     return tensors
-
-
-def _generation_config(settings: dict[str, Any], token: ImageToken) -> GenerationConfig:
-    suppressed = {"suppress_tokens": [token.id]} if token.grows else {}
-    return GenerationConfig(**{k: v for k, v in settings.items() if v is not None}, **suppressed)
 
 
 def _processor(vpg: QFormerVPG, token: ImageToken, settings: dict[str, Any], *, seq2seq: bool) -> Blip2Processor:

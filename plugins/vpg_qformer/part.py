@@ -9,9 +9,10 @@ from torch import nn
 
 from vpg_qformer.config import FAMILY, FORMAT, PART
 from vpg_qformer.images import save_image_processor
-from vpg_qformer.reading import PROJECTOR, read_frozen, referred_folder
+from vpg_qformer.reading import PROJECTOR, read_frozen
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import REFERENCES
+from vpgtrans_core.vpg.whole import referred_folder
 from vpgtrans_core.weights import save_tensors, sha256_tensors, write_json
 
 if TYPE_CHECKING:

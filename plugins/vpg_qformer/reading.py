@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import REFERENCES
+from vpgtrans_core.vpg.whole import referred_folder
 from vpgtrans_core.weights import Weights, check_shapes, read_json, sha256_tensors
 
 VISION = "vision_model."
@@ -71,27 +72,3 @@ def read_references(folder: str | Path) -> dict[str, Any]:
     """What a folder's references say, or an empty dict when there is none."""
     path = Path(folder) / REFERENCES
     return read_json(path) if path.is_file() else {}
-
-
-def referred_folder(reference: dict[str, Any], base: Path) -> Path:
-    """The local folder that a reference means: its ``folder`` (relative to `base`), or its ``id`` from the hub's cache.
-
-    Raises:
-        ModelError: it is not on this machine.
-    """
-    place = reference.get("folder")
-    if place and (base / place).is_dir():
-        return base / place
-    if name := reference.get("id"):
-        from huggingface_hub import snapshot_download
-
-        try:
-            return Path(snapshot_download(name, revision=reference.get("revision"), local_files_only=True))
-        except Exception as error:  # the hub's library raises many kinds when something is not cached
-            raise ModelError(
-                f"{base} refers to {name}, which is not on this machine",
-                f"download it: hf download {name}",
-            ) from error
-    raise ModelError(
-        f"{base} refers to {place or 'a model'}, which does not exist", f"correct the path in {base / REFERENCES}"
-    )

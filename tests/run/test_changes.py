@@ -184,7 +184,7 @@ def test_the_whole_model_is_asked_for_before_the_training(
     def refuse(*_: object) -> None:
         raise ValueError("`temperature` is set without `do_sample`")
 
-    monkeypatch.setattr(vpg_qformer.folder, "_generation_config", refuse)
+    monkeypatch.setattr(vpg_qformer.folder, "generation_config", refuse)
     values = settings(world, tmp_path / "out", save="model", stage1_steps=1, stage2_steps=1)
     with pytest.raises(ConfigError, match=r"cannot be written: ValueError: `temperature`") as caught:
         transfer(**values)

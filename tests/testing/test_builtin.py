@@ -62,3 +62,7 @@ class TestLlama3(LLMConformance):
 
 class TestQFormer(VPGConformance):
     plugin = "vpg_qformer"
+
+
+class TestLlava(VPGConformance):
+    plugin = "vpg_llava"

@@ -15,9 +15,9 @@ from tiny import VOCABULARY, VPG_CONFIG, load_llm, save_llm, shake, tokenizer
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 from vpg_qformer.adapter import QFormerVPG
 from vpg_qformer.folder import save_blip2
-from vpg_qformer.image_token import with_image_token
 
 from vpgtrans_core.errors import ModelError
+from vpgtrans_core.vpg.image_token import with_image_token
 from vpgtrans_core.weights import Weights
 
 IMAGE = Image.fromarray(np.random.RandomState(0).randint(0, 255, (40, 30, 3), dtype=np.uint8))

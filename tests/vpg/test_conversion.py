@@ -173,7 +173,7 @@ def imported(tmp_path_factory):
 
 
 LAST_WRITTEN = {
-    "hf": "vpg_qformer.folder._generation_config",
+    "hf": "vpg_qformer.folder.generation_config",
     "vpg": "vpg_qformer.part.save_image_processor",
     "lavis": "vpg_qformer.lavis.fsync",
 }

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from vpgtrans_core.data.sample import CachedKind
-from vpgtrans_core.vpg.adapter import VPG
+from vpgtrans_core.vpg.adapter import VPG, Preprocessing
 
 Kind = CachedKind
 """The VPG's outputs ``[Q, D]`` (fp32), for stages that leave the VPG as it is, or its frozen features ``[N, C]``, for
@@ -48,7 +48,7 @@ class CacheKey:
             kind=kind,
             vpg=vpg.fingerprint(trained=kind == "outputs"),
             dtype=str(dtype).removeprefix("torch."),
-            preprocessing=dataclasses.asdict(vpg.preprocessing),
+            preprocessing=_preprocessing(vpg.preprocessing),
             shape=tuple(vpg.feature_shape) if kind == "features" else (vpg.num_prompts, vpg.output_size),
         )
 
@@ -73,6 +73,12 @@ class CacheKey:
         """The name of the cache's folder below the root."""
         text = json.dumps(self.as_dict(), sort_keys=True)
         return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+def _preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Its values, and which class reads them where that is a family's own."""
+    own = {} if type(preprocessing) is Preprocessing else {"class": type(preprocessing).__qualname__}
+    return {**dataclasses.asdict(preprocessing), **own}
 
 
 def cache_root(given: str | None = None) -> Path:

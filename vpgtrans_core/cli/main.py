@@ -29,6 +29,7 @@ from vpgtrans_core.cli import (
     plan,
     push,
     scaffold,
+    targets,
     transfer,
 )
 from vpgtrans_core.cli.plugin_commands import PluginCommand, plugin_commands
@@ -118,6 +119,7 @@ captioning.add_to(app)
 evaluating.add_to(app)
 push.add_to(app)
 listing.add_to(app)
+targets.add_to(app)
 doctor.add_to(app)
 scaffold.add_to(app)
 cache.add_to(app)

@@ -21,6 +21,26 @@ PACKED = 16
 """Most parameters that quantised checkpoints pack into one stored number (eight of 4 bits in 32), and as much again."""
 
 
+def config_of(values: dict[str, Any]) -> PreTrainedConfig:
+    """The transformers config of the content of a ``config.json``.
+
+    Raises:
+        ModelError: transformers does not know its model type, or refuses a value.
+    """
+    from transformers import CONFIG_MAPPING
+
+    model_type = str(values.get("model_type"))
+    if model_type not in CONFIG_MAPPING:
+        raise ModelError(
+            f"transformers does not know the model type {model_type!r}",
+            "check the folder's config.json, or install a transformers release that knows it",
+        )
+    try:
+        return CONFIG_MAPPING[model_type].from_dict(dict(values))
+    except Exception as error:  # transformers checks its configs with many kinds of error
+        raise ModelError(f"the config of a {model_type} model cannot be read: {error}") from error
+
+
 def empty_model(
     config: PreTrainedConfig, *, attention: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedModel:

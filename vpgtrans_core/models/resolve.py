@@ -63,7 +63,9 @@ class ResolvedLLM(_Placed):
         family: its family, the fallback's where no plugin has one.
         plugin: the plugin of the family, None for the fallback.
         card: its card where it is known.
-        prefix: what its tensors' names begin with in `folder`: ``""``, or `LLM_PREFIX` inside a VL-LLM.
+        prefix: what its tensors' names begin with in `folder`: ``""``, or inside a VL-LLM `LLM_PREFIX` or what the
+            VPG's family says of the LLM's body.
+        head: what its head's names begin with there; empty where the whole LLM has one prefix.
     """
 
     name: str
@@ -73,6 +75,7 @@ class ResolvedLLM(_Placed):
     plugin: str | None = None
     card: LLMCard | None = None
     prefix: str = ""
+    head: str = ""
 
     @property
     def embedding_size(self) -> int:
@@ -167,7 +170,7 @@ class Resolver:
             place=place,
             vpg_family=family,
             plugin=known.plugin if known else self.registry.owner(family),
-            llm=self._llm_of_source(name, plugin, place, known, references),
+            llm=self._llm_of_source(name, plugin, place, known, references, family),
             card=known.card if known else None,
             pretrained=known.card.pretrained if known else references.get("pretrained"),
             references=references,
@@ -187,26 +190,40 @@ class Resolver:
         return llm
 
     def _llm_of_source(
-        self, name: str, plugin: str | None, place: Place, known: KnownSource | None, references: dict[str, Any]
+        self,
+        name: str,
+        plugin: str | None,
+        place: Place,
+        known: KnownSource | None,
+        references: dict[str, Any],
+        vpg_family: VPGFamily,
     ) -> ResolvedLLM | None:
         """The LLM of a source: in another folder, inside its own, or what its card names."""
         if isinstance(reference := references.get("llm"), dict):
             return self.reference(reference, place.folder, plugin)
         if isinstance(text := place.config.get("text_config"), dict):
-            return self._inner_llm(name, plugin, text, place, known)
+            return self._inner_llm(name, plugin, text, place, known, vpg_family)
         if known and known.card.llm:
             llm = self.registry.llm_of(known)
             return self.target(f"{llm.plugin}:{llm.card.alias}")
         return None
 
     def _inner_llm(
-        self, name: str, plugin: str | None, text: dict[str, Any], place: Place, source: KnownSource | None
+        self,
+        name: str,
+        plugin: str | None,
+        text: dict[str, Any],
+        place: Place,
+        source: KnownSource | None,
+        vpg_family: VPGFamily,
     ) -> ResolvedLLM:
         """The LLM inside a VL-LLM's folder."""
         alias = source.card.llm if source else None
         known = self.registry.llm_of(source) if source and alias and self.registry.knows_llm(alias) else None
         family, owner = self._llm_family(f"the language model of {name}", text, known, plugin)
-        return ResolvedLLM(alias or name, place, text, family, owner, known.card if known else None, LLM_PREFIX)
+        card = known.card if known else None
+        prefix = vpg_family.llm_trunk or LLM_PREFIX
+        return ResolvedLLM(alias or name, place, text, family, owner, card, prefix, vpg_family.llm_head)
 
     def _known_llm(self, name: str, rest: str) -> KnownLLM | None:
         return self.registry.llm_card(name) if self.registry.knows_llm(name) and not is_path(rest) else None

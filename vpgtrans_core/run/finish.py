@@ -92,10 +92,28 @@ def check_output(spec: RunSpec) -> None:
         raise ConfigError(
             [f"no library can load a whole VL-LLM with a VPG of the family {family.name!r}"], "give --save vpg"
         )
+    _check_llm(spec)
     if needs_code(spec.target.config):
         raise ConfigError(
             [f"{spec.target.name} needs the code in its own folder, which a VL-LLM's folder cannot hold"],
             "give --save vpg, which refers to that folder",
+        )
+
+
+def _check_llm(spec: RunSpec) -> None:
+    """Ask the VPG's family whether a whole model with the target would compute what the target computes.
+
+    Raises:
+        ConfigError: it would not.
+    """
+    from vpgtrans_core.llm.empty import config_of
+
+    if needs_code(spec.target.config):
+        return
+    if why := load(spec.source.vpg_family.adapter).why_not_whole(config_of(spec.target.config)):
+        raise ConfigError(
+            [f"the whole VL-LLM cannot be written with {spec.target.name}: {why}"],
+            "give --save vpg, which writes the trained part and refers to the LLM; vpgt runs it as it is",
         )
 
 

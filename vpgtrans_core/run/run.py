@@ -32,17 +32,21 @@ from vpgtrans_core.run.skipped import skipped
 from vpgtrans_core.run.spec import RunSpec
 from vpgtrans_core.settings import stage_settings
 from vpgtrans_core.start.choose import start_projector
+from vpgtrans_core.start.narrow import narrow
 from vpgtrans_core.start.probe import StartProbe
+from vpgtrans_core.start.projector import Linear
 from vpgtrans_core.train.checkpoint import Checkpoint, newest_checkpoint
 from vpgtrans_core.train.recipe import compiles, stage_optimizer, stage_plan
 from vpgtrans_core.train.stage import Progress, StageRunner, load_weights
 from vpgtrans_core.train.step import Stepper
-from vpgtrans_core.vlm.assemble import blank_projector, load_llm, load_vpg, source_words, vpg_source
+from vpgtrans_core.vlm.assemble import blank_projector, load_llm, load_vpg, source_projector, source_words, vpg_source
 from vpgtrans_core.vlm.model import VLModel
 from vpgtrans_core.vpg.adapter import VPG
 
 START_CAPTIONS = 200_000
 """Training captions whose words are paired between the two vocabularies; more captions add few words."""
+NARROWED_IMAGES = 128
+"""Training images whose outputs decide which of them a narrower VPG keeps."""
 FIRST_STREAM = 1
 """The stream that orders the images for the projector's initialisation, whatever the number of the first stage."""
 
@@ -85,12 +89,13 @@ class Run:
         self.reporter.message(f"loading {self.spec.source.name} and {self.spec.target.name}")
         vpg = self._load_vpg()
         llm = self._load_llm()
+        projector = self._narrow(vpg, llm, data, resumed=checkpoint is not None)
         model = VLModel(vpg, blank_projector(vpg.output_size, llm.embedding_size), llm).to(self.machine.device)
         check_writable(self.folder, model, self.spec.target, self.settings)
         for place, stage in enumerate(self.spec.stages):
             self._feed(model, data, place, stage.number).check_lengths()
         if checkpoint is None:
-            self._start(model, self._feed(model, data, 0, FIRST_STREAM))
+            self._start(model, self._feed(model, data, 0, FIRST_STREAM), projector)
         compiled = self._compile(model, data)
         record = first_record(self.spec, self.folder, self.machine, model, data[0], models, compiled)
         self.folder.write_record(**record)
@@ -135,14 +140,37 @@ class Run:
             llm.checkpoint_activations()
         return llm
 
-    def _start(self, model: VLModel, feed: Feed) -> None:
-        """Initialise the projector, alike in every process."""
+    def _narrow(self, vpg: VPG, llm: LLM, data: Sequence[TrainingData], resumed: bool) -> Linear | None:
+        """Leave out outputs of the VPG where the finished model's folder has no room for all of them; return the
+        source's projector from those that stay, None where all do. A resumed run keeps what it began with."""
+        if resumed:
+            if narrowed := self.folder.record.get("narrowed"):
+                vpg.keep_outputs(torch.tensor(narrowed["units"]))
+            return None
+        width = vpg.widest(llm.embedding_size) if self.settings.save == "model" else None
+        if width is None or width >= vpg.output_size:
+            return None
+        model = VLModel(vpg, blank_projector(vpg.output_size, llm.embedding_size), llm).to(self.machine.device)
+        batches = self._feed(model, data, 0, FIRST_STREAM).some_batches(NARROWED_IMAGES)
+        outputs = torch.cat([model.frozen(b.visual.to(model.device), b.kind)[0].float().cpu() for b in batches])
+        chosen = narrow(outputs, source_projector(self.spec.source), width)
+        units = self.machine.accelerator.broadcast(chosen.units.to(model.device)).cpu()
+        self.folder.write_record(narrowed={"units": units.tolist(), "of": vpg.output_size, "lost": chosen.lost})
+        self.reporter.message(
+            f"keeping {width} of the VPG's {vpg.output_size} outputs, as many as the folder has room for beside "
+            f"{self.spec.target.name}; the source's soft prompts lose {chosen.lost:.1%} of their variance"
+        )
+        vpg.keep_outputs(units)
+        return chosen.projector
+
+    def _start(self, model: VLModel, feed: Feed, projector: Linear | None) -> None:
+        """Initialise the projector, alike in every process; `projector` is the source's, None for the one on disk."""
         model.train_only(("projector",))
         probe = StartProbe(model, feed, self._stepper(model))
         started = start_projector(
             self.settings,
             probe,
-            source=lambda: source_words(self.spec.source, self.spec.registry),
+            source=lambda: source_words(self.spec.source, self.spec.registry, projector),
             captions=lambda: itertools.islice(training_captions(feed.data), START_CAPTIONS),
         )
         with torch.no_grad():

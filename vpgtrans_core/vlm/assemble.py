@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,17 @@ from torch import Tensor
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import LLM
-from vpgtrans_core.llm.empty import check_size, silence
+from vpgtrans_core.llm.empty import check_size, empty_model, silence
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, resolve_source
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.vpg.adapter import VPG
+from vpgtrans_core.vpg.whole import trunk_and_head
 from vpgtrans_core.weights import Weights
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from vpgtrans_core.llm.embeddings import Embeddings
 
@@ -61,12 +63,20 @@ def _inner_model(llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Set
             str(llm.folder),
             config=config,
             dtype=machine.dtype,
-            key_mapping={"^" + llm.prefix.replace(".", r"\."): ""},
+            key_mapping=inner_names(config, llm),
             output_loading_info=True,
         )
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{llm.folder} lacks weights of its language model: {', '.join(missing[:8])}")
     return model.to(machine.device).eval()
+
+
+def inner_names(config: PreTrainedConfig, llm: ResolvedLLM) -> dict[str, str]:
+    """The patterns of an LLM's names in a VL-LLM's folder, and what its own class calls them by."""
+    if not llm.head:
+        return {"^" + re.escape(llm.prefix): ""}
+    trunk, head = trunk_and_head(empty_model(config))
+    return {"^" + re.escape(llm.prefix): trunk + ".", "^" + re.escape(llm.head): head + "."}
 
 
 def load_vpg(source: ResolvedSource, machine: Machine, *, lazily: bool = False) -> VPG:
@@ -95,8 +105,16 @@ def vpg_source(
     return resolve_source(source.pretrained, registry, settings, weights=weights)
 
 
-def source_words(source: ResolvedSource, registry: Registry) -> SourceWords:
-    """Read the source's projector and its LLM's word embeddings; the rest of its LLM is not read.
+def source_projector(source: ResolvedSource) -> tuple[Tensor, Tensor] | None:
+    """The projector of a source's folder; None where it has none."""
+    projector: tuple[Tensor, Tensor] | None = load(source.vpg_family.adapter).load_projector(source.folder)
+    return projector
+
+
+def source_words(
+    source: ResolvedSource, registry: Registry, projector: tuple[Tensor, Tensor] | None = None
+) -> SourceWords:
+    """Read the source's projector (if none is given) and its LLM's word embeddings; the rest of its LLM is not read.
 
     Raises:
         ModelError: the source is a VPG alone, or its LLM's weights are not there.
@@ -104,7 +122,7 @@ def source_words(source: ResolvedSource, registry: Registry) -> SourceWords:
     from vpgtrans_core.llm.embeddings import EmbeddingReader, open_embeddings
     from vpgtrans_core.llm.loading import load_tokenizer
 
-    projector = load(source.vpg_family.adapter).load_projector(source.folder)
+    projector = projector or source_projector(source)
     if projector is None or source.llm is None or source.llm.folder is None:
         raise ModelError(
             f"{source.name} has no projector that could be converted for the target LLM",

@@ -14,6 +14,8 @@ from vpgtrans_core.data.preprocessing import Preprocessing
 from vpgtrans_core.weights import sha256_tensors
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from vpgtrans_core.llm.adapter import LLM
 
 __all__ = ["VPG", "Preprocessing"]
@@ -93,6 +95,24 @@ class VPG(nn.Module, ABC):
     def check_model(self, folder: Path, projector: nn.Linear, llm: LLM, *, llm_reference: dict[str, Any]) -> None:
         """Learn before the training whether `save_model` will work after it: write into the empty `folder` what costs
         nothing (configs, tokenizer), and raise what would stop the rest. By default nothing is asked."""
+
+    @classmethod
+    def why_not_whole(cls, llm: PreTrainedConfig) -> str | None:
+        """Why `save_model` cannot write an LLM of this config, in one sentence; None where it can. Asked before
+        anything is loaded. A class of transformers that holds a bare LLM under a plain head computes another function
+        for some LLMs, without an error: see `vpgtrans_core.vpg.whole.why_other_logits`."""
+        return None
+
+    @classmethod
+    def widest(cls, embedding_size: int) -> int | None:
+        """The largest `output_size` that `save_model` can write beside an LLM of this embedding size; None without a
+        limit. Of a wider VPG a run that saves the whole model keeps the outputs that tell most (`keep_outputs`)."""
+        return None
+
+    def keep_outputs(self, units: Tensor) -> None:
+        """Keep only the entries `units` ``[K]`` of each output vector, in this order; `output_size` becomes K. A family
+        that states `widest` overrides this."""
+        raise NotImplementedError(f"{type(self).__name__} cannot leave out entries of its output")
 
     @abstractmethod
     def save_part(self, folder: Path, projector: nn.Linear | None, *, references: dict[str, Any]) -> None:

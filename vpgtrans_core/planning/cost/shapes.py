@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.cards import load
-from vpgtrans_core.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -51,26 +50,6 @@ class LLMShape:
         return self.encoder_layers > 0
 
 
-def config_of(values: dict[str, Any]) -> PreTrainedConfig:
-    """The transformers config of the content of a ``config.json``.
-
-    Raises:
-        ModelError: transformers does not know its model type, or refuses a value.
-    """
-    from transformers import CONFIG_MAPPING
-
-    model_type = str(values.get("model_type"))
-    if model_type not in CONFIG_MAPPING:
-        raise ModelError(
-            f"transformers does not know the model type {model_type!r}",
-            "check the folder's config.json, or install a transformers release that knows it",
-        )
-    try:
-        return CONFIG_MAPPING[model_type].from_dict(dict(values))
-    except Exception as error:  # transformers checks its configs with many kinds of error
-        raise ModelError(f"the config of a {model_type} model cannot be read: {error}") from error
-
-
 def meta_llm(config: PreTrainedConfig, *, attention: str | None = "eager") -> Any:
     """Build the whole LLM without memory for its weights.
 
@@ -100,6 +79,8 @@ def _llm_shape(content: str, adapter: str) -> LLMShape:
     import torch
 
     values = json.loads(content)
+    from vpgtrans_core.llm.empty import config_of
+
     config = config_of(values)
     model = meta_llm(config)
     published = _parameters(model)

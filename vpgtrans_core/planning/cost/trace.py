@@ -15,8 +15,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from vpgtrans_core.cards import load
+from vpgtrans_core.llm.empty import config_of
 from vpgtrans_core.planning.cost.flops import VPGWork
-from vpgtrans_core.planning.cost.shapes import config_of, meta_llm
+from vpgtrans_core.planning.cost.shapes import meta_llm
 
 if TYPE_CHECKING:
     from vpgtrans_core.planning.cost.rows import RowSizes

@@ -49,7 +49,7 @@ def with_image_token(tokenizer: PreTrainedTokenizerBase, rows: int, used: Collec
     if IMAGE not in vocabulary and full and (free := _unused_token(tokenizer, rows, used)) is not None:
         return ImageToken(_renamed(tokenizer, free), vocabulary[free], grows=False)
     tokenizer.add_tokens([AddedToken(IMAGE, normalized=False, special=True)], special_tokens=True)
-    found = tokenizer.convert_tokens_to_ids(IMAGE)
+    found = tokenizer.get_vocab()[IMAGE]
     return ImageToken(tokenizer, found, grows=found >= rows)
 
 

@@ -1,0 +1,200 @@
+"""LLaVA as a source and as an output: transformers' own classes, tiny and random, judge every step."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoConfig, CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+from vpg_llava.adapter import LlavaVPG
+from vpg_llava.folder import why_not_whole
+from vpg_llava.preprocessing import CentreCrop, image_processor
+
+from vpgtrans_core import Settings, transfer
+from vpgtrans_core.data.images import normalize, pixels
+from vpgtrans_core.registry import default_registry
+from vpgtrans_core.testing.tiny_models import save_pictures, save_tiny_llm, tiny_config, tiny_tokenizer
+from vpgtrans_core.vlm.captioning import caption, load_model
+from vpgtrans_core.vpg.image_token import with_image_token
+from vpgtrans_core.weights import Weights
+
+VISION = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 28,
+    "patch_size": 14,
+}  # fmt: skip
+TARGETS = {
+    "llama": ("llama", {"hidden_size": 24, "num_attention_heads": 2}),  # narrower than the source
+    "qwen2": ("qwen2", {"hidden_size": 48, "tie_word_embeddings": True}),  # wider
+    "smollm": ("llama", {"hidden_size": 40, "tie_word_embeddings": True, "num_key_value_heads": 1}),
+}
+
+
+def draw(model: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * (0.2 if parameter.ndim > 1 else 0.1))
+        for name, parameter in model.named_parameters():
+            if "norm" in name and name.endswith("weight"):
+                parameter.add_(1)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """A LLaVA that transformers itself made and wrote."""
+    folder = tmp_path_factory.mktemp("llava")
+    torch.manual_seed(0)
+    words = tiny_tokenizer(False)
+    text = tiny_config("llama", words, {"tie_word_embeddings": False})
+    token = with_image_token(words, text.vocab_size, {1, 2})
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**VISION).to_dict(), text_config=text.to_dict(), image_token_index=token.id
+    )
+    model = LlavaForConditionalGeneration(config)
+    draw(model)
+    model.save_pretrained(folder)
+    images = image_processor(CentreCrop(size=28))
+    LlavaProcessor(images, token.tokenizer, patch_size=14, vision_feature_select_strategy="default").save_pretrained(
+        folder
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return save_pictures(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.fixture(scope="module")
+def targets(tmp_path_factory) -> dict[str, Path]:
+    home = tmp_path_factory.mktemp("targets")
+    return {name: save_tiny_llm(home / name, kind, changes=dict(changes)) for name, (kind, changes) in TARGETS.items()}
+
+
+def run(source, target, data, out, **more):
+    values = dict(
+        source=str(source), target=str(target), data=[str(data)], out=str(out), batch_size=6, val_images=2,
+        stage1_steps=2, stage2_steps=2, warmup_steps=1, workers=0, augment=False, device="cpu", cache_features=False,
+    )  # fmt: skip
+    return transfer(Settings(**{}), **{**values, **more}).record
+
+
+JUDGE = """
+import json, sys, torch
+from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+folder, picture, text, end = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+processor = AutoProcessor.from_pretrained(folder)
+model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+prompt = processor.apply_chat_template([dict(role="user", content=[dict(type="image")])], add_generation_prompt=True)
+one = processor(images=Image.open(picture), text=prompt, add_special_tokens=False, return_tensors="pt")
+said = model.generate(**one, num_beams=1, max_new_tokens=6, min_new_tokens=3, do_sample=False)
+said = processor.batch_decode(said[:, one["input_ids"].shape[1]:], skip_special_tokens=True)
+both = processor(images=Image.open(picture), text=prompt + text, add_special_tokens=False, return_tensors="pt")
+ids = torch.cat([both["input_ids"], torch.tensor([[end]])], 1)
+labels = torch.where(ids == model.config.image_token_id, -100, ids)
+own = len(one["input_ids"][0])
+loss = model(input_ids=ids, pixel_values=both["pixel_values"], labels=labels).loss
+said = said[0].strip().split("\\n")[0].strip()
+print(json.dumps({"loss": float(loss), "said": said, "torchvision": "torchvision" in sys.modules}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [("llama", "vpgtrans"), ("qwen2", "vpgtrans"), ("smollm", "vpgtrans"), ("llama", "scratch")]
+)
+def test_transformers_alone_gives_our_loss_and_our_captions(name, method, source, data, targets, tmp_path):
+    out = tmp_path / "out"
+    record = (
+        run(source, targets[name], data, out, method=method)
+        if method != "scratch"
+        else run(source, targets[name], data, out, method="inherit")
+    )
+    assert record["status"] == "done"
+    model = load_model(str(out), Settings(device="cpu"), default_registry())
+    picture = next((data.parent / "images").glob("*.png"))
+    text = "a red square"
+    shown = pixels(Image.open(picture).convert("RGB"), model.vpg.preprocessing)[None]
+    from random import Random
+
+    from vpgtrans_core.data.conversation import Caption
+    from vpgtrans_core.llm.adapter import GenerateOptions
+
+    encoded = model.llm.text.encode(Caption(text), 32, Random(0))
+    rows = model.llm.layout([[encoded]], model.vpg.num_prompts)
+    with torch.no_grad():
+        ours = float(model.llm.loss(model.soft_prompts(shown, "pixels"), rows)) / rows.labels
+    options = GenerateOptions(num_beams=1, max_new_tokens=6, min_new_tokens=3)
+    said = caption(str(out), [picture], options=options, settings=Settings(device="cpu"))[0].text
+    theirs = subprocess.run(
+        [sys.executable, "-c", JUDGE, str(out), str(picture), text, str(model.llm.text.end)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    result = json.loads(theirs.stdout.splitlines()[-1])
+    assert abs(result["loss"] - ours) < 1e-5 * max(1, ours)
+    assert result["said"] == said
+    assert not result["torchvision"]
+
+
+def test_stage_two_moves_the_mlp_and_nothing_else(source, data, targets, tmp_path):
+    run(source, targets["qwen2"], data, tmp_path / "out", save="vpg")
+    old, new = LlavaVPG.load(source).state_dict(), LlavaVPG.load(tmp_path / "out").state_dict()
+    moved = {name for name in old if not torch.equal(old[name], new[name])}
+    assert moved == {"multi_modal_projector.linear_1.weight", "multi_modal_projector.linear_1.bias"}
+
+
+def test_a_narrower_llm_gets_the_units_that_tell_most(source, data, targets, tmp_path):
+    record = run(source, targets["llama"], data, tmp_path / "out", stage2_steps=0)
+    kept = record["narrowed"]
+    assert len(kept["units"]) == 24 and kept["of"] == 32 and kept["lost"] < 0.1
+    whole, narrow = LlavaVPG.load(source), LlavaVPG.load(tmp_path / "out")
+    assert torch.equal(
+        whole.multi_modal_projector["linear_1"].weight[kept["units"]], narrow.multi_modal_projector["linear_1"].weight
+    )
+
+
+def test_a_wide_folder_is_a_source_again(source, data, targets, tmp_path):
+    run(source, targets["qwen2"], data, tmp_path / "first")
+    stored = Weights(tmp_path / "first")
+    assert stored.shape("multi_modal_projector.linear_1.weight") == (48, 16)
+    assert LlavaVPG.load(tmp_path / "first").output_size == 32
+    record = run(tmp_path / "first", targets["smollm"], data, tmp_path / "second")
+    assert record["status"] == "done" and "narrowed" not in record
+
+
+def test_twenty_odd_pictures_are_read_as_by_the_familys_own_processor():
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(1, 1), (1, 90), (90, 1), (28, 28), (27, 29), (29, 27), (500, 13), (13, 500), (56, 57), (640, 480)]
+    for number, (width, height) in enumerate(sizes * 2):
+        values = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8).numpy()
+        picture = Image.fromarray(values)
+        if number >= len(sizes):
+            picture = picture.convert(("L", "P", "CMYK", "1", "RGBA")[number % 5]).convert("RGB")
+        for preprocessing in (CentreCrop(size=28), CentreCrop(size=33)):
+            ours = normalize(pixels(picture, preprocessing), preprocessing)
+            theirs = image_processor(preprocessing)(picture, return_tensors="pt")["pixel_values"][0]
+            assert (ours - theirs).abs().max() < 1e-5, (width, height)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma3_text", "olmo2", "qwen3_5_text"])
+def test_llms_that_the_class_computes_rightly(kind):
+    assert why_not_whole(AutoConfig.for_model(kind)) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("granite", {"logits_scaling": 8.0, "embedding_multiplier": 3.0}), ("cohere2", {"logit_scale": 0.1})],
+)
+def test_a_factor_on_the_logits_is_written_into_the_head(kind, changes):
+    assert why_not_whole(AutoConfig.for_model(kind, **changes)) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [("phi", "other logits"), ("gemma2", "other logits"), ("t5", "encoder"), ("mamba", "fails")]
+)
+def test_llms_that_the_class_computes_wrongly_are_refused(kind, why):
+    assert why in (why_not_whole(AutoConfig.for_model(kind)) or "")
