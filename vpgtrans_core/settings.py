@@ -159,6 +159,12 @@ class Settings:
     validate_every: Positive | None = _setting(
         None, "Steps between measurements of the held-out loss; default four per epoch.", "training"
     )
+    source_loss: bool | None = _setting(
+        None,
+        "Measure the source's own held-out loss; default yes where that is at most 5 % of the run's work and the "
+        "source's LLM is no larger than the target.",
+        "training",
+    )
     seed: int = _setting(0, "Random seed.", "training")
 
     device: str = _setting("auto", "Device: auto, cpu, cuda or cuda:N.", "machine")

@@ -27,10 +27,13 @@ from vpgtrans_core.run.folder import DONE, RunFolder, fail, now, open_folder
 from vpgtrans_core.run.identity import begun_with, note_changes
 from vpgtrans_core.run.record import begun_record, first_record, models_record, stage_record
 from vpgtrans_core.run.resuming import output_folder
+from vpgtrans_core.run.seeing import Seeing, verdict_of
 from vpgtrans_core.run.self_check import self_check
 from vpgtrans_core.run.skipped import skipped
+from vpgtrans_core.run.source_loss import measure_source
 from vpgtrans_core.run.spec import RunSpec
 from vpgtrans_core.settings import stage_settings
+from vpgtrans_core.sight.verdict import sentence
 from vpgtrans_core.start.choose import start_projector
 from vpgtrans_core.start.probe import StartProbe
 from vpgtrans_core.train.checkpoint import Checkpoint, newest_checkpoint
@@ -84,6 +87,7 @@ class Run:
         checkpoint = self._checkpoint(begun)
         self.reporter.message(f"loading {self.spec.source.name} and {self.spec.target.name}")
         vpg = self._load_vpg()
+        seeing = self._look_at_source(data)
         llm = self._load_llm()
         model = VLModel(vpg, blank_projector(vpg.output_size, llm.embedding_size), llm).to(self.machine.device)
         check_writable(self.folder, model, self.spec.target, self.settings)
@@ -97,7 +101,7 @@ class Run:
         for place, stage in enumerate(self.spec.stages):
             if checkpoint is None or stage.number >= checkpoint.stage:
                 feed = self._feed(model, data, place, stage.number)
-                self._train_stage(stage, model, feed, checkpoint, begun, compiled)
+                self._train_stage(stage, model, feed, checkpoint, begun, compiled, seeing)
                 checkpoint = None
         if checkpoint is not None:  # of a stage that the run no longer has
             load_weights(model, checkpoint)
@@ -128,6 +132,12 @@ class Run:
     def _load_vpg(self) -> VPG:
         source = vpg_source(self.spec.source, self.settings, self.spec.registry)
         return load_vpg(source, self.machine, lazily=wants_cache(self.settings))
+
+    def _look_at_source(self, data: list[TrainingData]) -> Seeing:
+        """What the source itself sees; a resumed run has it in its record."""
+        if self.folder.record.get("source_sight") is None or not self.settings.resume:
+            self.folder.write_record(source_sight=measure_source(self.spec, data, self.machine))
+        return Seeing(self.machine, self.folder.record["source_sight"])
 
     def _load_llm(self) -> LLM:
         llm = load_llm(self.spec.target, self.machine, self.settings)
@@ -176,6 +186,7 @@ class Run:
         checkpoint: Checkpoint | None,
         begun: dict[str, Any],
         compiled: bool,
+        seeing: Seeing,
     ) -> None:
         """Run one stage, from `checkpoint` if there is one, and record it; `begun` goes into its checkpoints."""
         model.train_only(stage.trains)
@@ -195,10 +206,17 @@ class Run:
         )
         if checkpoint is not None:
             self._resume(runner, feed, checkpoint)
+        if runner.state.step == 0:
+            self.folder.add_metrics(stage=stage.number, step=0, **seeing.lines(runner.stepper, feed).as_lines())
         began = time.monotonic()
         with _compiler_errors_are_told() if compiled else contextlib.nullcontext():
             state = runner.run()
+        losses = seeing.after(runner.stepper, feed, state)
         done = stage_record(stage, state, time.monotonic() - began, self.machine.device) | feed.tell_lengths()
+        done["sight"] = losses.record()
+        if text := sentence(losses):
+            self.folder.add_metrics(stage=stage.number, step=state.step, exchanged_loss=losses.exchanged)
+            self.reporter.message(f"stage {stage.number}: {text}")
         data = {"data": feed.all.record()}
         stages = {**self.folder.record.get("stages", {}), str(stage.number): done | (data if stage.data else {})}
         self.folder.write_record(stages=stages, **({} if stage.data else data))
@@ -241,11 +259,11 @@ class Run:
         """Check the model's captions, and write the model."""
         model.requires_grad_(False)
         model.eval()
-        at_chance = any(stage.get("llm_at_chance") for stage in self.folder.record.get("stages", {}).values())
-        examples = self_check(model, self._feed(model, data, -1, FIRST_STREAM), llm_at_chance=at_chance)
-        if examples.get("warning"):
-            self.reporter.warning(examples["warning"])
-        self.folder.write_record(self_check=examples)
+        examples = self_check(model, self._feed(model, data, -1, FIRST_STREAM))
+        verdict = verdict_of(self.folder.record.get("stages", {}), examples)
+        for warning in verdict.warnings:
+            self.reporter.warning(warning)
+        self.folder.write_record(self_check={"examples": examples}, verdict=verdict.record())
         if self.machine.is_main:
             self.reporter.message(f"writing {self.folder.path}")
             write_model(self.folder, model, self.spec.source, self.spec.target, self.settings)
