@@ -26,6 +26,7 @@ Method = Literal["vpgtrans", "scratch", "inherit", "linear"]
 Start = Literal["words", "converter", "random"]
 Converter = Literal["ridge", "sgd"]
 Save = Literal["model", "vpg"]
+Logger = Literal["tensorboard", "trackio"]
 Template = Literal["minigpt4", "plain"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "8bit", "4bit"]
@@ -158,6 +159,9 @@ class Settings:
     )
     validate_every: Positive | None = _setting(
         None, "Steps between measurements of the held-out loss; default four per epoch.", "training"
+    )
+    log: tuple[Logger, ...] = _setting(
+        (), "Where numbers go besides metrics.jsonl: tensorboard or trackio; can be given several times.", "output"
     )
     source_loss: bool | None = _setting(
         None,

@@ -17,6 +17,7 @@ from vpgtrans_core.cards import RunEvent
 from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.llm.blocks import why_not_compile
+from vpgtrans_core.loggers import add_loggers, check_loggers
 from vpgtrans_core.machine import Machine, choose_machine
 from vpgtrans_core.processes.heartbeat import other_processes
 from vpgtrans_core.processes.launching import remarks
@@ -32,6 +33,7 @@ from vpgtrans_core.run.self_check import self_check
 from vpgtrans_core.run.skipped import skipped
 from vpgtrans_core.run.source_loss import measure_source
 from vpgtrans_core.run.spec import RunSpec
+from vpgtrans_core.run.watching import Watcher
 from vpgtrans_core.settings import stage_settings
 from vpgtrans_core.sight.verdict import sentence
 from vpgtrans_core.start.choose import start_projector
@@ -70,7 +72,10 @@ class Run:
             reporter.warning(remark)
         check_output(spec)
         out = output_folder(spec.settings)
+        check_loggers(spec.settings.log)
         self.folder: RunFolder = open_folder(out, spec.settings, self.machine, begun_record(spec))
+        if self.machine.is_main:
+            add_loggers(spec.settings.log, self.folder.path, spec.registry)
 
     def run(self) -> None:
         """Train, and write the finished model; a failure is recorded and raised."""
@@ -191,10 +196,13 @@ class Run:
         """Run one stage, from `checkpoint` if there is one, and record it; `begun` goes into its checkpoints."""
         model.train_only(stage.trains)
         plan = stage_plan(self.settings, stage, feed.steps_per_epoch)
+        stepper = self._stepper(model, feed)
+        lines = seeing.lines(stepper, feed)
+        model.train_only(stage.trains)
         runner = StageRunner(
             plan,
             model,
-            self._stepper(model, feed),
+            stepper,
             stage_optimizer(self.settings, stage, model),
             feed.batches(plan.steps),
             feed.held_out,
@@ -203,20 +211,29 @@ class Run:
             self._changed_by(stage),
             self.spec.registry.emit,
             extra_state=lambda: {"feed": feed.state(), "begun_with": begun},
+            validated=Watcher(
+                plan,
+                feed,
+                self.folder,
+                lines,
+                self.reporter.warning,
+                lambda step, texts: self._emit("samples", stage.number, step, said=texts),
+            ),
         )
         if checkpoint is not None:
             self._resume(runner, feed, checkpoint)
         if runner.state.step == 0:
-            self.folder.add_metrics(stage=stage.number, step=0, **seeing.lines(runner.stepper, feed).as_lines())
+            self.folder.add_metrics(stage=stage.number, step=0, **lines.as_lines())
         began = time.monotonic()
         with _compiler_errors_are_told() if compiled else contextlib.nullcontext():
             state = runner.run()
-        losses = seeing.after(runner.stepper, feed, state)
+        losses = seeing.after(stepper, feed, state)
         done = stage_record(stage, state, time.monotonic() - began, self.machine.device) | feed.tell_lengths()
         done["sight"] = losses.record()
         if text := sentence(losses):
             self.folder.add_metrics(stage=stage.number, step=state.step, exchanged_loss=losses.exchanged)
             self.reporter.message(f"stage {stage.number}: {text}")
+        self._emit("sight", stage.number, state.step, **losses.record())
         data = {"data": feed.all.record()}
         stages = {**self.folder.record.get("stages", {}), str(stage.number): done | (data if stage.data else {})}
         self.folder.write_record(stages=stages, **({} if stage.data else data))
@@ -286,8 +303,8 @@ class Run:
         finally:
             self.folder.close()
 
-    def _emit(self, kind: str, **values: Any) -> None:
-        self.spec.registry.emit(RunEvent(kind, str(self.folder.path), values=values))
+    def _emit(self, kind: str, stage: int | None = None, step: int | None = None, **values: Any) -> None:
+        self.spec.registry.emit(RunEvent(kind, str(self.folder.path), stage, step, values))
 
 
 @contextlib.contextmanager
