@@ -195,7 +195,8 @@ class RunEvent:
     """Something that happened in a run, told to every observer.
 
     `kind` is one of ``"run_start"``, ``"stage_start"``, ``"step"``, ``"validation"``, ``"checkpoint"``,
-    ``"stage_end"``, ``"run_end"``, ``"run_failed"``; `values` holds plain numbers and strings; `folder` is the run's
+    ``"stage_end"``, ``"sight"`` (at the end of a stage), ``"samples"`` (``said`` of the watched pictures),
+    ``"run_end"``, ``"run_failed"``; `values` holds plain numbers and strings; `folder` is the run's
     output folder.
     """
 

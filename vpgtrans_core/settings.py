@@ -26,6 +26,7 @@ Method = Literal["vpgtrans", "scratch", "inherit", "linear"]
 Start = Literal["words", "converter", "random"]
 Converter = Literal["ridge", "sgd"]
 Save = Literal["model", "vpg"]
+Logger = Literal["tensorboard", "trackio"]
 Template = Literal["minigpt4", "plain"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "8bit", "4bit"]
@@ -158,6 +159,15 @@ class Settings:
     )
     validate_every: Positive | None = _setting(
         None, "Steps between measurements of the held-out loss; default four per epoch.", "training"
+    )
+    log: tuple[Logger, ...] = _setting(
+        (), "Where numbers go besides metrics.jsonl: tensorboard or trackio; can be given several times.", "output"
+    )
+    source_loss: bool | None = _setting(
+        None,
+        "Measure the source's own held-out loss; default yes where that is at most 5 % of the run's work and the "
+        "source's LLM is no larger than the target.",
+        "training",
     )
     seed: int = _setting(0, "Random seed.", "training")
 

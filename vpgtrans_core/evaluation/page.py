@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 
 from vpgtrans_core.evaluation.scoring import EvalResult
@@ -78,17 +76,13 @@ def _figure(sample: EvalSample, answer: str, kind: str, scores: str) -> str:
 def _picture(sample: EvalSample) -> str:
     """The picture as a small JPEG inside the page; a few words where it cannot be read."""
     from vpgtrans_core.data.bad import BadSampleError
-    from vpgtrans_core.data.images import open_image
+    from vpgtrans_core.data.thumbnails import data_address
 
     try:
-        image = open_image(sample.image)
+        address = data_address(sample.image, SIDE)
     except BadSampleError as error:
         return f"<p><em>{_text(sample.image.name)}: {_text(error.kind)}</em></p>"
-    image.thumbnail((SIDE, SIDE))
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=80)
-    encoded = base64.b64encode(stream.getvalue()).decode()
-    return f'<img alt="{_text(sample.image.name)}" src="data:image/jpeg;base64,{encoded}">'
+    return f'<img alt="{_text(sample.image.name)}" src="{address}">'
 
 
 def _scores(result: EvalResult, number: int) -> str:

@@ -108,7 +108,15 @@ def _summary(record: dict[str, Any]) -> str:
 | data | {data.get("images", 0)} images, {data.get("captions", 0)} captions |
 | stages | {"; ".join(f"{titles[n]}: {s['steps']} steps" for n, s in stages.items()) or "none"} |
 | held-out loss | {"; ".join(losses) or "not measured"} |
-"""
+{_sight(record.get("verdict", {}))}"""
+
+
+def _sight(verdict: dict[str, Any]) -> str:
+    """What the model sees, as a row of the table, and what is wrong with it."""
+    sentence = verdict.get("sentence", "").removeprefix("sees: ")
+    row = f"| sees (what exchanged pictures add to the held-out loss) | {sentence or 'not measured'} |\n"
+    problems = "".join(f"- {problem['text']}\n" for problem in verdict.get("problems", []))
+    return row + (f"\n**Beware of this model:**\n\n{problems}" if problems else "")
 
 
 def _use(name: str, loading_code: str) -> str:

@@ -33,6 +33,7 @@ def draw_curve(metrics: list[dict[str, Any]], path: Path, title: str, names: Map
             axes.plot(*zip(*train, strict=True), lw=1, alpha=0.6, color=colours[0], label=f"{label}, training")
         if held:
             axes.plot(*zip(*held, strict=True), "o-", ms=4, color=colours[1], label=f"{label}, held out")
+        _lines(axes, rows, offset, first=place == 0)
         if offset:
             axes.axvline(offset, color="0.7", lw=0.8, ls="--")
         offset += max((m["step"] for m in rows), default=0)
@@ -41,3 +42,12 @@ def draw_curve(metrics: list[dict[str, Any]], path: Path, title: str, names: Map
         axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
+
+
+def _lines(axes: Any, rows: list[dict[str, Any]], offset: int, *, first: bool) -> None:
+    """The losses between which a stage's held-out loss should lie: of the LLM without pictures, and the source's."""
+    end = offset + max((row["step"] for row in rows), default=0)
+    for name, style, label in (("text_only_loss", ":", "without pictures"), ("source_loss", "-.", "the source's own")):
+        value = next((row[name] for row in rows if name in row), None)
+        if value is not None:
+            axes.hlines(value, offset, end, colors="0.35", lw=1.2, ls=style, label=label if first else None)

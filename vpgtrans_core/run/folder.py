@@ -2,6 +2,7 @@
 
 DIR/run.json        every setting, versions, data, identities, time and memory of each stage; status
 DIR/metrics.jsonl   one line for each step and for each held-out loss
+DIR/samples.html    what the model says of a few pictures at each validation
 DIR/checkpoints/    only during training
 DIR/.lock           only while a run uses the folder (see `lock`)
 DIR/...             the model folder, moved here in one step at the end
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
+SAMPLES = "samples.html"
+LOGS = "tensorboard"
 STARTING, RUNNING, DONE = "starting", "running", "done"
 """A run's status in the record: nothing is loaded yet, at work, finished."""
 _STAGING = ".finished"
 _PROBE = ".writable"
-_OWN = frozenset({RECORD, f".{RECORD}", METRICS, CHECKPOINTS, LOCK, _STAGING, _PROBE})
+_OWN = frozenset({RECORD, f".{RECORD}", METRICS, CHECKPOINTS, SAMPLES, LOGS, LOCK, _STAGING, _PROBE})
 """A run's files in its folder, besides those of its model."""
 _REPLACING = "replacing"
 """In the record while the files of an earlier run are removed."""

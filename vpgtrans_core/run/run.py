@@ -17,6 +17,7 @@ from vpgtrans_core.cards import RunEvent
 from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.llm.blocks import why_not_compile
+from vpgtrans_core.loggers import add_loggers, check_loggers
 from vpgtrans_core.machine import Machine, choose_machine
 from vpgtrans_core.processes.heartbeat import other_processes
 from vpgtrans_core.processes.launching import remarks
@@ -27,10 +28,14 @@ from vpgtrans_core.run.folder import DONE, RunFolder, fail, now, open_folder
 from vpgtrans_core.run.identity import begun_with, note_changes
 from vpgtrans_core.run.record import begun_record, first_record, models_record, stage_record
 from vpgtrans_core.run.resuming import output_folder
+from vpgtrans_core.run.seeing import Seeing, verdict_of
 from vpgtrans_core.run.self_check import self_check
 from vpgtrans_core.run.skipped import skipped
+from vpgtrans_core.run.source_loss import measure_source
 from vpgtrans_core.run.spec import RunSpec
+from vpgtrans_core.run.watching import Watcher
 from vpgtrans_core.settings import stage_settings
+from vpgtrans_core.sight.verdict import sentence
 from vpgtrans_core.start.choose import start_projector
 from vpgtrans_core.start.narrow import narrow
 from vpgtrans_core.start.probe import StartProbe
@@ -71,7 +76,10 @@ class Run:
             reporter.warning(remark)
         check_output(spec)
         out = output_folder(spec.settings)
+        check_loggers(spec.settings.log)
         self.folder: RunFolder = open_folder(out, spec.settings, self.machine, begun_record(spec))
+        if self.machine.is_main:
+            add_loggers(spec.settings.log, self.folder.path, spec.registry)
 
     def run(self) -> None:
         """Train, and write the finished model; a failure is recorded and raised."""
@@ -88,6 +96,7 @@ class Run:
         checkpoint = self._checkpoint(begun)
         self.reporter.message(f"loading {self.spec.source.name} and {self.spec.target.name}")
         vpg = self._load_vpg()
+        seeing = self._look_at_source(data)
         llm = self._load_llm()
         projector = self._narrow(vpg, llm, data, resumed=checkpoint is not None)
         model = VLModel(vpg, blank_projector(vpg.output_size, llm.embedding_size), llm).to(self.machine.device)
@@ -102,7 +111,7 @@ class Run:
         for place, stage in enumerate(self.spec.stages):
             if checkpoint is None or stage.number >= checkpoint.stage:
                 feed = self._feed(model, data, place, stage.number)
-                self._train_stage(stage, model, feed, checkpoint, begun, compiled)
+                self._train_stage(stage, model, feed, checkpoint, begun, compiled, seeing)
                 checkpoint = None
         if checkpoint is not None:  # of a stage that the run no longer has
             load_weights(model, checkpoint)
@@ -133,6 +142,12 @@ class Run:
     def _load_vpg(self) -> VPG:
         source = vpg_source(self.spec.source, self.settings, self.spec.registry)
         return load_vpg(source, self.machine, lazily=wants_cache(self.settings))
+
+    def _look_at_source(self, data: list[TrainingData]) -> Seeing:
+        """What the source itself sees; a resumed run has it in its record."""
+        if self.folder.record.get("source_sight") is None or not self.settings.resume:
+            self.folder.write_record(source_sight=measure_source(self.spec, data, self.machine))
+        return Seeing(self.machine, self.folder.record["source_sight"])
 
     def _load_llm(self) -> LLM:
         llm = load_llm(self.spec.target, self.machine, self.settings)
@@ -204,14 +219,18 @@ class Run:
         checkpoint: Checkpoint | None,
         begun: dict[str, Any],
         compiled: bool,
+        seeing: Seeing,
     ) -> None:
         """Run one stage, from `checkpoint` if there is one, and record it; `begun` goes into its checkpoints."""
         model.train_only(stage.trains)
         plan = stage_plan(self.settings, stage, feed.steps_per_epoch)
+        stepper = self._stepper(model, feed)
+        lines = seeing.lines(stepper, feed)
+        model.train_only(stage.trains)
         runner = StageRunner(
             plan,
             model,
-            self._stepper(model, feed),
+            stepper,
             stage_optimizer(self.settings, stage, model),
             feed.batches(plan.steps),
             feed.held_out,
@@ -220,13 +239,29 @@ class Run:
             self._changed_by(stage),
             self.spec.registry.emit,
             extra_state=lambda: {"feed": feed.state(), "begun_with": begun},
+            validated=Watcher(
+                plan,
+                feed,
+                self.folder,
+                lines,
+                self.reporter.warning,
+                lambda step, texts: self._emit("samples", stage.number, step, said=texts),
+            ),
         )
         if checkpoint is not None:
             self._resume(runner, feed, checkpoint)
+        if runner.state.step == 0:
+            self.folder.add_metrics(stage=stage.number, step=0, **lines.as_lines())
         began = time.monotonic()
         with _compiler_errors_are_told() if compiled else contextlib.nullcontext():
             state = runner.run()
+        losses = seeing.after(stepper, feed, state)
         done = stage_record(stage, state, time.monotonic() - began, self.machine.device) | feed.tell_lengths()
+        done["sight"] = losses.record()
+        if text := sentence(losses):
+            self.folder.add_metrics(stage=stage.number, step=state.step, exchanged_loss=losses.exchanged)
+            self.reporter.message(f"stage {stage.number}: {text}")
+        self._emit("sight", stage.number, state.step, **losses.record())
         data = {"data": feed.all.record()}
         stages = {**self.folder.record.get("stages", {}), str(stage.number): done | (data if stage.data else {})}
         self.folder.write_record(stages=stages, **({} if stage.data else data))
@@ -269,11 +304,11 @@ class Run:
         """Check the model's captions, and write the model."""
         model.requires_grad_(False)
         model.eval()
-        at_chance = any(stage.get("llm_at_chance") for stage in self.folder.record.get("stages", {}).values())
-        examples = self_check(model, self._feed(model, data, -1, FIRST_STREAM), llm_at_chance=at_chance)
-        if examples.get("warning"):
-            self.reporter.warning(examples["warning"])
-        self.folder.write_record(self_check=examples)
+        examples = self_check(model, self._feed(model, data, -1, FIRST_STREAM))
+        verdict = verdict_of(self.folder.record.get("stages", {}), examples)
+        for warning in verdict.warnings:
+            self.reporter.warning(warning)
+        self.folder.write_record(self_check={"examples": examples}, verdict=verdict.record())
         if self.machine.is_main:
             self.reporter.message(f"writing {self.folder.path}")
             write_model(self.folder, model, self.spec.source, self.spec.target, self.settings)
@@ -296,8 +331,8 @@ class Run:
         finally:
             self.folder.close()
 
-    def _emit(self, kind: str, **values: Any) -> None:
-        self.spec.registry.emit(RunEvent(kind, str(self.folder.path), values=values))
+    def _emit(self, kind: str, stage: int | None = None, step: int | None = None, **values: Any) -> None:
+        self.spec.registry.emit(RunEvent(kind, str(self.folder.path), stage, step, values))
 
 
 @contextlib.contextmanager

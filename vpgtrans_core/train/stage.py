@@ -109,6 +109,7 @@ class StageRunner:
         folder: receives metrics and checkpoints.
         changed: the parameter groups that the run has changed by the end of this stage; a checkpoint holds them.
         extra_state: called at each checkpoint for further state (bad samples, for example).
+        validated: called in all processes after each validation, with the step and the held-out loss.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class StageRunner:
         changed: Collection[str],
         emit: Callable[[RunEvent], None] = lambda event: None,
         extra_state: Callable[[], dict[str, Any]] = dict,
+        validated: Callable[[int, float | None], None] = lambda step, loss: None,
     ) -> None:
         self.plan = plan
         self.model = model
@@ -136,6 +138,7 @@ class StageRunner:
         self.changed = changed
         self.emit = emit
         self.extra_state = extra_state
+        self.validated = validated
         self.state = StageState()
         self._stopper = EarlyStop()
         fp16 = stepper.half == torch.float16
@@ -279,20 +282,23 @@ class StageRunner:
     def _validate(self) -> float | None:
         """The held-out loss: the mean over all held-out labels of all processes; None without labels."""
         self.model.eval()
+        loss = self._held_out_loss()
+        if loss is not None:
+            self.folder.add_metrics(stage=self.plan.number, step=self.state.step, held_out_loss=loss)
+            self.progress.message(f"stage {self.plan.number} step {self.state.step}: held-out loss {loss:.4f}")
+            self._emit("validation", held_out_loss=loss)
+        self.validated(self.state.step, loss)
+        self.model.train_only(self.plan.stage.trains)
+        return loss
+
+    def _held_out_loss(self) -> float | None:
         total, labels = 0.0, 0
         for batch in self.held_out():
             loss, count = self.stepper.loss_sum(batch)
             total, labels = total + loss, labels + count
         sums = torch.tensor([total, float(labels)], dtype=torch.float64, device=self.model.device)
         sums = self.stepper.accelerator.reduce(sums, reduction="sum")
-        self.model.train_only(self.plan.stage.trains)
-        if not sums[1]:
-            return None
-        loss = float(sums[0] / sums[1])
-        self.folder.add_metrics(stage=self.plan.number, step=self.state.step, held_out_loss=loss)
-        self.progress.message(f"stage {self.plan.number} step {self.state.step}: held-out loss {loss:.4f}")
-        self._emit("validation", held_out_loss=loss)
-        return loss
+        return float(sums[0] / sums[1]) if sums[1] else None
 
     def _warn_at_chance(self, loss: float | None) -> None:
         """Tell the user of an LLM that predicts captions no better than chance: training a VPG cannot mend that."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -140,6 +140,15 @@ class Stepper:
         """Sum of the losses and number of labels of this process's batch, without gradients."""
         total = sum((self._loss(part).double() for part in self._micro_batches(batch)), torch.zeros(()).double())
         return float(total), batch.labels
+
+    @torch.no_grad()
+    def with_outputs(self, batch: Batch) -> Batch:
+        """The same batch with the VPG's outputs as they are now, on the CPU."""
+        with self._autocast():
+            visual, kind = self.model.frozen(batch.visual.to(self.model.device), batch.kind)
+            if kind == "features":
+                visual = self.model.vpg.prompts(visual)
+        return replace(batch, visual=visual.cpu(), kind="outputs")
 
     def _loss(self, batch: Batch) -> Tensor:
         llm = self.model.llm
