@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from annotated_types import Gt, Le
+from annotated_types import Gt, Le, Lt
 
 from vpgtrans_core.errors import ConfigError, did_you_mean
 from vpgtrans_core.files import check_plain
+from vpgtrans_core.recipes.captions import caption_problems
 from vpgtrans_core.recipes.lists import LISTS, LR_FACTOR, PAPER, Recipe
 from vpgtrans_core.recipes.stage import Amount, Count, Optimizer, Positive, Rate, Stage, data_problems
 from vpgtrans_core.validation import check
@@ -82,6 +83,15 @@ class Settings:
         None, "Captions used each time an image is drawn; default all it has.", "data"
     )
     limit: Positive | None = _setting(None, "Maximum number of training images.", "data")
+    captions: str | None = _setting(
+        None, "Who describes images without captions: source, or source:N for up to N captions each (5).", "data"
+    )
+    caption_temperature: Amount = _setting(
+        0.7, "Temperature at which the source's captions are sampled; 0 takes its likeliest words.", "data"
+    )
+    caption_share: Annotated[float, Gt(0), Lt(1)] | None = _setting(
+        None, "Share of the drawn images whose captions are the source's; default by number of images.", "data"
+    )
     max_bad_ratio: Amount = _setting(0.01, "Stop when more than this share of the samples is unusable.", "data")
     max_bad_run: Count = _setting(100, "Stop after this many unusable samples in a row.", "data")
     workers: Count | None = _setting(None, "Processes that decode images; default depends on the CPU cores.", "data")
@@ -373,5 +383,9 @@ def _resume_fits(settings: Settings) -> list[str]:
     return ["resume and overwrite cannot be combined"] if settings.resume and settings.overwrite else []
 
 
-RELATIONS = (_data_fits, _stages_fit, _compile_fits, _resume_fits)
+def _captions_fit(settings: Settings) -> list[str]:
+    return caption_problems(settings.captions, settings.caption_share)
+
+
+RELATIONS = (_data_fits, _captions_fit, _stages_fit, _compile_fits, _resume_fits)
 """What must hold between settings; each returns its problems."""

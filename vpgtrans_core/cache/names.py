@@ -26,7 +26,7 @@ class EntryNames:
         """16 bytes for a view of a sample's `image`-th image; None when it cannot be read."""
         sample = self.data.sample(source, row)
         try:
-            digest = hashlib.blake2b(_content(sample.images[image]), digest_size=NAME_BYTES)
+            digest = hashlib.blake2b(content_of(sample.images[image]), digest_size=NAME_BYTES)
         except (OSError, ValueError, BadSampleError):
             return None
         if (augmentation := self.options.augmentation) is not None:
@@ -36,7 +36,8 @@ class EntryNames:
         return digest.digest()
 
 
-def _content(ref: ImageRef) -> bytes:
+def content_of(ref: ImageRef) -> bytes:
+    """What an image is known by: its file's bytes, or its pixels where it was never a file."""
     if isinstance(ref, InMemoryImage):
         return f"{ref.image.mode}{ref.image.size}".encode() + ref.image.tobytes()
     return ref.read()

@@ -88,8 +88,10 @@ def _time(plan: Plan, cost: Cost) -> list[str]:
         return name, f"{captions:,.0f}", *work, _hours(gpu_hours / gpus), _hours(gpu_hours), money
 
     stages, scratch, theirs = cost.stages, cost.scratch, cost.scratch_paper_code
-    captions, flops = sum(s.captions for s in stages), sum(s.total_flops for s in stages)
-    rows = [
+    captions, flops = sum(s.captions for s in stages), sum(s.total_flops for s in cost.parts)
+    told = cost.describing
+    rows = [line(told.name, told.captions, told.flops_per_caption, told.total_flops, told.gpu_hours)] if told else []
+    rows += [
         line(f"stage {s.number} ({s.name})", s.captions, s.flops_per_caption, s.total_flops, s.gpu_hours)
         for s in stages
     ]
@@ -161,11 +163,15 @@ def _paper(cost: Cost) -> list[str]:
 
 
 def _assumed(plan: Plan, cost: Cost) -> list[str]:
+    from vpgtrans_core.planning.cost.teaching import SLOWER
+
     a = cost.assumptions
+    sampling = f"sampling captions reaches 1/{SLOWER:g} of that share;" if cost.describing else ""
     amount = "as given" if plan.data else "as in the paper, where no steps are given"
     return [
         f"assumptions: {a.gpus} x {cost.chip.title} at {a.price:.2f} USD an hour each, "
         f"MFU {a.mfu:g} of {cost.chip.tflops:g} TFLOP/s;",
+        *([sampling] if sampling else []),
         f"{a.caption_tokens:g} tokens per caption; {a.captions_per_image:.3g} captions per image; "
         f"amount of data {amount};",
         "no cache: every epoch computes every image; reading images is no bottleneck; MFU and price are guesses",

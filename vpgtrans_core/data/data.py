@@ -14,6 +14,7 @@ import numpy as np
 from vpgtrans_core.data.bad import BadLog, Bounds
 from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.order import InOrder, Order, split
+from vpgtrans_core.data.pictures import Wanted, parted
 from vpgtrans_core.data.readers.detect import read_source
 from vpgtrans_core.data.sample import Sample
 from vpgtrans_core.errors import DataError
@@ -124,6 +125,7 @@ def open_data(
     split_seed: int = 0,
     hashes: bool = False,
     caption_key: str | None = None,
+    wanted: Wanted | None = None,
 ) -> Data:
     """Open captioned images: read what is listed and whether the images' files are there; open no image yet.
 
@@ -140,6 +142,8 @@ def open_data(
             seeds share their held-out images.
         hashes: compare tar shards with the SHA-256 of their manifest, where there is one.
         caption_key: the field, column or json key that holds the captions; None for the usual ones.
+        wanted: captions of images that have none; each path's become a source of their own. Images with captions of
+            their own are held out where there are any.
 
     Raises:
         DataError: a path is missing, empty, or of no known format; too many samples are bad; nothing to train on.
@@ -149,25 +153,59 @@ def open_data(
     if len(formats) not in (0, 1, len(paths)) or len(ratios) not in (0, len(paths)):
         raise DataError(f"{len(paths)} data paths, but {len(formats)} formats and {len(ratios)} ratios")
     each_format = formats if len(formats) == len(paths) else [formats[0] if formats else None] * len(paths)
-    listings = []
-    for path, format in zip(paths, each_format, strict=True):
-        listing = path if isinstance(path, Listing) else read_source(str(path), format, clean, hashes, caption_key)
-        listing.bad.check(listing.samples, bounds, listing.path)
-        if not len(listing):
-            raise DataError(f"{listing.path} holds no captioned image", "give data with images and captions")
-        listings.append(listing)
+    listings: list[Listing] = []
+    weights: list[float] = []
+    for number, (path, format) in enumerate(zip(paths, each_format, strict=True)):
+        if isinstance(path, Listing):
+            whole = path
+        else:
+            whole = read_source(str(path), format, clean, hashes, caption_key, pictures=wanted is not None)
+        whole.bad.check(whole.samples, bounds, whole.path)
+        if not len(whole):
+            raise DataError(f"{whole.path} holds no captioned image", "give data with images and captions")
+        parts = _parts(whole, wanted, None if limit is None else limit + val_images)
+        listings += parts
+        size = sum(map(len, parts))
+        weights += [ratios[number] * (len(part) / size) if ratios else float(len(part)) for part in parts]
     sizes = [len(listing) for listing in listings]
-    held = _shares(min(val_images, int(sum(sizes) * MOST_HELD_OUT)), sizes)
+    own = [0 if listing.captions_by or listing.awaits else len(listing) for listing in listings]
+    told = own if any(own) else sizes
+    held = _shares(min(val_images, int(sum(told) * MOST_HELD_OUT)), told)
     held = [min(share, size - 1) for share, size in zip(held, sizes, strict=True)]
     limits = [None] * len(sizes) if limit is None else [max(1, share) for share in _shares(limit, sizes)]
     splits = [split(n, h, m, split_seed) for n, h, m in zip(sizes, held, limits, strict=True)]
     return Data(
         listings=tuple(listings),
-        ratios=tuple(ratios) or None,
+        ratios=_mixed(weights, own, wanted) if wanted and wanted.share else tuple(weights) if ratios else None,
         train=tuple(train for train, _ in splits),
         held_out=tuple(held_out for _, held_out in splits),
         bounds=bounds,
     )
+
+
+def _parts(listing: Listing, wanted: Wanted | None, most: int | None) -> list[Listing]:
+    """A source as it is, or what of it has captions and what will get some."""
+    if wanted is None:
+        return [listing]
+    captioned, bare = parted(listing)
+    described = [wanted.of(bare, most)] if bare is not None else []
+    return [*([captioned] if captioned is not None else []), *described]
+
+
+def _mixed(weights: Sequence[float], own: Sequence[int], wanted: Wanted) -> tuple[float, ...]:
+    """The ratios with which images whose captions are `wanted` have their share of all draws.
+
+    Raises:
+        DataError: all images are of one kind.
+    """
+    total = {
+        kind: sum(w for w, count in zip(weights, own, strict=True) if (count > 0) is kind) for kind in (True, False)
+    }
+    if not all(total.values()):
+        missing = "images with captions of their own" if not total[True] else "images without captions"
+        raise DataError(f"--caption-share mixes two kinds of images, but there are no {missing}", "leave it out")
+    share = {True: 1 - (wanted.share or 0), False: wanted.share or 0}
+    return tuple(share[count > 0] * w / total[count > 0] for w, count in zip(weights, own, strict=True))
 
 
 def _shares(total: int, sizes: list[int]) -> list[int]:

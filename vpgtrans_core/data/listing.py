@@ -83,6 +83,9 @@ class Listing:
         answers: how many answers each text holds; None where all are captions, which hold one.
         absent: how many rows have an image file that is not there. They stay, so that a source whose missing files
             are fetched later is the same source; they are counted in `bad`.
+        captions_by: who wrote the captions where it was not the data's author.
+        awaits: how many captions each sample will get; only of a listing of pictures without any, before they are
+            written (see `pictures`).
     """
 
     path: str
@@ -100,6 +103,8 @@ class Listing:
     image_ends: np.ndarray | None = None
     answers: np.ndarray | None = None
     absent: int = 0
+    captions_by: str = ""
+    awaits: int = 0
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -134,7 +139,9 @@ class Listing:
         return len(self.texts) if self.answers is None else int(self.answers.sum())
 
     def captions_of(self, rows: np.ndarray) -> np.ndarray:
-        """How many captions each of these rows has, ``[len(rows)]``."""
+        """How many captions each of these rows has, or will get, ``[len(rows)]``."""
+        if self.awaits:
+            return np.full(len(rows), self.awaits, dtype=np.int64)
         ends = self.ends if self.answers is None else np.cumsum(self.answers)[self.ends - 1]
         starts = np.concatenate([np.zeros(1, dtype=np.int64), ends])
         return ends[rows] - starts[rows]
@@ -167,6 +174,7 @@ class Listing:
             "sha256": self.fingerprint(),
             "files": [{"name": name, "bytes": size, "mtime_ns": mtime} for name, size, mtime in self.files[:1000]],
             "files_total": len(self.files),
+            **({"captions_by": self.captions_by} if self.captions_by else {}),
         }
 
     @classmethod
@@ -199,10 +207,16 @@ class ListingBuilder:
     """Collects the samples of one source; every reader ends in one.
 
     A reader keeps where its images are and appends to that whenever `add` returns True.
+
+    Args:
+        pictures: keep samples without any text, too.
     """
 
-    def __init__(self, path: str, format: str, clean: Callable[[str], str], wanted: str = "") -> None:
+    def __init__(
+        self, path: str, format: str, clean: Callable[[str], str], wanted: str = "", pictures: bool = False
+    ) -> None:
         self.path = path
+        self.pictures = pictures
         self.wanted = wanted
         """What is read, for the hint when nothing fits."""
         self.format = format
@@ -246,7 +260,8 @@ class ListingBuilder:
         """
         if not texts:
             self.uncaptioned += 1
-            return False
+            if not self.pictures:
+                return False
         if not _sound(key):
             self.skip(repr(key), bad.BAD_ROW, "its name cannot be written as UTF-8")
             return False
@@ -255,7 +270,7 @@ class ListingBuilder:
             return False
         named = [(f"{key} caption {number + 1}", raw) for number, raw in enumerate(texts)]
         usable = [text for name, raw in named if (text := self._text(name, raw)) is not None]
-        if not usable:
+        if texts and not usable:
             return False
         self.bad.good()
         self._seen.add(key)

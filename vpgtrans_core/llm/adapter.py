@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vpgtrans_core.cards import LLMFamily
+from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.blocks import checkpoint_blocks, compile_blocks
 from vpgtrans_core.llm.text import Text, TextEncoder
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from vpgtrans_core.llm.sampling import Sampled
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,20 @@ class LLM(ABC):
         Raises:
             ValueError: the samples have more or fewer images than there are soft prompts for.
         """
+
+    def sample(self, soft_prompts: Tensor, draws: Tensor, temperature: float) -> list[Sampled]:
+        """Sample one caption an image.
+
+        Args:
+            soft_prompts: ``[B, Q, D]``.
+            draws: a random number from [0, 1) for each token, ``[B, T]``: a caption depends on its own numbers alone,
+                and has at most T tokens.
+            temperature: of the distribution that is sampled from; 0 takes the likeliest tokens.
+
+        Raises:
+            ModelError: the adapter cannot sample.
+        """
+        raise ModelError(f"{type(self).__name__} cannot sample", "its adapter can derive from `DecoderOnlyLLM`")
 
     @abstractmethod
     def generation_settings(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from vpgtrans_core.llm.blocks import compile_blocks
 from vpgtrans_core.llm.elements import images_of_samples, line_of
 from vpgtrans_core.llm.head import head_of
 from vpgtrans_core.llm.loading import load_model, load_tokenizer
+from vpgtrans_core.llm.sampling import GivenDraws, Sampled
 from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens
 from vpgtrans_core.llm.vocabulary import check_ids
 
@@ -192,8 +193,25 @@ class FrozenLLM(LLM):
             read_rows, said_rows = ([row[part] for row in group] for part in (1, 2))
             yield [row[0] for row in group], torch.tensor(read_rows), torch.tensor(said_rows, dtype=torch.long)
 
-    def _continue(self, read: Tensor, said: Tensor, soft_prompts: Tensor, arguments: Any) -> Tensor:
-        """New token ids ``[B, T]`` after elements ``[B, L]``, and after what the decoder has said, ``[B, M]``."""
+    @torch.no_grad()
+    def sample(self, soft_prompts: Tensor, draws: Tensor, temperature: float) -> list[Sampled]:
+        options = GenerateOptions(num_beams=1, min_new_tokens=1, max_new_tokens=draws.shape[1])
+        arguments = self.generation_arguments(options)
+        count = len(soft_prompts)
+        prompts = [self._after_image("")] * count
+        ((_, read, said),) = self._alike(prompts, [1] * count, soft_prompts.shape[1])  # alike in length
+        device = soft_prompts.device
+        chooser = GivenDraws(temperature, draws.to(device))
+        ids = self._continue(read.to(device), said.to(device), soft_prompts, arguments, [chooser])
+        ends = torch.tensor(arguments.eos_token_id, device=device)
+        ended = torch.isin(ids, ends).any(1).tolist()
+        return [Sampled(text, end) for text, end in zip(self.decode(ids), ended, strict=True)]
+
+    def _continue(
+        self, read: Tensor, said: Tensor, soft_prompts: Tensor, arguments: Any, choosers: Sequence[Any] = ()
+    ) -> Tensor:
+        """New token ids ``[B, T]`` after elements ``[B, L]``, and after what the decoder has said, ``[B, M]``;
+        `choosers` are logits processors of transformers."""
         words = self.embed(read.clamp_min(0))
         prompts = soft_prompts.flatten(0, 1).to(words.dtype)[-1 - read.clamp_max(-1)]
         inputs = torch.where((read < 0)[..., None], prompts, words)
@@ -206,6 +224,7 @@ class FrozenLLM(LLM):
             inputs_embeds=inputs,
             attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device),
             generation_config=arguments,
+            logits_processor=list(choosers),
             **more,
         )
         return ids[:, 1 + said.shape[1] :] if more else ids

@@ -68,14 +68,21 @@ class VPGPlan:
 
 @dataclass(frozen=True)
 class DataPlan:
-    """The training data: images and captions of one epoch."""
+    """The training data: images and captions of one epoch.
+
+    Attributes:
+        captions: at most, where the source describes images.
+        described_images: images without captions, which the source describes.
+        words_per_caption: None where there is no caption yet.
+    """
 
     images: int
     captions: int
     held_out_images: int
     captions_per_image: float
     """Captions used each time an image is drawn, on average."""
-    words_per_caption: float
+    words_per_caption: float | None
+    described_images: int = 0
 
 
 @dataclass(frozen=True)
@@ -167,6 +174,7 @@ def plan(
     """
     registry = registry or default_registry()
     spec = run_spec(settings, registry, weights=False)
+    spec.require_teacher()
     settings, source, target = spec.settings, spec.source, spec.target
     target_plan = _model(target)
     vpg = _vpg(source, settings, registry)
@@ -260,18 +268,19 @@ def _data(data: TrainingData | None, settings: Settings) -> DataPlan | None:
         held_out_images=data.held_out_images,
         captions_per_image=data.train.captions_a_visit(settings.captions_per_image),
         words_per_caption=_words_per_caption(data),
+        described_images=sum(len(listing) for listing in data.train.listings if listing.awaits),
     )
 
 
-def _words_per_caption(data: TrainingData) -> float:
-    """Mean length of captions, from images spread over each source."""
+def _words_per_caption(data: TrainingData) -> float | None:
+    """Mean length of captions, from images spread over each source; None without captions."""
     words = captions = 0
     for source, rows in enumerate(data.train.train):
         for row in rows[:: max(1, len(rows) // SAMPLED_IMAGES)]:
             for caption in data.train.sample(source, int(row)).captions:
                 words += len(f"{caption.prompt} {caption.text}".split())
                 captions += 1
-    return words / max(captions, 1)
+    return words / captions if captions else None
 
 
 def _images_per_step(data: TrainingData | None, settings: Settings) -> int | None:

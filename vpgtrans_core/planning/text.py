@@ -76,8 +76,20 @@ def _data(plan: Plan) -> str:
     data = plan.data
     return (
         f"{data.images:,} images with {data.captions:,} captions ({data.captions_per_image:.2f} per image); "
-        f"{data.held_out_images:,} images held out"
+        f"{data.held_out_images:,} images held out{_described(plan)}"
     )
+
+
+def _described(plan: Plan) -> str:
+    """What the source writes before the training."""
+    from vpgtrans_core.planning.cost.teaching import described
+
+    images, each = described(plan)
+    if not images:
+        return ""
+    temperature = plan.settings.caption_temperature
+    how = f"sampled at temperature {temperature:g}" if temperature else "of the likeliest words"
+    return f"; the source describes {images:,} images, with up to {each} captions each, {how}"
 
 
 def _stage(stage: StageWork) -> str:

@@ -106,7 +106,7 @@ def _summary(record: dict[str, Any]) -> str:
 | language model | {target} |
 | method | {record["settings"]["method"]} |
 | data | {data.get("images", 0)} images, {data.get("captions", 0)} captions |
-| stages | {"; ".join(f"{titles[n]}: {s['steps']} steps" for n, s in stages.items()) or "none"} |
+{_captions(record)}| stages | {"; ".join(f"{titles[n]}: {s['steps']} steps" for n, s in stages.items()) or "none"} |
 | held-out loss | {"; ".join(losses) or "not measured"} |
 {_sight(record.get("verdict", {}))}"""
 
@@ -117,6 +117,20 @@ def _sight(verdict: dict[str, Any]) -> str:
     row = f"| sees (what exchanged pictures add to the held-out loss) | {sentence or 'not measured'} |\n"
     problems = "".join(f"- {problem['text']}\n" for problem in verdict.get("problems", []))
     return row + (f"\n**Beware of this model:**\n\n{problems}" if problems else "")
+
+
+def _captions(record: dict[str, Any]) -> str:
+    """A line on captions that the source wrote, if it wrote any."""
+    told = record.get("captions")
+    if not told:
+        return ""
+    dropped = sum(told["dropped"].values())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in told["dropped"].items())
+    text = (
+        f"written by {last_part(told['by'])} itself for {told['described']} images without captions, at temperature "
+        f"{told['temperature']:g}; {dropped} of {told['sampled']} dropped" + (f" ({kinds})" if kinds else "")
+    )
+    return f"| captions | {text} |\n"
 
 
 def _use(name: str, loading_code: str) -> str:

@@ -24,9 +24,11 @@ from vpgtrans_core.data.images import Augmentation
 from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.loader import Gather, Loader, Missed, ReadOptions, StepData, StepReader
 from vpgtrans_core.data.order import InOrder
+from vpgtrans_core.data.pictures import Describe, Wanted
 from vpgtrans_core.llm.text import Text
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.processes.heartbeat import WatchedAccelerator
+from vpgtrans_core.recipes.captions import captions_each
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.lengths import Lengths
 from vpgtrans_core.settings import Settings, stage_settings, stages_of
@@ -80,12 +82,15 @@ class TrainingData:
         return {**self.describe(), "bad": [log.describe() for log in met]}
 
 
-def open_training_data(settings: Settings, source_data: str = "", caches: Caches | None = None) -> TrainingData:
+def open_training_data(
+    settings: Settings, source_data: str = "", caches: Caches | None = None, describe: Describe | None = None
+) -> TrainingData:
     """Open the settings' data, or what comes with the source when none is given.
 
     Args:
         source_data: ``"module:function"`` that returns the `Listing` of the latter.
         caches: the caches to share; default new ones.
+        describe: writes the captions of images without any; None to plan only how many there will be.
 
     Raises:
         DataError: see `open_data`.
@@ -112,11 +117,14 @@ def open_training_data(settings: Settings, source_data: str = "", caches: Caches
         bounds=bounds,
         clean=cleaning,
         caption_key=settings.caption_key,
+        wanted=Wanted(each, describe, settings.caption_share) if (each := captions_each(settings.captions)) else None,
     )
     return TrainingData(train, own, caches or Caches())
 
 
-def open_stage_data(settings: Settings, stages: Sequence[Stage], source_data: str = "") -> list[TrainingData]:
+def open_stage_data(
+    settings: Settings, stages: Sequence[Stage], source_data: str = "", describe: Describe | None = None
+) -> list[TrainingData]:
     """The data of each stage; stages with the same data share it, and all share their caches.
 
     Raises:
@@ -128,7 +136,7 @@ def open_stage_data(settings: Settings, stages: Sequence[Stage], source_data: st
     for own in [stage_settings(settings, stage) for stage in stages] or [settings]:
         key = own.data, own.format, own.ratios
         if key not in opened:
-            opened[key] = open_training_data(own, source_data, caches)
+            opened[key] = open_training_data(own, source_data, caches, describe)
         every.append(opened[key])
     return every
 

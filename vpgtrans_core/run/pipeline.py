@@ -61,6 +61,7 @@ def transfer(
         return TransferResult(output_folder(given), record)
     spec = run_spec(given, registry or default_registry())
     spec.require_data()
+    spec.require_teacher()
 
     from vpgtrans_core.run.run import Run
 

@@ -23,9 +23,9 @@ from vpgtrans_core.processes.heartbeat import other_processes
 from vpgtrans_core.processes.launching import remarks
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.feed import Feed, TrainingData, open_stage_data, training_captions
-from vpgtrans_core.run.finish import check_output, check_writable, write_model
+from vpgtrans_core.run.finish import check_output, check_writable, identity, write_model
 from vpgtrans_core.run.folder import DONE, RunFolder, fail, now, open_folder
-from vpgtrans_core.run.identity import begun_with, note_changes
+from vpgtrans_core.run.identity import HASHES, begun_with, note_changes
 from vpgtrans_core.run.record import begun_record, first_record, models_record, stage_record
 from vpgtrans_core.run.resuming import output_folder
 from vpgtrans_core.run.seeing import Seeing, verdict_of
@@ -40,6 +40,7 @@ from vpgtrans_core.start.choose import start_projector
 from vpgtrans_core.start.narrow import narrow
 from vpgtrans_core.start.probe import StartProbe
 from vpgtrans_core.start.projector import Linear
+from vpgtrans_core.teaching.teacher import Teacher
 from vpgtrans_core.train.checkpoint import Checkpoint, newest_checkpoint
 from vpgtrans_core.train.recipe import compiles, stage_optimizer, stage_plan
 from vpgtrans_core.train.stage import Progress, StageRunner, load_weights
@@ -90,8 +91,8 @@ class Run:
     def train(self) -> tuple[VLModel, list[TrainingData]]:
         """Run all stages; return the trained model, and the data of each stage."""
         self._emit("run_start")
-        data = self._open_data()
         models = models_record(self.spec)
+        data = self._open_data(models)
         begun = begun_with(self.settings, models, data)
         checkpoint = self._checkpoint(begun)
         self.reporter.message(f"loading {self.spec.source.name} and {self.spec.target.name}")
@@ -119,8 +120,19 @@ class Run:
 
     # Before training
 
-    def _open_data(self) -> list[TrainingData]:
-        data = open_stage_data(self.settings, self.spec.stages, self.spec.source_data)
+    def _open_data(self, models: dict[str, Any]) -> list[TrainingData]:
+        """The data of each stage; images without captions are described by the source, if that is asked for."""
+        llm = identity(self.spec.source.llm) if self.settings.captions and self.spec.source.llm else {}
+        files = {kind: [model.get(kind, {}) for model in (models["source"], llm)] for kind in HASHES}
+        teacher = Teacher(self.spec.source, self.settings, self.machine, self.folder.path, files, self.reporter)
+        try:
+            data = open_stage_data(self.settings, self.spec.stages, self.spec.source_data, teacher.describe)
+        finally:
+            teacher.close()
+        if self.settings.captions:
+            self.folder.write_record(captions=teacher.record)
+            if not teacher.record:
+                self.reporter.warning("every image has captions: --captions source writes none")
         data[0].caches.say = self.reporter.message
         return data
 

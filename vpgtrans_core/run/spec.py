@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vpgtrans_core.errors import DataError
+from vpgtrans_core.errors import ConfigError, DataError
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, check_names, resolve_source, resolve_target
 from vpgtrans_core.recipes.lists import RECIPES
 from vpgtrans_core.recipes.stage import Stage
@@ -42,6 +42,16 @@ class RunSpec:
         if not self.has_data:
             raise DataError(
                 "no training data is given", "give images with captions: --data PATH; the README lists the formats"
+            )
+
+    def require_teacher(self) -> None:
+        """Raises:
+        ConfigError: the source is asked for captions, but has no language model.
+        """
+        if self.settings.captions and self.source.llm is None:
+            raise ConfigError(
+                [f"captions: {self.source.name} is a VPG without a language model: it cannot describe images"],
+                "give --from a whole VL-LLM, or data with captions",
             )
 
 

@@ -17,6 +17,7 @@ from vpgtrans_core.machine import Machine
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, resolve_source
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.settings import Settings
+from vpgtrans_core.vlm.model import VLModel
 from vpgtrans_core.vpg.adapter import VPG
 from vpgtrans_core.vpg.whole import trunk_and_head
 from vpgtrans_core.weights import Weights
@@ -85,6 +86,25 @@ def load_vpg(source: ResolvedSource, machine: Machine, *, lazily: bool = False) 
     read = adapter.load_lazily if lazily else adapter.load
     vpg: VPG = read(source.folder, dtype=machine.dtype, device=machine.device)
     return vpg
+
+
+def load_whole(source: ResolvedSource, machine: Machine, settings: Settings) -> VLModel:
+    """Load a whole VL-LLM for inference.
+
+    Raises:
+        ModelError: it is a VPG alone, or its projector does not fit its language model.
+    """
+    if source.llm is None:
+        raise ModelError(
+            f"{source.name} is a VPG without a language model: it generates no text", "transfer it to an LLM first"
+        )
+    projector = load(source.vpg_family.adapter).load_projector(source.folder)
+    vpg, llm = load_vpg(source, machine), load_llm(source.llm, machine, settings)
+    if projector is None or projector[0].shape != (llm.embedding_size, vpg.output_size):
+        raise ModelError(f"{source.name} has no projector that fits its language model")
+    model = VLModel(vpg, projector_module(projector[0], projector[1], machine.device), llm)
+    model.requires_grad_(False)
+    return model.eval()
 
 
 def vpg_source(

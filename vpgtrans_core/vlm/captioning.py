@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.data.conversation import MINIGPT4, Conversation, Template
-from vpgtrans_core.errors import DataError, ModelError
+from vpgtrans_core.errors import DataError
 from vpgtrans_core.registry import Registry, default_registry
 from vpgtrans_core.settings import Settings
 
@@ -56,26 +56,18 @@ def caption(
 
 
 def load_model(name: str, settings: Settings, registry: Registry) -> VLModel:
-    """Load a whole VL-LLM for inference."""
-    from vpgtrans_core.cards import load
+    """Load a whole VL-LLM for inference.
+
+    Raises:
+        ModelError: see `load_whole`.
+    """
     from vpgtrans_core.machine import choose_machine
     from vpgtrans_core.models.resolve import resolve_source
-    from vpgtrans_core.vlm.assemble import load_llm, load_vpg, projector_module
-    from vpgtrans_core.vlm.model import VLModel
+    from vpgtrans_core.vlm.assemble import load_whole
 
     source = resolve_source(name, registry, settings)
-    if source.llm is None:
-        raise ModelError(
-            f"{name} is a VPG without a language model: it generates no text", "transfer it to an LLM first"
-        )
-    machine = choose_machine(settings, source.llm.family.half)
-    projector = load(source.vpg_family.adapter).load_projector(source.folder)
-    vpg, llm = load_vpg(source, machine), load_llm(source.llm, machine, settings)
-    if projector is None or projector[0].shape != (llm.embedding_size, vpg.output_size):
-        raise ModelError(f"{name} has no projector that fits its language model")
-    model = VLModel(vpg, projector_module(projector[0], projector[1], machine.device), llm)
-    model.requires_grad_(False)
-    return model.eval()
+    half = source.llm.family.half if source.llm else "float32"
+    return load_whole(source, choose_machine(settings, half), settings)
 
 
 def say(

@@ -22,7 +22,7 @@ def read(data: Any, file: Path, root: Path | None, reading: Reading) -> Listing:
     matched whether they are written as numbers or as texts."""
     fields = reading.captions("caption", "captions", "text")
     wanted = f"captions are read from {', '.join(fields)} of the annotations; name another with --caption-key"
-    builder = ListingBuilder(str(file), "coco", reading.clean_caption, wanted)
+    builder = ListingBuilder(str(file), "coco", reading.clean_caption, wanted, reading.pictures)
     captions = _captions(data["annotations"], builder, fields)
     return listing_of(_rows(data["images"], captions, builder), builder, file, root)
 

@@ -66,6 +66,7 @@ def read_source(
     clean: Callable[[str], str] | None = None,
     hashes: bool = False,
     caption_key: str | None = None,
+    pictures: bool = False,
 ) -> Listing:
     """Read one source.
 
@@ -75,13 +76,14 @@ def read_source(
         clean: how captions are cleaned; default by format: captions as in the paper, conversations not at all.
         hashes: compare tar shards with the SHA-256 of their manifest.
         caption_key: the field that holds the captions; None for the usual ones.
+        pictures: keep images without captions, see `Reading`.
 
     Raises:
         DataError: nothing is there, the format is not known or does not fit, or nothing is usable. The message says
             what was seen and what would fit.
         UnsafeInput: the path is a URL.
     """
-    reading = Reading(clean, caption_key, hashes)
+    reading = Reading(clean, caption_key, hashes, pictures)
     if format is not None and format not in FORMATS:
         guess = did_you_mean(format, FORMATS)
         raise DataError(f"unknown data format {format!r}" + (f"; {guess}" if guess else ""), fitting())
@@ -104,13 +106,13 @@ def _read_path(path: Path, root: Path | None, format: str | None, reading: Readi
         raise DataError(f"the image folder {root} does not exist", "give an existing folder after the colon")
     if path.is_dir() and not any(path.iterdir()):
         raise DataError(f"{path} is an empty folder", fitting())
-    format = format or look(path)
+    format = format or look(path, reading.pictures)
     if (listing := _read_other(path, root, format, reading)) is not None:
         return listing
     if (format is None or format in JSON_FORMATS) and (json_file := _json_in(path)):
         return _read_json(json_file, root, format, reading)
     kind = "not in a known format" if format is None else f"not in the format {format!r}"
-    raise DataError(f"{path} is {kind}: it is {seen(path)}", fitting())
+    raise DataError(f"{path} is {kind}: it is {seen(path)}", _pictures_alone(path) + fitting())
 
 
 def _read_other(path: Path, root: Path | None, format: str | None, reading: Reading) -> Listing | None:
@@ -128,7 +130,14 @@ def _read_other(path: Path, root: Path | None, format: str | None, reading: Read
     return None
 
 
-def look(path: Path) -> str | None:
+def _pictures_alone(path: Path) -> str:
+    """Advice for a folder of images without captions."""
+    if path.is_dir() and text_beside.is_one(path, pictures=True):
+        return "it holds images without captions: with --captions source the source describes them\n"
+    return ""
+
+
+def look(path: Path, pictures: bool = False) -> str | None:
     """The format of a path, seen by its names; None for json, which is told by its content, and for what is unknown."""
     if imagefolder.metadata_of(path):
         return "imagefolder"
@@ -142,7 +151,7 @@ def look(path: Path) -> str | None:
         return None
     if _table_in(path):
         return "table"
-    if path.is_dir() and text_beside.is_one(path):
+    if path.is_dir() and text_beside.is_one(path, pictures):
         return "files"
     return "parquet" if path.is_dir() and disk_dataset.parquet_files(path) else None
 

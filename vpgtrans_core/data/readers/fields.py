@@ -22,11 +22,13 @@ class Reading:
         clean: how captions are cleaned; None for the format's own way: captions as in the paper, conversations kept.
         caption_key: the field, column or json key that holds the captions; None for the usual ones.
         hashes: compare tar shards with the SHA-256 of their manifest.
+        pictures: keep images without captions, where the format has them: in folders, tar shards and COCO's json.
     """
 
     clean: Callable[[str], str] | None = None
     caption_key: str | None = None
     hashes: bool = False
+    pictures: bool = False
 
     @property
     def clean_caption(self) -> Callable[[str], str]:

@@ -91,7 +91,7 @@ def listing_of(rows: Iterable[Row], builder: ListingBuilder, file: Path, root: P
         DataError: no row is usable, or none of the images is found.
     """
     every = list(rows)
-    named = Strings.of(name for row in every if row.captions for name in row.names)
+    named = Strings.of(name for row in every if row.captions or builder.pictures for name in row.names)
     if not len(named):
         raise nothing_usable(builder, file, len(every))
     folder = find_root(file, named, root)

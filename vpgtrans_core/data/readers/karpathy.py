@@ -49,11 +49,12 @@ def _rows(data: list[Any], builder: ListingBuilder, fields: tuple[str, ...]) -> 
         except BadSampleError as error:
             builder.skip(key, error.kind, error.detail)
             continue
-        captions = as_list(text_field(row, *fields))
+        said = text_field(row, *fields)
+        captions = as_list(said)
         if name is None:
             builder.skip(key, bad.BAD_ROW, "no image")
             builder.meet(keys_of(row))
-        elif not captions:
+        elif not captions and not isinstance(said, list):  # an empty list says that there are none
             builder.skip(key, bad.MISSING_TEXT, f"{name} has no caption")
             builder.meet(keys_of(row))
         else:

@@ -23,11 +23,11 @@ LOOKED_AT = 10_000
 """Files that are looked at to recognise the format."""
 
 
-def is_one(path: Path) -> bool:
-    """Whether a folder holds an image with a caption's file beside it."""
+def is_one(path: Path, pictures: bool = False) -> bool:
+    """Whether a folder holds an image with a caption's file beside it, or, asked for `pictures`, any image."""
     looked = 0
     for _, files in _folders(path):
-        if any(_stem(name) in files.texts for name in files.images):
+        if any(pictures or _stem(name) in files.texts for name in files.images):
             return True
         looked += files.count
         if looked > LOOKED_AT:
@@ -43,13 +43,14 @@ def read(path: Path, reading: Reading) -> Listing:
     """
     fields = reading.captions(*CAPTIONS)
     wanted = f"beside NAME.jpg there must be NAME.txt, or NAME.json with one of {', '.join(fields)}"
-    builder = ListingBuilder(str(path), "files", reading.clean_caption, wanted)
+    builder = ListingBuilder(str(path), "files", reading.clean_caption, wanted, reading.pictures)
     names = StringsBuilder()
     for folder, files in _folders(path):
         for image in files.images:
             name = (Path(folder) / image).relative_to(path).as_posix()
-            captions = _captions(Path(folder), name, files.texts.get(_stem(image), []), reading, builder)
-            if captions and builder.add(name, captions):
+            texts = files.texts.get(_stem(image), [])
+            captions = _captions(Path(folder), name, texts, reading, builder)
+            if (captions or (reading.pictures and not texts)) and builder.add(name, captions):
                 names.append(name)
     if not len(names):
         raise nothing_usable(builder, path)
@@ -82,6 +83,8 @@ def _folders(path: Path) -> Iterator[tuple[str, _Files]]:
 
 def _captions(folder: Path, key: str, files: list[str], reading: Reading, builder: ListingBuilder) -> list[Any]:
     """The captions of one image from the first file beside it that has one; what is wrong is counted."""
+    if reading.pictures and not files:
+        return []
     problem = (bad.MISSING_TEXT, "no caption beside it")
     for name in files:
         try:

@@ -132,7 +132,7 @@ def _listing(
         f"the image is read from the fields {', '.join(IMAGES)}, the caption from txt, or from a json's {fields}; name "
         "another key with --caption-key"
     )
-    builder = ListingBuilder(path, "webdataset", reading.clean_caption, wanted)
+    builder = ListingBuilder(path, "webdataset", reading.clean_caption, wanted, reading.pictures)
     typical = int(statistics.median([len(i.samples) for i in indexes if not i.damage] or [1]))
     above = Path(os.path.commonpath([file.parent for file in files]))
     places = _Places()
@@ -157,7 +157,8 @@ def _listing(
 
 def _take(builder: ListingBuilder, key: str, sample: ShardSample) -> bool:
     """Add a sample, or count what is wrong with it."""
-    if sample.problem:
+    textless = sample.problem is not None and sample.problem[0] == bad.MISSING_TEXT and sample.offset >= 0
+    if sample.problem and not (textless and builder.pictures):
         builder.skip(key, *sample.problem)
     elif sample.offset < 0:
         builder.skip(key, bad.MISSING_IMAGE)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.cards import load
-from vpgtrans_core.errors import ConfigError, VpgtError
+from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.models.resolve import resolve_source, resolve_target
-from vpgtrans_core.models.sizes import card_config
-from vpgtrans_core.planning.cost import paper
+from vpgtrans_core.planning.cost import paper, teaching
 from vpgtrans_core.planning.cost.chips import Chip
-from vpgtrans_core.planning.cost.flops import Flops, VPGWork, image_flops
+from vpgtrans_core.planning.cost.comparison import (
+    CAPTION_TOKENS,
+    Comparison,
+    as_key,
+    paper_code_flops,
+    paper_comparisons,
+    vpg_work_of,
+)
+from vpgtrans_core.planning.cost.flops import Flops, image_flops
 from vpgtrans_core.planning.cost.memory import Memory, MemoryModel
-from vpgtrans_core.planning.cost.rows import RowSizes, TextSize, paper_rows, row_sizes
-from vpgtrans_core.planning.cost.shapes import LLMShape, llm_shape
+from vpgtrans_core.planning.cost.rows import RowSizes, TextSize, row_sizes
 from vpgtrans_core.registry import Registry
 
 if TYPE_CHECKING:
@@ -28,8 +33,6 @@ if TYPE_CHECKING:
 MFU = 0.35
 """The share of a GPU's peak that training reaches. The paper's four runs imply 0.3 to 0.4 for its own code; one H100
 reached 0.34 to 0.51 with OPT and LLaMA, and 0.14 to 0.25 with T5 (benchmarks/README.md)."""
-CAPTION_TOKENS = 13.0
-"""Tokens of a caption, start and end included; COCO's captions have about that many."""
 TOKENS_PER_WORD = 1.1
 """Tokens per word, for data whose tokenizer is not available; start and end token are added."""
 FULL = 0.95
@@ -53,7 +56,8 @@ def assumptions_for(plan: Plan, chip: Chip, **given: float | None) -> Assumption
     """Assumptions for a plan: the given values, else those of its data, else the defaults."""
     values: dict[str, Any] = {"price": chip.usd_hour}
     if plan.data is not None:
-        values["caption_tokens"] = round(2 + TOKENS_PER_WORD * plan.data.words_per_caption, 1)
+        if plan.data.words_per_caption is not None:
+            values["caption_tokens"] = round(2 + TOKENS_PER_WORD * plan.data.words_per_caption, 1)
         values["captions_per_image"] = plan.data.captions_per_image
     elif plan.settings.captions_per_image:
         values["captions_per_image"] = float(plan.settings.captions_per_image)
@@ -107,23 +111,11 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A run of the paper beside what its code and vpgt's are expected to take on the same GPU (A100-hours)."""
-
-    name: str
-    pairs: float
-    reported: float
-    paper_code: float
-    ours: float
-    implied_mfu: float
-
-
-@dataclass(frozen=True)
 class Cost:
     """What a transfer costs.
 
     Attributes:
-        stages: its stages; `gpu_hours` and `usd` are their sums.
+        stages: its stages; `gpu_hours` and `usd` are their sums, with `describing`, the source's captions, if any.
         scratch: training from scratch with the paper's data amount, by vpgt; `scratch_paper_code` by the paper's code,
             in GPU-hours on this chip.
         fits: of each stage.
@@ -139,14 +131,19 @@ class Cost:
     fits: tuple[Fit, ...]
     disk: dict[str, float]
     paper: tuple[Comparison, ...]
+    describing: StageCost | None = None
+
+    @property
+    def parts(self) -> tuple[StageCost, ...]:
+        return (*((self.describing,) if self.describing else ()), *self.stages)
 
     @property
     def gpu_hours(self) -> float:
-        return sum(stage.gpu_hours for stage in self.stages)
+        return sum(part.gpu_hours for part in self.parts)
 
     @property
     def usd(self) -> float:
-        return sum(stage.usd for stage in self.stages)
+        return sum(part.usd for part in self.parts)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -175,11 +172,11 @@ class Estimator:
         self.shape = plan.target.shape
         source = resolve_source(plan.settings.source, registry, plan.settings, weights=False)
         target = resolve_target(plan.settings.target, registry, plan.settings, weights=False)
-        self._llm_config, self._llm_adapter = _json(target.config), target.family.adapter
+        self._llm_config, self._llm_adapter = as_key(target.config), target.family.adapter
         # Without its LLM, so that sources that differ only in that are counted once.
         vpg_config = {key: value for key, value in source.config.items() if key != "text_config"}
-        self._vpg = source.vpg_family.adapter, _json(vpg_config)
-        self.work = _vpg_work(*self._vpg)
+        self._vpg = source.vpg_family.adapter, as_key(vpg_config)
+        self.work = vpg_work_of(*self._vpg)
         self.precision = 4 if plan.settings.dtype == "float32" else 2
         self.rows = self._rows()
 
@@ -196,7 +193,8 @@ class Estimator:
             scratch_paper_code=self._hours(theirs * scratch.pairs),
             fits=tuple(self.fit(stage) for stage in self.plan.stages),
             disk=self.disk(),
-            paper=paper_comparisons(self.registry, self.assumptions),
+            paper=paper_comparisons(self.registry, self.assumptions.mfu),
+            describing=self._describing(),
         )
 
     def captions(self, stage: StageWork) -> float:
@@ -294,10 +292,24 @@ class Estimator:
             output_size=vpg.output_size,
         )
         each = flops.total / self.rows.captions
-        gpu_hours = self._hours(each * captions)
+        return self._cost(stage.number if stage else 0, stage.name if stage else "from scratch", captions, flops, each)
+
+    def _describing(self) -> StageCost | None:
+        """The cost of the source's captions; None where it writes none."""
+        images, captions = teaching.described(self.plan)
+        if not images:
+            return None
+        flops = teaching.describing_flops(self.plan, self.work, self.assumptions.caption_tokens)
+        each, name = flops.total / captions, "captions by the source"
+        return self._cost(0, name, images * captions, flops, each, teaching.SLOWER)
+
+    def _cost(
+        self, number: int, name: str, captions: float, flops: Flops, each: float, slower: float = 1.0
+    ) -> StageCost:
+        gpu_hours = slower * self._hours(each * captions)
         return StageCost(
-            number=stage.number if stage else 0,
-            name=stage.name if stage else "from scratch",
+            number=number,
+            name=name,
             captions=captions,
             flops=flops,
             flops_per_caption=each,
@@ -309,65 +321,6 @@ class Estimator:
 
     def _hours(self, flops: float) -> float:
         return flops / (self.chip.tflops * 1e12 * self.assumptions.mfu) / 3600
-
-
-def paper_code_flops(shape: LLMShape, work: VPGWork, num_prompts: int, output_size: int, trains_vpg: bool) -> float:
-    """FLOPs of a caption in the paper's code."""
-    rows = paper_rows(TextSize(CAPTION_TOKENS, 1.0), num_prompts, encoder_decoder=shape.encoder_decoder)
-    return image_flops(shape, work, rows, trains_vpg=trains_vpg, num_prompts=num_prompts, output_size=output_size).total
-
-
-@lru_cache(maxsize=8)
-def paper_comparisons(registry: Registry, assumptions: Assumptions) -> tuple[Comparison, ...]:
-    """The paper's runs on an A100: what it reports, and what its code and vpgt's are expected to take.
-
-    vpgt's is for one caption an image, as most of the paper's data at scale has.
-    """
-    comparisons = []
-    for run in paper.paper_runs():
-        with suppress(VpgtError):  # a plugin is switched off, or another claims the name: nothing to compare with
-            comparisons.append(_comparison(run, registry, assumptions))
-    return tuple(comparisons)
-
-
-def _comparison(run: paper.PaperRun, registry: Registry, assumptions: Assumptions) -> Comparison:
-    known = registry.llm_card(run.target)
-    shape = llm_shape(card_config(known.card, known.family), known.family.adapter)
-    source = registry.source(run.source or run.vpg or "")
-    config = {"model_type": source.family.model_types[0], **source.card.config}
-    work = _vpg_work(source.family.adapter, _json(config))
-    sizes = load(source.family.adapter).describe(config)
-    prompts, width = sizes["num_prompts"], sizes["output_size"]
-    pairs = {trains_vpg: run.pairs_of(trains_vpg) for trains_vpg in (False, True)}
-    theirs = sum(n * paper_code_flops(shape, work, prompts, width, vpg) for vpg, n in pairs.items())
-    rows = row_sizes(
-        TextSize(CAPTION_TOKENS, 1.0),
-        prompts,
-        shape.embedding_size,
-        encoder_decoder=shape.encoder_decoder,
-        share=True,
-    )
-    ours = sum(
-        n * image_flops(shape, work, rows, trains_vpg=vpg, num_prompts=prompts, output_size=width).total
-        for vpg, n in pairs.items()
-    )
-    a_second = paper.A100_TFLOPS * 1e12 * 3600
-    return Comparison(
-        name=f"{run.source} -> {run.target}" if run.source else f"{run.target} from scratch",
-        pairs=run.pairs,
-        reported=run.hours,
-        paper_code=theirs / a_second / assumptions.mfu,
-        ours=ours / a_second / assumptions.mfu,
-        implied_mfu=theirs / a_second / run.hours,
-    )
-
-
-@lru_cache(maxsize=16)
-def _vpg_work(adapter: str, config: str) -> VPGWork:
-    """Counted once for each VPG; `config` is JSON."""
-    from vpgtrans_core.planning.cost.trace import vpg_work
-
-    return vpg_work(load(adapter), json.loads(config))
 
 
 @lru_cache(maxsize=16)
@@ -386,8 +339,3 @@ def _llm_saved(config: str, adapter: str, rows: RowSizes, precision: int) -> flo
     from vpgtrans_core.planning.cost.trace import llm_saved_bytes
 
     return llm_saved_bytes(json.loads(config), adapter, rows, {2: torch.bfloat16, 4: torch.float32}[precision])
-
-
-def _json(config: dict[str, Any]) -> str:
-    """A config as a key: two are one when they say the same."""
-    return json.dumps(config, sort_keys=True, default=str)
