@@ -20,13 +20,13 @@ from vpgtrans_core.errors import ConfigError, did_you_mean
 from vpgtrans_core.files import check_plain
 from vpgtrans_core.recipes.lists import LISTS, LR_FACTOR, PAPER, Recipe
 from vpgtrans_core.recipes.stage import Amount, Count, Optimizer, Positive, Rate, Stage, data_problems
+from vpgtrans_core.templates.choose import template_problem
 from vpgtrans_core.validation import check
 
 Method = Literal["vpgtrans", "scratch", "inherit", "linear"]
 Start = Literal["words", "converter", "random"]
 Converter = Literal["ridge", "sgd"]
 Save = Literal["model", "vpg"]
-Template = Literal["minigpt4", "plain"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "8bit", "4bit"]
 StageItem = int | str | dict[str, Any]
@@ -72,7 +72,12 @@ class Settings:
         "Lower-case captions and remove punctuation, as the paper does; default yes, no for conversations (llava).",
         "data",
     )
-    template: Template = _setting("minigpt4", "Template for conversations: minigpt4 or plain.", "data")
+    template: str = _setting(
+        "auto",
+        "Chat template: one that ships (`vpgt template --list`), own (the tokenizer's), a file of jinja, or auto (own, "
+        "else minigpt4).",
+        "data",
+    )
     val_data: str | None = _setting(
         None, "Images with captions for the held-out loss; default: a part of the training data.", "data"
     )
@@ -363,5 +368,10 @@ def _resume_fits(settings: Settings) -> list[str]:
     return ["resume and overwrite cannot be combined"] if settings.resume and settings.overwrite else []
 
 
-RELATIONS = (_data_fits, _stages_fit, _compile_fits, _resume_fits)
+def _template_fits(settings: Settings) -> list[str]:
+    problem = template_problem(settings.template)
+    return [f"template: {problem}"] if problem else []
+
+
+RELATIONS = (_data_fits, _template_fits, _stages_fit, _compile_fits, _resume_fits)
 """What must hold between settings; each returns its problems."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vpgtrans_core.data import images
 from vpgtrans_core.data.bad import BAD_TEXT, BadLog, BadSample, BadSampleError
-from vpgtrans_core.data.conversation import MINIGPT4, Template, TextKind
+from vpgtrans_core.data.conversation import Template, TextKind
 from vpgtrans_core.data.data import Data
 from vpgtrans_core.data.images import Augmentation
 from vpgtrans_core.data.order import Draw
@@ -62,7 +62,7 @@ class ReadOptions:
     augmentation: Augmentation | None = None
     views: int | None = None
     texts: TextKind = "caption"
-    template: Template = MINIGPT4
+    template: Template | None = None
 
     def view(self, visit: int) -> int:
         """Which view of an image is shown on this visit."""
@@ -225,6 +225,8 @@ class StepReader:
                 raise BadSampleError(BAD_TEXT, f"{len(sample.images)} images, but a caption describes one")
             captions = self._choose(draw, sample.key, sample.captions)
             return [self.text.encode(caption, options.max_tokens, rng) for caption in captions]
+        if options.template is None:
+            raise ValueError("conversations need a template")
         conversations = self._choose(draw, sample.key, sample.conversations)
         return [self.text.encode_spans(options.template.spans(c), options.max_tokens) for c in conversations]
 

@@ -87,7 +87,7 @@ class Encoder(Protocol):
         """A caption, at most `max_tokens` long."""
         ...
 
-    def encode_spans(self, spans: Sequence[Span | ImageMark], max_tokens: int) -> Any:
+    def encode_spans(self, spans: Sequence[Span | ImageMark], max_tokens: int | None = None) -> Any:
         """A conversation, as its template has written it."""
         ...
 

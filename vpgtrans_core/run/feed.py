@@ -18,7 +18,7 @@ from vpgtrans_core.cache.opening import Caches
 from vpgtrans_core.cards import load
 from vpgtrans_core.data.bad import BadLog, Bounds
 from vpgtrans_core.data.captions import clean, keep
-from vpgtrans_core.data.conversation import TEMPLATES, TextKind
+from vpgtrans_core.data.conversation import TextKind
 from vpgtrans_core.data.data import Data, open_data
 from vpgtrans_core.data.images import Augmentation
 from vpgtrans_core.data.listing import Listing
@@ -255,7 +255,8 @@ class Feed:
 
     def prompts(self, batch: Batch) -> str | list[Text]:
         """What a model is asked of a batch's samples: nothing after their images, or the first question about each."""
-        return "" if self.texts == "caption" else [Text(texts[0].split()[0]) for texts in batch.texts]
+        end = self.model.template.end if self.model.template else ""
+        return "" if self.texts == "caption" else [Text(texts[0].split()[0], end=end) for texts in batch.texts]
 
     def check_lengths(self) -> None:
         """Look at the texts of the first step before any is trained on; the same ones in every process.
@@ -333,7 +334,7 @@ class Feed:
             augmentation=Augmentation(crop_min=settings.crop_min) if augment and settings.augment else None,
             views=settings.views if cache is not None else None,
             texts=self.texts,
-            template=TEMPLATES[settings.template],
+            template=self.model.template,
         )
         data = self.all.held_out if held_out else self.data
         features = CachedImages(cache, EntryNames(data, options)) if cache is not None else None

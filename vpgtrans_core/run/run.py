@@ -33,6 +33,7 @@ from vpgtrans_core.run.spec import RunSpec
 from vpgtrans_core.settings import stage_settings
 from vpgtrans_core.start.choose import start_projector
 from vpgtrans_core.start.probe import StartProbe
+from vpgtrans_core.templates import choose_template, usable_template
 from vpgtrans_core.train.checkpoint import Checkpoint, newest_checkpoint
 from vpgtrans_core.train.recipe import compiles, stage_optimizer, stage_plan
 from vpgtrans_core.train.stage import Progress, StageRunner, load_weights
@@ -85,7 +86,10 @@ class Run:
         self.reporter.message(f"loading {self.spec.source.name} and {self.spec.target.name}")
         vpg = self._load_vpg()
         llm = self._load_llm()
-        model = VLModel(vpg, blank_projector(vpg.output_size, llm.embedding_size), llm).to(self.machine.device)
+        chats = any(stage.texts == "instruction" for stage in self.spec.stages)
+        template = (choose_template if chats else usable_template)(self.settings.template, llm.tokenizer)
+        model = VLModel(vpg, blank_projector(vpg.output_size, llm.embedding_size), llm, template)
+        model.to(self.machine.device)
         check_writable(self.folder, model, self.spec.target, self.settings)
         for place, stage in enumerate(self.spec.stages):
             self._feed(model, data, place, stage.number).check_lengths()
