@@ -1,7 +1,7 @@
 """Loss and gradient of a conversation in its template, against transformers' own of the rendered conversation.
 
-The reference renders and tokenizes with transformers alone: `apply_chat_template` of a tokenizer that knows ``<image>``.
-Labels are the tokens between the prompt of an answer, rendered with ``add_generation_prompt``, and its end.
+The reference renders and tokenizes with transformers alone: `apply_chat_template` of a tokenizer that knows
+``<image>``. Labels are the tokens between the prompt of an answer, rendered with ``add_generation_prompt``, and its end.
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ def rendered(case: Case, source: str) -> tuple[list[int], list[int]]:
         )
 
     whole = ids(4)
-    end = made.convert_tokens_to_ids(
-        {sources.CHATML: "<|im_end|>", sources.TURNS: "<end_of_turn>"}.get(case.added, "</s>")
-    )
+    end = made.convert_tokens_to_ids(case.added[-1] if case.added else "</s>")
     labels = [-100] * len(whole)
     for turns in (1, 3):
         begin = len(ids(turns, ask=True))
