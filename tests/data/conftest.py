@@ -29,7 +29,7 @@ class LetterEncoder:
     def encode(self, caption: Caption, max_tokens: int, rng: random.Random) -> Text:
         return Text.of(tuple(caption.prompt.encode()), (*caption.text.encode()[:max_tokens], rng.randrange(1000)))
 
-    def encode_spans(self, spans: Sequence[Span | ImageMark], max_tokens: int) -> Text:
+    def encode_spans(self, spans: Sequence[Span | ImageMark], max_tokens: int | None = None) -> Text:
         pieces = [
             ImagePlace(s.index) if isinstance(s, ImageMark) else Tokens(tuple(s.text.encode()), s.labelled)
             for s in spans

@@ -14,16 +14,20 @@ from vpgtrans_core.cache.names import EntryNames
 from vpgtrans_core.data import bad
 from vpgtrans_core.data.bad import Bounds
 from vpgtrans_core.data.captions import clean
-from vpgtrans_core.data.conversation import MINIGPT4, PLAIN, Caption, Conversation, ImageMark, Span, Turn
+from vpgtrans_core.data.conversation import Caption, Conversation, ImageMark, Span, Turn
 from vpgtrans_core.data.data import Data, open_data
 from vpgtrans_core.data.images import Augmentation, pixels
 from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.loader import Loader, ReadOptions, StepData, StepReader
 from vpgtrans_core.data.order import Draw
 from vpgtrans_core.data.preprocessing import Preprocessing
+from vpgtrans_core.llm.loading import load_tokenizer
 from vpgtrans_core.llm.text import ImagePlace, Tokens
+from vpgtrans_core.miniature import ZOO
+from vpgtrans_core.templates import choose_template
 
 SIZE = Preprocessing(16)
+PLAIN, MINIGPT4 = (choose_template(name, load_tokenizer(ZOO / "opt-mini-s")) for name in ("plain", "minigpt4"))
 
 
 def said(*turns: str) -> list[dict[str, str]]:
@@ -101,15 +105,15 @@ def test_rows_that_mean_nothing_are_named(row: dict[str, Any], what: str, tmp_pa
 def test_templates_write_conversations() -> None:
     talk = Conversation((Turn("user", (ImageMark(0), "Why?")), Turn("assistant", ("So.",)), Turn("user", ("Sure?",))))
     assert MINIGPT4.spans(talk) == [
-        Span("###Human: <Img>"), ImageMark(0), Span("</Img> Why? ###Assistant: "), Span("So.", labelled=True),
-        Span("###Human: Sure? ###Assistant: "),
+        Span("###Human: <Img>"), ImageMark(0), Span("</Img> Why? ###Assistant: "),
+        Span("So.###", labelled=True, ended=True), Span("Human: Sure? ###Assistant: "),
     ]  # fmt: skip
-    assert PLAIN.spans(talk) == [ImageMark(0), Span("Why? "), Span("So.", labelled=True), Span("Sure? ")]
+    assert PLAIN.spans(talk) == [ImageMark(0), Span("Why?"), Span(" So.", labelled=True), Span("Sure?")]
 
 
 def steps(data: Data, **options: Any) -> list[StepData]:
     workers = options.pop("workers", 0)
-    reader = StepReader(data, LetterEncoder(), ReadOptions(SIZE, max_tokens=1000, **options))
+    reader = StepReader(data, LetterEncoder(), ReadOptions(SIZE, max_tokens=1000, template=PLAIN, **options))
     return list(Loader(reader, data.order(0, 3), start=0, stop=6, workers=workers))
 
 
@@ -125,12 +129,12 @@ def test_instructions_come_through_workers_as_they_come_here(tmp_path: Path) -> 
     }  # fmt: skip
     (pair,) = texts["001.png 002.png"]
     assert [p.index for p in pair.pieces if isinstance(p, ImagePlace)] == [0, 1]
-    assert [bytes(p.ids) for p in pair.pieces if isinstance(p, Tokens) and p.labelled] == [b"No.", b"Yes."]
+    assert [bytes(p.ids) for p in pair.pieces if isinstance(p, Tokens) and p.labelled] == [b" No.", b" Yes."]
 
 
 def test_each_image_stands_in_its_place(tmp_path: Path) -> None:
     data = open_data([write(tmp_path, ROWS)])
-    reader = StepReader(data, LetterEncoder(), ReadOptions(SIZE, texts="instruction"))
+    reader = StepReader(data, LetterEncoder(), ReadOptions(SIZE, texts="instruction", template=PLAIN))
     step = reader.read(0, [Draw(0, row, 0) for row in (2, 1, 3)])
     wanted = torch.stack([pixels(picture(n), SIZE) for n in (3, 1, 2, 4, 5)])
     assert torch.equal(step.visual, wanted) and step.images == [1, 2, 2]
@@ -142,7 +146,7 @@ def test_each_image_stands_in_its_place(tmp_path: Path) -> None:
 def test_a_sample_with_one_broken_image_is_left_out_whole(tmp_path: Path) -> None:
     data = open_data([write(tmp_path, ROWS)])
     (tmp_path / "images" / "002.png").write_bytes(b"nothing")
-    reader = StepReader(data, LetterEncoder(), ReadOptions(SIZE, texts="instruction"))
+    reader = StepReader(data, LetterEncoder(), ReadOptions(SIZE, texts="instruction", template=PLAIN))
     step = reader.read(0, [Draw(0, row, 0) for row in range(4)])
     assert step.keys == ["000.png", "003.png", "004.png 005.png"] and step.images == [1, 1, 2]
     assert [(m.place, m.sample.key) for m in step.bad] == [(1, "001.png 002.png")]
@@ -157,9 +161,11 @@ def test_captions_are_about_one_image(tmp_path: Path) -> None:
 
 def test_plain_captions_can_be_instructions() -> None:
     data = open_data([Listing.from_pairs([(picture(0), ["a ball", Caption("red", "What colour?")])])])
-    step = StepReader(data, LetterEncoder(), ReadOptions(SIZE, 99, texts="instruction")).read(0, [Draw(0, 0, 0)])
+    step = StepReader(data, LetterEncoder(), ReadOptions(SIZE, 99, texts="instruction", template=MINIGPT4)).read(
+        0, [Draw(0, 0, 0)]
+    )
     asked = [[bytes(p.ids) for p in one.pieces if isinstance(p, Tokens)] for one in step.texts[0]]
     assert asked == [
-        [b"###Human: <Img>", b"</Img>  ###Assistant: ", b"a ball"],
-        [b"###Human: <Img>", b"</Img> What colour? ###Assistant: ", b"red"],
+        [b"###Human: <Img>", b"</Img>  ###Assistant: ", b"a ball###"],
+        [b"###Human: <Img>", b"</Img> What colour? ###Assistant: ", b"red###"],
     ]

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from pieces_parity import CASES, END, FAMILIES, PROMPTS, apart, reference_loss, text
 
 from vpgtrans_core.data.bad import BadSampleError
-from vpgtrans_core.data.conversation import MINIGPT4, PLAIN, Caption, Conversation, ImageMark, Turn
+from vpgtrans_core.data.conversation import Caption, Conversation, ImageMark, Turn
 from vpgtrans_core.llm.adapter import GenerateOptions
 from vpgtrans_core.llm.loss import NO_LABEL
 from vpgtrans_core.llm.rows import decoder_rows
 from vpgtrans_core.llm.segments import encoder_decoder_rows
 from vpgtrans_core.llm.text import ImagePlace, Text, Tokens
+from vpgtrans_core.templates import choose_template
 
 NAMED = {one.name: one for one in FAMILIES}
 
@@ -192,29 +193,33 @@ QUESTIONS = Conversation(
 
 def test_a_decoder_reads_the_template_and_says_the_answers():
     llm, _ = NAMED["OPT"].make()
-    made = llm.text.encode_spans(MINIGPT4.spans(QUESTIONS))
+    template = choose_template("minigpt4", llm.tokenizer)
+    made = llm.text.encode_spans(template.spans(QUESTIONS))
     decoded = [p.index if isinstance(p, ImagePlace) else llm.tokenizer.decode(list(p.ids)) for p in made.pieces]
     assert decoded == [
         "</s>", "be kind ###Human: <Img>", 0, "</Img> what colour is<Img>", 1, "</Img> it ? ###Assistant:",
-        " a red circle</s>", "###Human: and where ? ###Assistant:", " on the left\nof it</s>",
+        " a red circle###", "Human: and where ? ###Assistant:", " on the left\nof it###",
     ]  # fmt: skip
     assert [p.labelled for p in made.pieces if isinstance(p, Tokens)] == [False] * 4 + [True, False, True]
-    assert pickle.loads(pickle.dumps(llm.text)).encode_spans(MINIGPT4.spans(QUESTIONS)) == made
+    assert (
+        pickle.loads(pickle.dumps(llm.text)).encode_spans(choose_template("minigpt4", llm.tokenizer).spans(QUESTIONS))
+        == made
+    )
     asked = Conversation(QUESTIONS.turns[:-1])
-    assert llm.text.encode_spans(MINIGPT4.spans(asked)).pieces == made.pieces[:-1], (
+    assert llm.text.encode_spans(template.spans(asked)).pieces == made.pieces[:-1], (
         "what is generated is what is learned"
     )
 
 
 def test_an_encoder_decoder_reads_up_to_the_first_answer():
     llm, _ = NAMED["T5"].make()
-    made = llm.text.encode_spans(PLAIN.spans(QUESTIONS))
+    made = llm.text.encode_spans(choose_template("plain", llm.tokenizer).spans(QUESTIONS))
     before, after = made.split()
     assert [p.index for p in before if isinstance(p, ImagePlace)] == [0, 1] and before[-1] == Tokens((1,))
     assert [p.labelled for p in after] == [True, False, True] and all(p.ids[-1] == 1 for p in after if p.labelled)
     late = Conversation((*QUESTIONS.turns[1:4], Turn("user", (ImageMark(2),)), QUESTIONS.turns[4]))
     with pytest.raises(BadSampleError, match="after the first answer"):
-        llm.text.encode_spans(PLAIN.spans(late))
+        llm.text.encode_spans(choose_template("plain", llm.tokenizer).spans(late))
 
 
 @pytest.mark.parametrize("name", ["OPT", "T5"])
@@ -222,8 +227,8 @@ def test_an_encoder_decoder_reads_up_to_the_first_answer():
 def test_cut_labels_are_counted_exactly(name, limit, caplog):
     llm, _ = NAMED[name].make()
     llm.tokenizer.model_max_length = 8  # transformers would warn
-    whole = llm.text.encode_spans(MINIGPT4.spans(QUESTIONS))
-    cut = llm.text.encode_spans(MINIGPT4.spans(QUESTIONS), limit)
+    whole = llm.text.encode_spans(choose_template("minigpt4", llm.tokenizer).spans(QUESTIONS))
+    cut = llm.text.encode_spans(choose_template("minigpt4", llm.tokenizer).spans(QUESTIONS), limit)
     assert whole.cut == 0 and cut.labels + cut.cut == whole.labels and cut.whole == whole.whole
     assert (cut.cut == 0) == (limit >= whole.whole) or name == "T5"
     for caption in (

@@ -8,13 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from vpgtrans_core.data.conversation import MINIGPT4, Conversation, ImageMark, Turn
+from vpgtrans_core.data.conversation import Conversation, ImageMark, Turn
 from vpgtrans_core.data.images import pixels
 from vpgtrans_core.errors import DataError, ModelError
 from vpgtrans_core.llm.adapter import GenerateOptions
 from vpgtrans_core.llm.text import ImagePlace
 from vpgtrans_core.registry import default_registry
 from vpgtrans_core.settings import Settings
+from vpgtrans_core.templates import chat_text
 from vpgtrans_core.vlm.captioning import answer, load_model
 from vpgtrans_core.vlm.model import VLModel
 
@@ -30,7 +31,7 @@ TALK = Conversation(
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[VLModel]:
-    yield load_model("opt-mini-s", Settings(device="cpu"), default_registry())
+    yield load_model("opt-mini-s", Settings(device="cpu", template="plain"), default_registry())
 
 
 def test_an_answer_is_what_transformers_generates(model: VLModel) -> None:
@@ -40,7 +41,8 @@ def test_an_answer_is_what_transformers_generates(model: VLModel) -> None:
     with torch.no_grad():
         soft = model.soft_prompts(seen, "pixels")
     llm = model.llm
-    text = llm.text.encode_spans(MINIGPT4.spans(TALK))
+    assert model.template is not None
+    text = chat_text(llm.text, model.template, TALK)
     table = llm.model.get_input_embeddings()
     row = [soft[p.index] if isinstance(p, ImagePlace) else table(torch.tensor(p.ids)) for p in text.pieces]
     arguments = llm.generation_arguments(OPTIONS)

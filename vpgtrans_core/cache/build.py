@@ -41,7 +41,7 @@ class NoText:
     def encode(self, caption: Caption, max_tokens: int, rng: random.Random) -> None:
         return None
 
-    def encode_spans(self, spans: Sequence[Span | ImageMark], max_tokens: int) -> None:
+    def encode_spans(self, spans: Sequence[Span | ImageMark], max_tokens: int | None = None) -> None:
         return None
 
 

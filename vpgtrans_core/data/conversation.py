@@ -107,67 +107,24 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Span:
-    """A part of a text; a labelled one is an answer, which the LLM learns to say and to end."""
+    """A part of a text; a labelled one is an answer, which the LLM learns to say and to end.
+
+    Attributes:
+        ended: whether the text of an answer holds its end; otherwise the LLM's end of text follows.
+        verbatim: whether it is tokenized together with its neighbours, as transformers tokenizes a rendered chat
+            template, special tokens and all.
+    """
 
     text: str
     labelled: bool = False
+    ended: bool = False
+    verbatim: bool = False
 
 
 class Template(Protocol):
-    """Makes a text of a conversation. Picklable: it travels to data workers."""
+    """Makes a text of a conversation; see `vpgtrans_core.templates`. Picklable: it travels to data workers."""
 
     def spans(self, conversation: Conversation) -> list[Span | ImageMark]:
         """The text's spans and images in order: each answer is a labelled span of its own, neighbouring texts that
         are not labelled are one span. Where the last turn is no answer, the text ends where one would begin."""
         ...
-
-
-@dataclass(frozen=True)
-class RoleTemplate:
-    """A template of one string for each role, with ``{}`` where what is said goes; answers stand as they are.
-
-    Attributes:
-        user: a question, up to where the answer begins.
-        system: what is said before the conversation.
-        image: an image among a turn's words.
-    """
-
-    user: str
-    system: str = "{} "
-    image: str = "{}"
-
-    def spans(self, conversation: Conversation) -> list[Span | ImageMark]:
-        spans: list[Span | ImageMark] = []
-        for turn in conversation.turns:
-            if turn.role == "assistant":
-                spans += [Span(part, labelled=True) if isinstance(part, str) else part for part in turn.content]
-                continue
-            before, after = (self.user if turn.role == "user" else self.system).split("{}")
-            _add(spans, before)
-            for part in turn.content:
-                self._say(spans, part)
-            _add(spans, after)
-        return spans
-
-    def _say(self, spans: list[Span | ImageMark], part: str | ImageMark) -> None:
-        if isinstance(part, str):
-            return _add(spans, part)
-        before, after = self.image.split("{}")
-        _add(spans, before)
-        spans.append(part)
-        _add(spans, after)
-
-
-def _add(spans: list[Span | ImageMark], text: str) -> None:
-    """Append text that is not labelled, as one span with such text before it."""
-    if text and spans and isinstance(spans[-1], Span) and not spans[-1].labelled:
-        spans[-1] = Span(spans[-1].text + text)
-    elif text:
-        spans.append(Span(text))
-
-
-PLAIN = RoleTemplate(user="{} ")
-"""Words and images as they come, with a space between question and answer."""
-MINIGPT4 = RoleTemplate(user="###Human: {} ###Assistant: ", image="<Img>{}</Img> ")
-"""MiniGPT-4's, in which the paper's chat models are tuned."""
-TEMPLATES = {"minigpt4": MINIGPT4, "plain": PLAIN}

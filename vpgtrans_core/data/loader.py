@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vpgtrans_core.data import images
 from vpgtrans_core.data.bad import BAD_TEXT, BadLog, BadSample, BadSampleError
-from vpgtrans_core.data.conversation import MINIGPT4, Template, TextKind
+from vpgtrans_core.data.conversation import Template, TextKind
 from vpgtrans_core.data.data import Data
 from vpgtrans_core.data.images import Augmentation
 from vpgtrans_core.data.order import Draw
@@ -48,6 +48,7 @@ class ReadOptions:
         preprocessing: the VPG's.
         texts: whether captions or whole conversations are learned.
         template: what makes a text of a conversation.
+        instructions: what asks for captions without a prompt where conversations are learned; one at random.
         max_tokens: longest text.
         seed: of captions, splits and augmentation.
         captions_per_image: texts of an image a visit; None for all.
@@ -62,7 +63,8 @@ class ReadOptions:
     augmentation: Augmentation | None = None
     views: int | None = None
     texts: TextKind = "caption"
-    template: Template = MINIGPT4
+    template: Template | None = None
+    instructions: tuple[str, ...] = ()
 
     def view(self, visit: int) -> int:
         """Which view of an image is shown on this visit."""
@@ -225,7 +227,10 @@ class StepReader:
                 raise BadSampleError(BAD_TEXT, f"{len(sample.images)} images, but a caption describes one")
             captions = self._choose(draw, sample.key, sample.captions)
             return [self.text.encode(caption, options.max_tokens, rng) for caption in captions]
-        conversations = self._choose(draw, sample.key, sample.conversations)
+        if options.template is None:
+            raise ValueError("conversations need a template")
+        asked_by = rng.choice(options.instructions) if options.instructions else ""
+        conversations = self._choose(draw, sample.key, sample.conversations(asked_by))
         return [self.text.encode_spans(options.template.spans(c), options.max_tokens) for c in conversations]
 
     def _choose(self, draw: Draw, key: str, texts: Sequence[Any]) -> Sequence[Any]:

@@ -17,6 +17,7 @@ from vpgtrans_core.llm.frozen import FrozenLLM, end_token, start_tokens
 from vpgtrans_core.llm.loss import label_loss
 from vpgtrans_core.llm.rows import DecoderRows, decoder_rows
 from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens, length, limited
+from vpgtrans_core.llm.verbatim import verbatim_pieces
 from vpgtrans_core.llm.vocabulary import within
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ class CausalText(TextEncoder):
     """Texts for decoder-only LLMs.
 
     A caption is ``[start] caption [end]``, or ``[start] prompt`` as context and the rest to say. A conversation is
-    ``[start]`` and the template's text, in which every answer is labelled and ended by the end of text. What is cut at
-    `max_tokens` has no end token: the LLM must not learn to stop in the middle.
+    ``[start]`` and the template's text, in which every answer is labelled and ended by the template's end or the end of
+    text; or, verbatim, just the template's text. What is cut at `max_tokens` has no end token: the LLM must not learn
+    to stop in the middle.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -46,6 +48,8 @@ class CausalText(TextEncoder):
         return Text.of(read, kept, cut=len(target) - len(kept), whole=len(context) + len(target))
 
     def encode_spans(self, spans: Sequence[Span | ImageMark], max_tokens: int | None = None) -> Text:
+        if any(isinstance(span, Span) and span.verbatim for span in spans):
+            return limited(verbatim_pieces(spans, self.tokenizer), max_tokens)
         pieces: list[Piece] = [Tokens(self.start)]
         words = ""  # those right before
         for span in spans:
@@ -55,10 +59,11 @@ class CausalText(TextEncoder):
             if isinstance(span, ImageMark):
                 pieces += [Tokens(self._ids(words)), ImagePlace(span.index)]
             else:
-                asked, answer = self._pair(words, span.text)
-                pieces += [Tokens(asked), Tokens((*answer, self.answer_end), labelled=True)]
+                asked, answer = self._asked(words, span.text)
+                end = () if span.ended else (self.answer_end,)
+                pieces += [Tokens(asked), Tokens((*answer, *end), labelled=True)]
             words = ""
-        return limited([*pieces, Tokens(self._ids(words.rstrip()))], max_tokens)
+        return limited([*pieces, Tokens(self._asked(words, "")[0])], max_tokens)
 
     def prompt_ids(self, prompt: str) -> tuple[int, ...]:
         prompt = prompt.rstrip()
@@ -68,6 +73,14 @@ class CausalText(TextEncoder):
     def answer_end(self) -> int:
         """The end of text: an answer may have several lines, a caption has one."""
         return self.end if self.tokenizer.eos_token_id is None else self.tokenizer.eos_token_id
+
+    def _asked(self, prompt: str, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """A template's prompt and the answer. The white space that ends a prompt belongs to the answer's first word;
+        but it stays where a tokenizer takes every text for the beginning of a word: there the paper's code tokenizes
+        the two apart."""
+        if prompt[-1:].isspace() and self._ids(" a")[-1:] == self._ids("a"):
+            return self._ids(prompt), self._ids(answer)
+        return self._pair(prompt, answer)
 
     def _pair(self, prompt: str, said: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """A prompt, and what is said after it: the tokens of both together, parted where those of the prompt alone end.

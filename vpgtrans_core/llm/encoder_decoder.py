@@ -70,7 +70,9 @@ class Seq2SeqText(TextEncoder):
     def _piece(self, span: Span | ImageMark) -> Piece:
         if isinstance(span, ImageMark):
             return ImagePlace(span.index)
-        return Tokens((*self._ids(span.text), *((self.end,) if span.labelled else ())), span.labelled)
+        if not span.labelled:
+            return Tokens(self._ids(span.text))
+        return Tokens((*self._ids(span.text.lstrip()), *(() if span.ended else (self.end,))), labelled=True)
 
     def prompt_ids(self, prompt: str) -> tuple[int, ...]:
         return (*self._ids(prompt.strip()), self.end)

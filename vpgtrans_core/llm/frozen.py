@@ -85,7 +85,14 @@ class FrozenLLM(LLM):
 
     @abstractmethod
     def text_encoder(self) -> TextEncoder:
-        """The encoder of texts for the data workers."""
+        """The encoder of texts for the data workers; made from the tokenizer alone."""
+
+    @classmethod
+    def text_encoder_of(cls, tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
+        """The encoder of texts, where no model is loaded."""
+        without_model = cls.__new__(cls)
+        without_model.tokenizer = tokenizer
+        return without_model.text_encoder()
 
     @abstractmethod
     def trunk_name(self) -> str:
@@ -156,17 +163,18 @@ class FrozenLLM(LLM):
     ) -> list[str]:
         captioning = not isinstance(prompt, Text) and all(isinstance(part, str) for part in prompt)
         arguments = self.generation_arguments(options)
-        if not captioning:
-            arguments.eos_token_id = self.text.answer_end
         prompts = self._prompts(prompt, len(soft_prompts), len(images))
         self.check_ids(prompts)
+        end = next((text.end for text in prompts if text.end), "")
+        if not captioning:
+            self._end_answers(arguments, end)
         counts = images or [1 if captioning else text.images for text in prompts]
         if sum(counts) != len(soft_prompts):
             raise ValueError(f"the prompts need {sum(counts)} images, but there are {len(soft_prompts)}")
         answers: dict[int, str] = {}
         for numbers, read, said in self._alike(prompts, counts, soft_prompts.shape[1]):
             ids = self._continue(read.to(soft_prompts.device), said.to(soft_prompts.device), soft_prompts, arguments)
-            answers |= zip(numbers, self.decode(ids, one_line=captioning), strict=True)
+            answers |= zip(numbers, self.decode(ids, one_line=captioning, end=end), strict=True)
         return [answers[number] for number in sorted(answers)]
 
     def _prompts(self, prompt: str | Text | Sequence[str | Text], images: int, samples: int) -> list[Text]:
@@ -215,7 +223,7 @@ class FrozenLLM(LLM):
         words = self.embed(read.clamp_min(0))
         prompts = soft_prompts.flatten(0, 1).to(words.dtype)[-1 - read.clamp_max(-1)]
         inputs = torch.where((read < 0)[..., None], prompts, words)
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {"tokenizer": self.tokenizer} if arguments.stop_strings else {}
         if said.shape[1]:
             start = torch.full_like(said[:, :1], arguments.decoder_start_token_id)
             more["decoder_input_ids"] = torch.cat([start, said], dim=1)
@@ -227,16 +235,26 @@ class FrozenLLM(LLM):
             logits_processor=list(choosers),
             **more,
         )
-        return ids[:, 1 + said.shape[1] :] if more else ids
+        return ids[:, 1 + said.shape[1] :] if said.shape[1] else ids
 
     def read_and_said(self, prompt: Text) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
         """What of a prompt is read, and what counts as said already: nothing but in an encoder-decoder."""
         return prompt.pieces, ()
 
-    def decode(self, ids: Tensor, one_line: bool = True) -> list[str]:
+    def _end_answers(self, arguments: Any, end: str) -> None:
+        """Let generation stop at the end of text, and at a template's `end`: a token, or a text of several."""
+        arguments.eos_token_id = self.text.answer_end
+        ids = self.tokenizer(end, add_special_tokens=False).input_ids if end else []
+        if len(ids) == 1 and ids[0] in self.tokenizer.added_tokens_decoder:
+            arguments.eos_token_id = list(dict.fromkeys([ids[0], self.text.answer_end]))
+        elif end:
+            arguments.stop_strings = [end]
+
+    def decode(self, ids: Tensor, one_line: bool = True, end: str = "") -> list[str]:
         """Generated ids ``[B, T]`` as texts without special tokens; `one_line` ends them at the line break, as captions
-        end."""
+        end, `end` where an answer's end is written."""
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        texts = [text.split(end)[0] if end else text for text in texts]
         return [(text.strip().split("\n")[0] if one_line else text).strip() for text in texts]
 
     def generation_arguments(self, options: GenerateOptions | None) -> Any:

@@ -44,11 +44,13 @@ class Text:
         pieces: token runs and image places.
         cut: how many labels a limit of length has cut off.
         whole: how many tokens the longest part that the limit counts has when nothing is cut; 0 where no limit counted.
+        end: what ends the answer that follows, as text; empty for the LLM's end of text.
     """
 
     pieces: tuple[Piece, ...]
     cut: int = field(default=0, kw_only=True)
     whole: int = field(default=0, kw_only=True, compare=False)
+    end: str = field(default="", kw_only=True, compare=False)
 
     @classmethod
     def of(cls, context: Sequence[int], target: Sequence[int], *, cut: int = 0, whole: int = 0) -> Text:

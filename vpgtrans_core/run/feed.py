@@ -18,7 +18,7 @@ from vpgtrans_core.cache.opening import Caches
 from vpgtrans_core.cards import load
 from vpgtrans_core.data.bad import BadLog, Bounds
 from vpgtrans_core.data.captions import clean, keep
-from vpgtrans_core.data.conversation import TEMPLATES, TextKind
+from vpgtrans_core.data.conversation import TextKind
 from vpgtrans_core.data.data import Data, open_data
 from vpgtrans_core.data.images import Augmentation
 from vpgtrans_core.data.listing import Listing
@@ -32,6 +32,7 @@ from vpgtrans_core.recipes.captions import captions_each
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.lengths import Lengths
 from vpgtrans_core.settings import Settings, stage_settings, stages_of
+from vpgtrans_core.templates import ChatTemplate
 from vpgtrans_core.train.step import Batch, View
 from vpgtrans_core.vlm.model import VisualKind, VLModel
 
@@ -134,7 +135,7 @@ def open_stage_data(
     opened: dict[Any, TrainingData] = {}
     every = []
     for own in [stage_settings(settings, stage) for stage in stages] or [settings]:
-        key = own.data, own.format, own.ratios
+        key = own.data, own.format, own.ratios, own.clean
         if key not in opened:
             opened[key] = open_training_data(own, source_data, caches, describe)
         every.append(opened[key])
@@ -167,7 +168,8 @@ class Feed:
         settings: as they are in the stage, see `stage_settings`.
         model: whose VPG and texts the batches are for; what the stage trains must be set.
         stream: chooses the order of the images: the stage's number.
-        texts: whether captions or whole conversations are learned.
+        stage: says whether captions or whole conversations are learned; None for captions.
+        template: makes texts of conversations.
         say: is told once when many labels are cut off by the limit of length.
     """
 
@@ -178,7 +180,8 @@ class Feed:
         model: VLModel,
         machine: Machine,
         stream: int,
-        texts: TextKind = "caption",
+        stage: Stage | None = None,
+        template: ChatTemplate | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.all = data
@@ -187,7 +190,9 @@ class Feed:
         self.model = model
         self.machine = machine
         self.stream = stream
-        self.texts = texts
+        self.texts: TextKind = stage.texts if stage else "caption"
+        self.instructions = stage.instructions if stage else ()
+        self.template = template
         self.lengths = Lengths()
         self._say = say
         self._told = False
@@ -263,7 +268,8 @@ class Feed:
 
     def prompts(self, batch: Batch) -> str | list[Text]:
         """What a model is asked of a batch's samples: nothing after their images, or the first question about each."""
-        return "" if self.texts == "caption" else [Text(texts[0].split()[0]) for texts in batch.texts]
+        end = self.template.end if self.template else ""
+        return "" if self.texts == "caption" else [Text(texts[0].split()[0], end=end) for texts in batch.texts]
 
     def check_lengths(self) -> None:
         """Look at the texts of the first step before any is trained on; the same ones in every process.
@@ -341,7 +347,8 @@ class Feed:
             augmentation=Augmentation(crop_min=settings.crop_min) if augment and settings.augment else None,
             views=settings.views if cache is not None else None,
             texts=self.texts,
-            template=TEMPLATES[settings.template],
+            template=self.template,
+            instructions=self.instructions,
         )
         data = self.all.held_out if held_out else self.data
         features = CachedImages(cache, EntryNames(data, options)) if cache is not None else None

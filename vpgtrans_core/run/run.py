@@ -26,6 +26,7 @@ from vpgtrans_core.run.feed import Feed, TrainingData, open_stage_data, training
 from vpgtrans_core.run.finish import check_output, check_writable, identity, write_model
 from vpgtrans_core.run.folder import DONE, RunFolder, fail, now, open_folder
 from vpgtrans_core.run.identity import HASHES, begun_with, note_changes
+from vpgtrans_core.run.narrowing import NARROWED_IMAGES, keep_narrowed, narrow_vpg
 from vpgtrans_core.run.record import begun_record, first_record, models_record, stage_record
 from vpgtrans_core.run.resuming import output_folder
 from vpgtrans_core.run.seeing import Seeing, verdict_of
@@ -36,23 +37,21 @@ from vpgtrans_core.run.spec import RunSpec
 from vpgtrans_core.run.watching import Watcher
 from vpgtrans_core.settings import stage_settings
 from vpgtrans_core.sight.verdict import sentence
-from vpgtrans_core.start.choose import start_projector
-from vpgtrans_core.start.narrow import narrow
+from vpgtrans_core.start.choose import kept_projector, start_projector
 from vpgtrans_core.start.probe import StartProbe
 from vpgtrans_core.start.projector import Linear
 from vpgtrans_core.teaching.teacher import Teacher
+from vpgtrans_core.templates import ChatTemplate, choose_template, usable_template
 from vpgtrans_core.train.checkpoint import Checkpoint, newest_checkpoint
 from vpgtrans_core.train.recipe import compiles, stage_optimizer, stage_plan
 from vpgtrans_core.train.stage import Progress, StageRunner, load_weights
 from vpgtrans_core.train.step import Stepper
-from vpgtrans_core.vlm.assemble import blank_projector, load_llm, load_vpg, source_projector, source_words, vpg_source
+from vpgtrans_core.vlm.assemble import blank_projector, load_llm, load_vpg, source_words, vpg_source
 from vpgtrans_core.vlm.model import VLModel
 from vpgtrans_core.vpg.adapter import VPG
 
 START_CAPTIONS = 200_000
 """Training captions whose words are paired between the two vocabularies; more captions add few words."""
-NARROWED_IMAGES = 128
-"""Training images whose outputs decide which of them a narrower VPG keeps."""
 FIRST_STREAM = 1
 """The stream that orders the images for the projector's initialisation, whatever the number of the first stage."""
 
@@ -95,12 +94,16 @@ class Run:
         data = self._open_data(models)
         begun = begun_with(self.settings, models, data)
         checkpoint = self._checkpoint(begun)
-        self.reporter.message(f"loading {self.spec.source.name} and {self.spec.target.name}")
+        names = dict.fromkeys((self.spec.source.name, self.spec.target.name))
+        self.reporter.message(f"loading {' and '.join(names)}")
         vpg = self._load_vpg()
         seeing = self._look_at_source(data)
         llm = self._load_llm()
+        self.templates = [self._template(llm, stage) for stage in self.spec.stages]
+        template = self._template(llm, self._chat_stage())
         projector = self._narrow(vpg, llm, data, resumed=checkpoint is not None)
-        model = VLModel(vpg, blank_projector(vpg.output_size, llm.embedding_size), llm).to(self.machine.device)
+        model = VLModel(vpg, blank_projector(vpg.output_size, llm.embedding_size), llm, template)
+        model.to(self.machine.device)
         check_writable(self.folder, model, self.spec.target, self.settings)
         for place, stage in enumerate(self.spec.stages):
             self._feed(model, data, place, stage.number).check_lengths()
@@ -108,7 +111,7 @@ class Run:
             self._start(model, self._feed(model, data, 0, FIRST_STREAM), projector)
         compiled = self._compile(model, data)
         record = first_record(self.spec, self.folder, self.machine, model, data[0], models, compiled)
-        self.folder.write_record(**record)
+        self.folder.write_record(**record, template=template.name if template and self._chat_stage() else None)
         for place, stage in enumerate(self.spec.stages):
             if checkpoint is None or stage.number >= checkpoint.stage:
                 feed = self._feed(model, data, place, stage.number)
@@ -171,35 +174,39 @@ class Run:
         """Leave out outputs of the VPG where the finished model's folder has no room for all of them; return the
         source's projector from those that stay, None where all do. A resumed run keeps what it began with."""
         if resumed:
-            if narrowed := self.folder.record.get("narrowed"):
-                vpg.keep_outputs(torch.tensor(narrowed["units"]))
+            keep_narrowed(self.folder, vpg)
             return None
         width = vpg.widest(llm.embedding_size) if self.settings.save == "model" else None
         if width is None or width >= vpg.output_size:
             return None
         model = VLModel(vpg, blank_projector(vpg.output_size, llm.embedding_size), llm).to(self.machine.device)
         batches = self._feed(model, data, 0, FIRST_STREAM).some_batches(NARROWED_IMAGES)
-        outputs = torch.cat([model.frozen(b.visual.to(model.device), b.kind)[0].float().cpu() for b in batches])
-        chosen = narrow(outputs, source_projector(self.spec.source), width)
-        units = self.machine.accelerator.broadcast(chosen.units.to(model.device)).cpu()
-        self.folder.write_record(narrowed={"units": units.tolist(), "of": vpg.output_size, "lost": chosen.lost})
-        self.reporter.message(
-            f"keeping {width} of the VPG's {vpg.output_size} outputs, as many as the folder has room for beside "
-            f"{self.spec.target.name}; the source's soft prompts lose {chosen.lost:.1%} of their variance"
-        )
-        vpg.keep_outputs(units)
-        return chosen.projector
+        return narrow_vpg(model, batches, width, self.spec, self.folder, self.machine, self.reporter)
+
+    def _chat_stage(self) -> Stage | None:
+        """The last stage that learns conversations; its template is that of the finished model."""
+        return next((stage for stage in reversed(self.spec.stages) if stage.texts == "instruction"), None)
+
+    def _template(self, llm: LLM, stage: Stage | None) -> ChatTemplate | None:
+        """The chat template of a stage; one that learns captions need not have one."""
+        name = stage_settings(self.settings, stage).template if stage else self.settings.template
+        folder = self.spec.source.folder if self.settings.method == "tune" else None
+        if stage is None or stage.texts != "instruction":
+            return usable_template(name, llm.tokenizer, folder)
+        return choose_template(name, llm.tokenizer, folder)
 
     def _start(self, model: VLModel, feed: Feed, projector: Linear | None) -> None:
         """Initialise the projector, alike in every process; `projector` is the source's, None for the one on disk."""
         model.train_only(("projector",))
-        probe = StartProbe(model, feed, self._stepper(model))
-        started = start_projector(
-            self.settings,
-            probe,
-            source=lambda: source_words(self.spec.source, self.spec.registry, projector),
-            captions=lambda: itertools.islice(training_captions(feed.data), START_CAPTIONS),
-        )
+        if self.settings.method == "tune":
+            started = kept_projector(self.spec.source, model)
+        else:
+            started = start_projector(
+                self.settings,
+                StartProbe(model, feed, self._stepper(model)),
+                source=lambda: source_words(self.spec.source, self.spec.registry, projector),
+                captions=lambda: itertools.islice(training_captions(feed.data), START_CAPTIONS),
+            )
         with torch.no_grad():
             for parameter, value in zip((model.projector.weight, model.projector.bias), started.projector, strict=True):
                 parameter.copy_(self.machine.accelerator.broadcast(value.to(model.device)))
@@ -300,7 +307,8 @@ class Run:
             return Feed(data[0], self.settings, model, self.machine, stream, say=self.reporter.warning)
         stage = self.spec.stages[place]
         settings = stage_settings(self.settings, stage)
-        return Feed(data[place], settings, model, self.machine, stream, stage.texts, self.reporter.warning)
+        template = self.templates[place]
+        return Feed(data[place], settings, model, self.machine, stream, stage, template, self.reporter.warning)
 
     def _stepper(self, model: VLModel, feed: Feed | None = None) -> Stepper:
         config = model.llm.model.config.get_text_config()

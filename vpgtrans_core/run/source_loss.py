@@ -18,6 +18,7 @@ from vpgtrans_core.run.spec import RunSpec
 from vpgtrans_core.settings import Settings, stage_settings
 from vpgtrans_core.sight.cost import measures_source, source_share
 from vpgtrans_core.sight.measure import characters, exchanged_loss, text_only_loss, total
+from vpgtrans_core.templates import choose_template
 from vpgtrans_core.train.step import Stepper
 from vpgtrans_core.vlm.assemble import load_llm, load_vpg, projector_module
 from vpgtrans_core.vlm.model import VLModel
@@ -75,10 +76,14 @@ def _measure(spec: RunSpec, data: TrainingData, machine: Machine, stage: Stage) 
         return {"missing": f"{source.name} has no projector"}
     vpg = load_vpg(source, machine, lazily=True)
     weight, bias = projector
-    model = VLModel(vpg, projector_module(weight, bias, machine.device), load_llm(source.llm, machine, settings))
+    llm = load_llm(source.llm, machine, settings)
+    template = (
+        choose_template(settings.template, llm.tokenizer, source.folder) if stage.texts == "instruction" else None
+    )
+    model = VLModel(vpg, projector_module(weight, bias, machine.device), llm)
     model.train_only(stage.trains)  # what is kept of the images is then what the stage needs, too
     model.to(machine.device)
-    feed = Feed(dataclasses.replace(data, met=[]), settings, model, machine, stage.number, stage.texts)
+    feed = Feed(dataclasses.replace(data, met=[]), settings, model, machine, stage.number, stage, template)
     config = model.llm.model.config.get_text_config()
     positions = machine.positions_at_once(config.num_hidden_layers, config.hidden_size)
     stepper = Stepper(model, machine.accelerator, settings.micro_positions or positions, machine.autocast)

@@ -17,6 +17,7 @@ from vpgtrans_core.machine import Machine
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, resolve_source
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.settings import Settings
+from vpgtrans_core.templates import usable_template
 from vpgtrans_core.vlm.model import VLModel
 from vpgtrans_core.vpg.adapter import VPG
 from vpgtrans_core.vpg.whole import trunk_and_head
@@ -102,7 +103,8 @@ def load_whole(source: ResolvedSource, machine: Machine, settings: Settings) -> 
     vpg, llm = load_vpg(source, machine), load_llm(source.llm, machine, settings)
     if projector is None or projector[0].shape != (llm.embedding_size, vpg.output_size):
         raise ModelError(f"{source.name} has no projector that fits its language model")
-    model = VLModel(vpg, projector_module(projector[0], projector[1], machine.device), llm)
+    template = usable_template(settings.template, llm.tokenizer, source.folder)
+    model = VLModel(vpg, projector_module(projector[0], projector[1], machine.device), llm, template)
     model.requires_grad_(False)
     return model.eval()
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vpgtrans_core.data.conversation import MINIGPT4, Conversation, Template
-from vpgtrans_core.errors import DataError
+from vpgtrans_core.data.conversation import Conversation
+from vpgtrans_core.errors import DataError, ModelError
 from vpgtrans_core.registry import Registry, default_registry
 from vpgtrans_core.settings import Settings
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from vpgtrans_core.llm.adapter import GenerateOptions
+    from vpgtrans_core.templates import ChatTemplate
     from vpgtrans_core.vlm.model import VLModel
 
 BATCH = 16
@@ -97,7 +98,7 @@ def answer(
     conversation: Conversation,
     images: Sequence[str | Path | Image],
     *,
-    template: Template = MINIGPT4,
+    template: ChatTemplate | None = None,
     options: GenerateOptions | None = None,
 ) -> str:
     """Generate the next answer in a conversation about images.
@@ -106,7 +107,7 @@ def answer(
         model: the result of `load_model`.
         conversation: the turns so far, the last of them a question; its marks say where each image is shown.
         images: files or PIL images, in the order of the marks' numbers.
-        template: the one that the model was tuned in.
+        template: default the model's own.
         options: how to generate; default beam search for one to 64 new tokens.
 
     Raises:
@@ -116,6 +117,7 @@ def answer(
 
     from vpgtrans_core.data.images import pixels
     from vpgtrans_core.llm.adapter import GenerateOptions
+    from vpgtrans_core.templates import chat_text
 
     shown = sorted(set(conversation.marks))
     if shown != list(range(len(images))):
@@ -125,7 +127,10 @@ def answer(
         )
     opened = [_open(image, number)[1] for number, image in enumerate(images)]
     stacked = torch.stack([pixels(image, model.vpg.preprocessing) for image in opened]).to(model.device)
-    prompt = model.llm.text.encode_spans(template.spans(conversation))
+    chosen_template = template or model.template
+    if chosen_template is None:
+        raise ModelError("the model has no chat template", "give one with --template, for example minigpt4")
+    prompt = chat_text(model.llm.text, chosen_template, conversation)
     chosen = options or GenerateOptions(max_new_tokens=64, min_new_tokens=1)
     return model.generate(stacked, "pixels", [prompt], chosen, [len(images)])[0]
 

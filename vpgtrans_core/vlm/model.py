@@ -12,17 +12,19 @@ from vpgtrans_core.data.sample import VisualKind
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions
 from vpgtrans_core.llm.text import Text
+from vpgtrans_core.templates import ChatTemplate
 from vpgtrans_core.vpg.adapter import VPG
 
 
 class VLModel(nn.Module):
-    """VPG + projector + frozen LLM.
+    """VPG + projector + frozen LLM, and the chat template of the conversations that it learns or has learned.
 
     The LLM is kept outside of torch's module tree, because it is never trained, saved or moved with the rest.
     """
 
-    def __init__(self, vpg: VPG, projector: nn.Linear, llm: LLM) -> None:
+    def __init__(self, vpg: VPG, projector: nn.Linear, llm: LLM, template: ChatTemplate | None = None) -> None:
         super().__init__()
+        self.template = template
         self.vpg = vpg
         self.projector = projector
         self._llm = (llm,)
