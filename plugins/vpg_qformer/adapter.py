@@ -29,7 +29,8 @@ from PIL import Image
 processor = Blip2Processor.from_pretrained("{folder}")
 model = Blip2ForConditionalGeneration.from_pretrained("{folder}")
 inputs = processor(images=Image.open("picture.png"), text="", return_tensors="pt")
-print(processor.batch_decode(model.generate(**inputs), skip_special_tokens=True))
+generated = model.generate(**inputs, generation_config=model.generation_config)
+print(processor.batch_decode(generated, skip_special_tokens=True))
 """
 
 

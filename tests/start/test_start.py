@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,9 @@ from vpgtrans_core.start import words as module
 from vpgtrans_core.start.pairs import WordPairs
 from vpgtrans_core.start.projector import soft_prompts, spread
 from vpgtrans_core.start.words import (
+    MOST_SPREADS,
     SHARPNESS,
+    SPREADS,
     Direction,
     balance,
     choose_spread,
@@ -149,6 +152,22 @@ def test_spread_by_the_loss() -> None:
     assert factor == 2.0
     assert torch.equal(best[0], spread(projector, center, 2.0)[0])
     assert torch.equal(best[1], spread(projector, center, 2.0)[1])
+
+
+@pytest.mark.parametrize("best", [0.4, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 27.0, 1000.0])
+def test_a_spread_beyond_the_last_ones_is_reached_in_a_bounded_number_of_losses(best: float) -> None:
+    """The loss is lowest at `best`; what is chosen is the nearest one of those tried on either side."""
+    projector, center = (torch.eye(2), torch.zeros(2)), torch.zeros(2)
+    tried: list[str] = []
+    _, factor = choose_spread(projector, center, lambda w, b: abs(math.log(float(w[0, 0]) / best)), say=tried.append)
+    assert len(tried) <= MOST_SPREADS
+    if best in SPREADS:
+        assert factor == best
+        assert len(tried) < len(SPREADS) + 2
+    elif best < 100:
+        assert abs(math.log(factor / best)) <= math.log(1.5) / 2 + 1e-6
+    else:
+        assert factor > 2 * max(SPREADS)
 
 
 def test_bad_input_is_refused() -> None:

@@ -33,10 +33,9 @@ def caption(
 ) -> None:
     """Describe images, or answer a question about them."""
     from vpgtrans_core.vlm.captioning import caption as describe
-    from vpgtrans_core.vlm.captioning import default_options
 
     chosen = {"num_beams": num_beams, "min_new_tokens": min_new_tokens, "max_new_tokens": max_new_tokens}
-    options = dataclasses.replace(default_options(prompt), **{k: v for k, v in chosen.items() if v is not None})
+    options = {name: value for name, value in chosen.items() if value is not None}
     machine = {"device": device, "dtype": dtype, "offline": offline, "trust_remote_code": trust_remote_code}
     results = describe(
         model, images, prompt=prompt, options=options, settings=build(machine), registry=ctx.obj.registry

@@ -13,6 +13,7 @@ from vpgtrans_core.files import DiskFull, writing
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, needs_code
 from vpgtrans_core.run.card import CURVE, last_part, write_model_card
 from vpgtrans_core.run.curve import draw_curve
+from vpgtrans_core.run.decoding import write_decoding
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.templates import write_template
 from vpgtrans_core.weights import sha256_file
@@ -43,6 +44,8 @@ def write_model(
             model.vpg.save_part(staging, model.projector, references=references(source, target, hashes))
         if model.template is not None:
             write_template(staging, model.template)
+        if decoding := folder.record.get("decoding"):
+            write_decoding(staging, decoding)
         title = f"{last_part(source.name)} to {last_part(target.name)}, {settings.method}"  # the picture is shared too
         names = {int(number): stage.get("name", "") for number, stage in folder.record.get("stages", {}).items()}
         draw_curve(folder.metrics(), staging / CURVE, title, names)

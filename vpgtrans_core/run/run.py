@@ -22,6 +22,7 @@ from vpgtrans_core.machine import Machine, choose_machine
 from vpgtrans_core.processes.heartbeat import other_processes
 from vpgtrans_core.processes.launching import remarks
 from vpgtrans_core.recipes.stage import Stage
+from vpgtrans_core.run.decoding import choose_decoding, told
 from vpgtrans_core.run.feed import Feed, TrainingData, open_stage_data, training_captions
 from vpgtrans_core.run.finish import check_output, check_writable, identity, write_model
 from vpgtrans_core.run.folder import DONE, RunFolder, fail, now, open_folder
@@ -206,6 +207,7 @@ class Run:
                 StartProbe(model, feed, self._stepper(model)),
                 source=lambda: source_words(self.spec.source, self.spec.registry, projector),
                 captions=lambda: itertools.islice(training_captions(feed.data), START_CAPTIONS),
+                say=self.reporter.message,
             )
         with torch.no_grad():
             for parameter, value in zip((model.projector.weight, model.projector.bias), started.projector, strict=True):
@@ -329,6 +331,7 @@ class Run:
         for warning in verdict.warnings:
             self.reporter.warning(warning)
         self.folder.write_record(self_check={"examples": examples}, verdict=verdict.record())
+        self._choose_decoding(model, data)
         if self.machine.is_main:
             self.reporter.message(f"writing {self.folder.path}")
             write_model(self.folder, model, self.spec.source, self.spec.target, self.settings)
@@ -339,6 +342,14 @@ class Run:
                 self.reporter.warning(line)
         self.machine.accelerator.wait_for_everyone()
         self._emit("run_end")
+
+    def _choose_decoding(self, model: VLModel, data: Sequence[TrainingData]) -> None:
+        feed = self._feed(model, data, -1, FIRST_STREAM)
+        if feed.texts == "caption":
+            decoding = choose_decoding(model, feed)
+            self.folder.write_record(decoding=decoding)
+            if (text := told(decoding)) is not None:
+                self.reporter.warning(text)
 
     @contextlib.contextmanager
     def _failures_are_recorded(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,13 +16,11 @@ from vpgtrans_core.models.resolve import ResolvedSource
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.start.converter import fit_ridge, fit_sgd
 from vpgtrans_core.start.pairs import WordPairs, caption_tokens, word_pairs, words_said
+from vpgtrans_core.start.probe import START_IMAGES, StartProbe
 from vpgtrans_core.start.projector import Linear, merge, random_projector
 from vpgtrans_core.start.words import choose_spread, words_start
 from vpgtrans_core.vlm.assemble import SourceWords
 from vpgtrans_core.vlm.model import VLModel
-
-if TYPE_CHECKING:
-    from vpgtrans_core.start.probe import StartProbe
 
 SGD_EPOCHS_SAME, SGD_EPOCHS_OTHER = 5, 8
 """The paper's epochs of its word converter within a family and across types."""
@@ -37,7 +35,12 @@ class ProjectorStart:
 
 
 def start_projector(
-    settings: Settings, probe: StartProbe, *, source: Callable[[], SourceWords], captions: Callable[[], Iterable[str]]
+    settings: Settings,
+    probe: StartProbe,
+    *,
+    source: Callable[[], SourceWords],
+    captions: Callable[[], Iterable[str]],
+    say: Callable[[str], None] = lambda text: None,
 ) -> ProjectorStart:
     """Initialise the projector.
 
@@ -45,6 +48,7 @@ def start_projector(
         probe: the model on some training images; used only if needed.
         source: loads the source's words and projector; called only if needed.
         captions: gives training captions, whose words are counted.
+        say: is told what is done.
     """
     llm = probe.model.llm
     if settings.start == "random":
@@ -52,7 +56,7 @@ def start_projector(
         return ProjectorStart(projector, {"start": "random"})
     words, texts = source(), list(captions())
     if settings.start == "words":
-        return _from_words(settings, words, texts, probe)
+        return _from_words(settings, words, texts, probe, say)
     if settings.converter == "sgd":
         return _paper(words, llm, texts, settings.seed)
     return _merged(settings, words, texts, llm)
@@ -73,15 +77,19 @@ def kept_projector(source: ResolvedSource, model: VLModel) -> ProjectorStart:
     return ProjectorStart(projector, {"start": "kept"})
 
 
-def _from_words(settings: Settings, words: SourceWords, texts: Sequence[str], probe: StartProbe) -> ProjectorStart:
+def _from_words(
+    settings: Settings, words: SourceWords, texts: Sequence[str], probe: StartProbe, say: Callable[[str], None]
+) -> ProjectorStart:
     """From the words that the source's soft prompts stand for."""
     llm = probe.model.llm
+    say(f"start from words: pairing the words of {len(texts):,} captions")
     pairs = _embedded_pairs(words, llm, texts).whole_words()
+    say(f"start from words: {len(pairs):,} pairs; computing soft prompts of up to {START_IMAGES:,} images")
     spoken = words_said(pairs, words.tokenizer, llm.tokenizer, probe.captions())
     pairs, record = _shuffled(settings, pairs)  # after matching the captions, so that only the pairing is destroyed
     outputs = probe.outputs().cpu()
     start = words_start(outputs, words.projector, pairs, words.words, _target_table(llm), spoken)
-    projector, factor = choose_spread(start.projector, outputs.mean((0, 1)), probe.loss)
+    projector, factor = choose_spread(start.projector, outputs.mean((0, 1)), probe.loss, say=say)
     record |= {"agreement": start.agreement, "words_per_prompt": start.words, "spread": factor}
     return ProjectorStart(projector, record)
 

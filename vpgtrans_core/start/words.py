@@ -31,6 +31,8 @@ RIDGE = 1e-3
 SPREADS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Factors by which `choose_spread` tries to scale the soft prompts' distance from their mean: a choice among words is
 an average, and lies nearer to the mean than the words do."""
+BEYOND, MOST_SPREADS = 1.5, 10
+"""Factor between spreads beyond those, and the most that are tried: each is a forward pass over the images judged."""
 CHUNK = 8
 """Images whose soft prompts' choice of words is in memory at once."""
 
@@ -182,19 +184,44 @@ def regress(inputs: Tensor, wanted: Tensor, ridge: float = RIDGE) -> Linear:
 
 
 def choose_spread(
-    projector: Linear, center: Tensor, loss: Callable[[Tensor, Tensor], float], spreads: Sequence[float] = SPREADS
+    projector: Linear,
+    center: Tensor,
+    loss: Callable[[Tensor, Tensor], float],
+    spreads: Sequence[float] = SPREADS,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Linear, float]:
     """Scale the soft prompts' distance from their mean by the factor with the lowest loss on a few images.
+
+    From the middle of `spreads` on it goes where the loss falls, and beyond the last one while it falls there, for at
+    most `MOST_SPREADS` losses in all.
 
     Args:
         projector: weight ``[D_t, D]`` and bias ``[D_t]``.
         center: the VPG's mean output ``[D]``.
         loss: from weight and bias to the target's loss on some images.
-        spreads: factors to try; should hold 1.
+        spreads: factors to try first, rising.
+        say: is told of each loss.
 
     Returns:
         the projector with that spread, and the factor.
     """
-    losses = {factor: loss(*spread(projector, center, factor)) for factor in spreads}
+    losses: dict[float, float] = {}
+
+    def tried(factor: float) -> float:
+        if factor not in losses:
+            losses[factor] = loss(*spread(projector, center, factor))
+            say(f"start from words: spread {factor:.3g}, loss {losses[factor]:.4f}")
+        return losses[factor]
+
+    line, place = list(spreads), len(spreads) // 2
+    tried(line[place])
+    for step in (1, -1):
+        while len(losses) < MOST_SPREADS:
+            if not 0 <= place + step < len(line):  # the best lies on the edge
+                line.insert(len(line) if step > 0 else 0, line[place] * BEYOND**step)
+                place += step < 0
+            if not tried(line[place + step]) < losses[line[place]]:
+                break
+            place += step
     best = min(losses, key=lambda factor: losses[factor])
     return spread(projector, center, best), best

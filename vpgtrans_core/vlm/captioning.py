@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from vpgtrans_core.templates import ChatTemplate
     from vpgtrans_core.vlm.model import VLModel
 
+GENERATION = "generation_config.json"
+"""What a model's folder says of how it generates."""
 BATCH = 16
 """Images generated for at once."""
 
@@ -36,7 +39,7 @@ def caption(
     images: Sequence[str | Path | Image],
     *,
     prompt: str = "",
-    options: GenerateOptions | None = None,
+    options: GenerateOptions | Mapping[str, Any] | None = None,
     settings: Settings | None = None,
     registry: Registry | None = None,
 ) -> list[Said]:
@@ -46,13 +49,18 @@ def caption(
         model: an alias, hub id or folder of a VL-LLM; an output of `transfer`.
         images: files or PIL images.
         prompt: the text before the generated one.
-        options: beam search as in the paper by default; for a prompt, its settings for answers.
+        options: default as the model's folder says, else beam search as in the paper; for a prompt, the paper's
+            settings for answers. A mapping changes some of them.
         settings: device, precision and the like.
 
     Raises:
         DataError: an image cannot be read. ModelError: the model cannot be found or has no projector or LLM.
     """
-    vl = load_model(model, settings or Settings(), registry or default_registry())
+    given = settings or Settings()
+    vl = load_model(model, given, registry or default_registry())
+    if options is None or isinstance(options, Mapping):
+        own = default_options(prompt) if prompt else folder_options(model, given, registry or default_registry())
+        options = dataclasses.replace(own, **(options or {}))
     return list(say(vl, images, prompt=prompt, options=options))
 
 
@@ -133,6 +141,20 @@ def answer(
     prompt = chat_text(model.llm.text, chosen_template, conversation)
     chosen = options or GenerateOptions(max_new_tokens=64, min_new_tokens=1)
     return model.generate(stacked, "pixels", [prompt], chosen, [len(images)])[0]
+
+
+def folder_options(name: str, settings: Settings, registry: Registry) -> GenerateOptions:
+    """How a model's captions are generated: as its folder says, else as in the paper."""
+    from vpgtrans_core.files import read_json
+    from vpgtrans_core.models.resolve import resolve_source
+
+    folder = resolve_source(name, registry, settings).folder
+    path = folder / GENERATION if folder else None
+    own = read_json(path) if path and path.is_file() else {}
+    paper = default_options("")
+    known = {field.name: type(getattr(paper, field.name)) for field in dataclasses.fields(paper)}
+    values = {key: own[key] for key, kind in known.items() if isinstance(own.get(key), (kind, int))}
+    return dataclasses.replace(paper, **values)
 
 
 def default_options(prompt: str) -> GenerateOptions:
