@@ -27,6 +27,7 @@ Start = Literal["words", "converter", "random"]
 Converter = Literal["ridge", "sgd"]
 Save = Literal["model", "vpg"]
 Template = Literal["minigpt4", "plain"]
+Bos = Literal["auto", "first", "after"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "8bit", "4bit"]
 StageItem = int | str | dict[str, Any]
@@ -73,6 +74,12 @@ class Settings:
         "data",
     )
     template: Template = _setting("minigpt4", "Template for conversations: minigpt4 or plain.", "data")
+    bos: Bos = _setting(
+        "auto",
+        "Where the token that begins a text stands: first, or after the image, as in the paper; auto: where the LLM "
+        "wants it.",
+        "data",
+    )
     val_data: str | None = _setting(
         None, "Images with captions for the held-out loss; default: a part of the training data.", "data"
     )

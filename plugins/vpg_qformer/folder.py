@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2Config, Blip2Processor, GenerationConfig
 
-from vpg_qformer.image_token import ImageToken, with_image_token
+from vpg_qformer.image_token import ImageToken, put_start_before_images, with_image_token
 from vpg_qformer.images import image_processor, save_image_processor
 from vpg_qformer.reading import PROJECTOR, referred_folder
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import LLM_PREFIX
 from vpgtrans_core.llm.empty import empty_model
+from vpgtrans_core.llm.text import ImagePlace, Tokens
 from vpgtrans_core.weights import fsync, save_model_tensors
 
 if TYPE_CHECKING:
@@ -64,9 +65,14 @@ def _save_settings(
     _check_width(model, projector)
     token = with_image_token(llm.tokenizer, model.config.vocab_size, _used_ids(model, settings))
     config = _config(model, vpg, token, settings, reference)
+    start = _start_before_images(llm)
+    if not model.config.is_encoder_decoder:
+        config.bos = llm.family.bos
+    if start:
+        config.text_config.bos_token_id = None  # else a generation without input ids would begin in the other order
     config.save_pretrained(folder)
     _generation_config(settings, token).save_pretrained(folder)
-    _processor(vpg, token, settings, seq2seq=model.config.is_encoder_decoder).save_pretrained(folder)
+    _processor(vpg, token, settings, start, seq2seq=model.config.is_encoder_decoder).save_pretrained(folder)
     save_image_processor(folder, vpg.preprocessing)  # where readers older than processor_config.json look
     return config
 
@@ -109,6 +115,13 @@ def _check_loadable(model: PreTrainedModel) -> None:
             f"load them: {', '.join(strange[:4])}",
             "if it has a PEFT adapter, merge that first; --save vpg saves without the language model",
         )
+
+
+def _start_before_images(llm: LLM) -> tuple[int, ...]:
+    """The tokens that the LLM reads before an image when it describes one."""
+    pieces = llm.text.prompt_text("").pieces
+    before = pieces[: pieces.index(ImagePlace())]
+    return tuple(i for piece in before if isinstance(piece, Tokens) for i in piece.ids)
 
 
 def _used_ids(model: PreTrainedModel, settings: dict[str, Any]) -> set[int]:
@@ -168,9 +181,15 @@ def _generation_config(settings: dict[str, Any], token: ImageToken) -> Generatio
     return GenerationConfig(**{k: v for k, v in settings.items() if v is not None}, **suppressed)
 
 
-def _processor(vpg: QFormerVPG, token: ImageToken, settings: dict[str, Any], *, seq2seq: bool) -> Blip2Processor:
-    tokenizer = token.tokenizer
+def _processor(
+    vpg: QFormerVPG, token: ImageToken, settings: dict[str, Any], start: tuple[int, ...], *, seq2seq: bool
+) -> Blip2Processor:
+    """The processor. It puts image tokens before whatever the tokenizer makes of a text, start token included; where
+    the start stands before them, the tokenizer itself adds both and the processor none."""
+    tokenizer, own = token.tokenizer, vpg.num_prompts
+    if start:
+        tokenizer, own = put_start_before_images(token, start, vpg.num_prompts), 0
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(settings["pad_token_id"])
     tokenizer.padding_side = "right" if seq2seq else "left"
-    return Blip2Processor(image_processor(vpg.preprocessing), tokenizer, num_query_tokens=vpg.num_prompts)
+    return Blip2Processor(image_processor(vpg.preprocessing), tokenizer, num_query_tokens=own)

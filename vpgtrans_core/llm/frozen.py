@@ -17,7 +17,7 @@ from vpgtrans_core.llm.blocks import compile_blocks
 from vpgtrans_core.llm.elements import images_of_samples, line_of
 from vpgtrans_core.llm.head import head_of
 from vpgtrans_core.llm.loading import load_model, load_tokenizer
-from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens
+from vpgtrans_core.llm.text import Piece, Text, TextEncoder
 from vpgtrans_core.llm.vocabulary import check_ids
 
 if TYPE_CHECKING:
@@ -171,13 +171,10 @@ class FrozenLLM(LLM):
     def _prompts(self, prompt: str | Text | Sequence[str | Text], images: int, samples: int) -> list[Text]:
         """One text for each sample; where their number is not given (0), it follows from that of the images."""
         if isinstance(prompt, str):
-            prompt = self._after_image(prompt)
+            prompt = self.text.prompt_text(prompt)
         if isinstance(prompt, Text):
             return [prompt] * (samples or images // max(1, prompt.images))
-        return [self._after_image(part) if isinstance(part, str) else part for part in prompt]
-
-    def _after_image(self, prompt: str) -> Text:
-        return Text((ImagePlace(), Tokens(self.text.prompt_ids(prompt))))
+        return [self.text.prompt_text(part) if isinstance(part, str) else part for part in prompt]
 
     def _alike(
         self, prompts: list[Text], counts: Sequence[int], num_prompts: int

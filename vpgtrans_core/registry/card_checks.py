@@ -9,6 +9,7 @@ from functools import cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from vpgtrans_core.cards import BOS_ORDERS
 from vpgtrans_core.errors import did_you_mean
 from vpgtrans_core.recipes.lists import RECIPES
 
@@ -17,7 +18,7 @@ _NAME = re.compile(r"[^\s:/\\]+")
 _TARGET_FIELDS = ("adapter", "reader", "target", "data")
 _NAME_FIELDS = ("name", "alias")
 _HALVES = ("float16", "bfloat16")
-_CHOICES = {"half": _HALVES, "recipe": tuple(RECIPES)}
+_CHOICES = {"half": _HALVES, "recipe": tuple(RECIPES), "bos": BOS_ORDERS}
 
 
 def card_problems(card: Any) -> list[str]:
@@ -89,7 +90,7 @@ def _meaning_problem(name: str, value: Any) -> str:
         return "must be a name without spaces, colons and slashes"
     if name == "model_types" and not value:
         return "must name at least one of transformers' model types"
-    if value not in _CHOICES.get(name, (value,)):
+    if value is not None and value not in _CHOICES.get(name, (value,)):
         return f"must be one of {', '.join(_CHOICES[name])}"
     if type(value) is int and value <= 0:
         return "must be above 0"
