@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from vpgtrans_core.cards import BOS_ORDERS, LLMCard, LLMFamily, SourceCard, VPGFamily
+from vpgtrans_core.cards import BosOrder, LLMCard, LLMFamily, SourceCard, VPGFamily
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import CONFIG, LLM_PREFIX, REFERENCES, read_json
 from vpgtrans_core.models import refusals
@@ -317,7 +317,7 @@ def read_references(folder: Path | None) -> dict[str, Any]:
 def _with_bos(llm: ResolvedLLM, stated: dict[str, Any], name: str) -> ResolvedLLM:
     """An LLM with the place of BOS that its VL-LLM's folder states; one that states none has the paper's."""
     bos = stated.get("bos", "after")
-    if bos not in BOS_ORDERS:
+    if bos not in get_args(BosOrder):
         raise ModelError(
             f"{name} states {bos!r} for the place of BOS", f"correct 'bos' in its {CONFIG} or {REFERENCES}"
         )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import cast
 
 from vpgtrans_core.errors import DataError
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, check_names, resolve_source, resolve_target
 from vpgtrans_core.recipes.lists import RECIPES
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.registry import Registry
-from vpgtrans_core.settings import Bos, Settings, fill, stage_settings, stages_of
+from vpgtrans_core.settings import Settings, fill, stage_settings, stages_of
 
 
 @dataclass(frozen=True)
@@ -65,5 +64,5 @@ def run_spec(settings: Settings, registry: Registry, *, weights: bool = True) ->
     recipe = RECIPES[card.recipe if card else "paper"]
     filled = fill(settings, recipe, batch_size=target.family.batch_size)
     if not target.family.encoder_decoder:
-        filled = dataclasses.replace(filled, bos=cast(Bos, target.family.bos))
+        filled = dataclasses.replace(filled, bos=target.family.bos)
     return RunSpec(filled, stages_of(filled), source, target, card.data if card else "", registry)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from vpgtrans_core.cards import BOS_ORDERS, LLMCard, load
+from vpgtrans_core.cards import BosOrder, LLMCard, load
 from vpgtrans_core.data.sample import Caption
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions, trainable_names
 from vpgtrans_core.llm.embeddings import EmbeddingReader, open_embeddings
@@ -178,7 +178,7 @@ def texts_begin_as_trained(subject: LLMSubject) -> None:
     expect(learned == asked, f"a caption is learned after {learned}, but generated after {asked}")
     start = getattr(llm.text, "start", ())
     if start and not subject.family.encoder_decoder:
-        for bos in BOS_ORDERS:
+        for bos in get_args(BosOrder):
             family = dataclasses.replace(subject.family, bos=bos)
             pieces = load(family.adapter).load(subject.folder, family=family).text.prompt_text("").pieces
             wanted = (Tokens(start), ImagePlace()) if bos == "first" else (ImagePlace(), Tokens(start))
