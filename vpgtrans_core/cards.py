@@ -17,6 +17,10 @@ API_VERSION = 1
 """The version of the hook specs and of these cards. A plugin may state the one it needs as ``VPGT_API = 1``."""
 
 
+BosOrder = Literal["first", "after"]
+"""Where the token that begins a text stands, for LLMs that have one: first of all, where their own training had it, or
+after the image, as in the paper's code, which learns to say it, too."""
+
 FACTS = ("hidden_size", "vocab_size", "end_token")
 """What a card says that a run depends on and that transformers' config classes may state as well."""
 
@@ -69,6 +73,8 @@ class LLMCard:
     """Further names of the same model (``vicuna-7b`` for its newest version)."""
     bundled: str | None = None
     """``"package:folder"`` for a model that ships inside a Python package instead of on the hub."""
+    bos: BosOrder | None = None
+    """Where its BOS stands if not where the family's does."""
     note: str = ""
 
     @property
@@ -95,6 +101,9 @@ class LLMFamily:
     compiles: bool = False
     """Whether long runs on a GPU compile its blocks: True where that was seen to be faster (LLaMA by a third; OPT,
     whose norms and activations are single kernels as they are, gains nothing)."""
+    bos: BosOrder = "first"
+    """Where BOS stands in texts with an image, if the tokenizer begins texts with one: ``"first"`` for
+    LLMs whose first position is special (most), ``"after"`` for those that read BLIP-2's order as well (OPT)."""
     batch_size: Size = 1728
     """Captions a step in the paper's recipe."""
     question_prompt: str = "Question: {} Answer:"

@@ -30,6 +30,7 @@ Then = Literal["minigpt4-align", "instruction-tuning"]
 Start = Literal["words", "converter", "random"]
 Converter = Literal["ridge", "sgd"]
 Save = Literal["model", "vpg"]
+Bos = Literal["auto", "first", "after"]
 Logger = Literal["tensorboard", "trackio"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "8bit", "4bit"]
@@ -77,6 +78,12 @@ class Settings:
         "auto",
         "Chat template: one that ships (`vpgt template --list`), own (the tokenizer's), a file of jinja, or auto (own, "
         "else minigpt4).",
+        "data",
+    )
+    bos: Bos = _setting(
+        "auto",
+        "Where the token that begins a text stands: first, or after the image, as in the paper; auto: where the LLM "
+        "wants it.",
         "data",
     )
     val_data: str | None = _setting(

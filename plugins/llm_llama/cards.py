@@ -103,6 +103,7 @@ CARDS = (
         checked=("end_token",),
         config=UNTIED | {"max_position_embeddings": 128},
         bundled="vpgtrans_core.miniature:zoo/llama-mini",
+        bos="after",
         note="the miniature world's",
     ),
 )

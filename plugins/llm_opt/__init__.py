@@ -17,6 +17,7 @@ def vpgt_llm_families() -> list[LLMFamily]:
             adapter="llm_opt.adapter:OPT",
             cards=CARDS,
             half="float16",
+            bos="after",
             batch_size=1728,
         )
     ]

@@ -59,7 +59,8 @@ def import_checkpoint(
     """
     if vpg and Path(vpg).is_file():
         raise ModelError(f"--vpg {vpg} is a file, not a model", f"import {vpg} first, with --projector {checkpoint}")
-    resolved = resolve_target(llm, registry, settings) if llm else None
+    papers = dataclasses.replace(settings, bos="after")  # as it was trained
+    resolved = resolve_target(llm, registry, papers) if llm else None
     with _whole(Path(out), overwrite) as folder:
         source = resolve_source(vpg, registry, settings).folder if vpg else None
         # What cannot be used is refused before an LLM is loaded.
@@ -177,7 +178,8 @@ def _references(source: ResolvedSource, folder: Path) -> dict[str, Any]:
     record, imported = (read_json(path) if path.is_file() else {} for path in (folder / "run.json", folder / RECORD))
     if source.llm is not None:
         plain = source.llm.reference() | {"sha256": identity(source.llm)["sha256"]}
-        references["llm"] = _recorded(record.get("target")) or imported.get("llm") or plain
+        found = _recorded(record.get("target")) or imported.get("llm") or plain
+        references["llm"] = {**found, "bos": source.llm.family.bos}
     trained = _recorded(record.get("source"))
     vit = trained or {"id": source.hub_id, "revision": source.revision, "folder": str(folder)}
     if vit.get("id"):

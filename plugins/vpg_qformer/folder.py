@@ -13,7 +13,8 @@ from transformers import Blip2Config, Blip2Processor
 from vpg_qformer.images import image_processor, save_image_processor
 from vpg_qformer.reading import PROJECTOR
 from vpgtrans_core.files import LLM_PREFIX
-from vpgtrans_core.vpg.image_token import ImageToken, with_image_token
+from vpgtrans_core.llm.text import ImagePlace, Tokens
+from vpgtrans_core.vpg.image_token import ImageToken, put_start_before_images, with_image_token
 from vpgtrans_core.vpg.whole import (
     check_loadable,
     check_width,
@@ -68,11 +69,23 @@ def _save_settings(
     check_width(model, projector, "BLIP-2")
     token = with_image_token(llm.tokenizer, model.config.vocab_size, used_ids(model, settings))
     config = _config(model, vpg, token, settings, reference)
+    start = _start_before_images(llm)
+    if not model.config.is_encoder_decoder:
+        config.bos = llm.family.bos
+    if start:
+        config.text_config.bos_token_id = None  # else a generation without input ids would begin in the other order
     config.save_pretrained(folder)
     generation_config(settings, token).save_pretrained(folder)
-    _processor(vpg, token, settings, seq2seq=model.config.is_encoder_decoder).save_pretrained(folder)
+    _processor(vpg, token, settings, start, seq2seq=model.config.is_encoder_decoder).save_pretrained(folder)
     save_image_processor(folder, vpg.preprocessing)  # where readers older than processor_config.json look
     return config
+
+
+def _start_before_images(llm: LLM) -> tuple[int, ...]:
+    """The tokens that the LLM reads before an image when it describes one."""
+    pieces = llm.text.prompt_text("").pieces
+    before = pieces[: pieces.index(ImagePlace())]
+    return tuple(i for piece in before if isinstance(piece, Tokens) for i in piece.ids)
 
 
 def _config(
@@ -121,9 +134,15 @@ def _tensors(vpg: QFormerVPG, projector: nn.Linear, model: PreTrainedModel, rows
     return tensors
 
 
-def _processor(vpg: QFormerVPG, token: ImageToken, settings: dict[str, Any], *, seq2seq: bool) -> Blip2Processor:
-    tokenizer = token.tokenizer
+def _processor(
+    vpg: QFormerVPG, token: ImageToken, settings: dict[str, Any], start: tuple[int, ...], *, seq2seq: bool
+) -> Blip2Processor:
+    """The processor. It puts image tokens before whatever the tokenizer makes of a text, start token included; where
+    the start stands before them, the tokenizer itself adds both and the processor none."""
+    tokenizer, own = token.tokenizer, vpg.num_prompts
+    if start:
+        tokenizer, own = put_start_before_images(token, start, vpg.num_prompts), 0
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(settings["pad_token_id"])
     tokenizer.padding_side = "right" if seq2seq else "left"
-    return Blip2Processor(image_processor(vpg.preprocessing), tokenizer, num_query_tokens=vpg.num_prompts)
+    return Blip2Processor(image_processor(vpg.preprocessing), tokenizer, num_query_tokens=own)

@@ -6,6 +6,7 @@ import torch
 from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2QFormerConfig, Blip2VisionConfig
 
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions
+from vpgtrans_core.llm.text import ImagePlace
 
 IMAGE_TOKEN = 327
 
@@ -38,8 +39,9 @@ def blip2_texts(llm: LLM, prompt: str, options: GenerateOptions) -> tuple[list[s
             query_embeds=model.query_tokens.expand(3, -1, -1), encoder_hidden_states=features
         ).last_hidden_state
         soft_prompts = model.language_projection(outputs)
-    words = llm.text.prompt_ids(prompt)
-    ids = torch.tensor([[IMAGE_TOKEN] * 4 + list(words)] * 3)
+    pieces = llm.text.prompt_text(prompt).pieces
+    row = [i for piece in pieces for i in ([IMAGE_TOKEN] * 4 if isinstance(piece, ImagePlace) else piece.ids)]
+    ids = torch.tensor([row] * 3)
     generated = model.generate(pixel_values=pixels, input_ids=ids, generation_config=llm.generation_arguments(options))
     if not llm.model.config.is_encoder_decoder:
         generated = generated[:, ids.shape[1] :] if generated.shape[1] > ids.shape[1] else generated

@@ -11,7 +11,8 @@ from vpgtrans_core.testing.llm_subject import PROMPTS, TEXTS
 
 
 def family(name: str = "test") -> LLMFamily:
-    return LLMFamily(name=name, model_types=(name,), adapter="vpgtrans_core.llm.decoder:DecoderOnlyLLM")
+    bos = "after" if name == "opt" else "first"
+    return LLMFamily(name=name, model_types=(name,), adapter="vpgtrans_core.llm.decoder:DecoderOnlyLLM", bos=bos)
 
 
 def random_model(config, dtype=torch.float32, auto=AutoModelForCausalLM, seed=0):

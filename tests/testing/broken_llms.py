@@ -91,6 +91,13 @@ class PromptIsLabelled(CausalText):
         return Text.of((), text.context + text.target)
 
 
+class ForgetsTheOrder(DecoderOnlyLLM):
+    """BOS always stands after the image."""
+
+    def text_encoder(self):
+        return dataclasses.replace(super().text_encoder(), start_first=False)
+
+
 class LossOfMean(DecoderOnlyLLM):
     """A mean over labels instead of the sum."""
 

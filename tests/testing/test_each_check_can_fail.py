@@ -60,6 +60,7 @@ BROKEN_LLMS = [
     ("packing_changes_nothing", "NeverPacks", {}, "does not share"),
     ("packing_changes_nothing", "Plain", {"model_type": "gpt_neo", "extra": LOCAL}, "packed rows"),
     ("labels_are_where_they_belong", "LabelsThePrompt", {}, "prompt is not in the context"),
+    ("texts_begin_as_trained", "ForgetsTheOrder", {}, "with bos='first'"),
     ("loss_equals_transformers", "LossOfMean", {}, "transformers'"),
     ("gradient_equals_transformers", "HalfTheGradient", {}, "gradient"),
     ("llm_bits_stay", "WritesToItsWeights", {}, "weights changed"),

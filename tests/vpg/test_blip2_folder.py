@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from transformers import Blip2ForConditionalGeneration, Blip2Processor
 from vpg_qformer.adapter import QFormerVPG
 from vpg_qformer.folder import save_blip2
 
+from vpgtrans_core.data.conversation import Caption
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.vpg.image_token import with_image_token
 from vpgtrans_core.weights import Weights
@@ -28,6 +30,8 @@ CASES = {
     "llama": ("llama", {}),
     "llama, full vocabulary": ("llama", {"words": VOCABULARY}),
     "llama, tied": ("llama", {"tie_word_embeddings": True}),
+    "llama, BOS after the image": ("llama", {"bos": "after"}),
+    "opt, BOS first": ("opt", {"bos": "first"}),
     "t5": ("t5", {"tied": False}),
     "t5, tied": ("t5", {"tie_word_embeddings": True}),
     "t5, full vocabulary": ("t5", {"words": VOCABULARY, "tied": False}),
@@ -39,7 +43,9 @@ def case(request, tmp_path_factory):
     """A family's LLM, a VPG with a projector, and the folder written of them."""
     kind, changes = CASES[request.param]
     base = tmp_path_factory.mktemp(kind)
-    llm = load_llm(save_llm(base / "llm", kind, **changes), kind)
+    order = {"bos": changes["bos"]} if "bos" in changes else {}
+    sizes = {name: value for name, value in changes.items() if name != "bos"}
+    llm = load_llm(save_llm(base / "llm", kind, **sizes), kind, **order)
     torch.manual_seed(0)
     vpg, projector = QFormerVPG.from_config(VPG_CONFIG), torch.nn.Linear(32, 40)
     shake(vpg)
@@ -65,8 +71,12 @@ def test_transformers_gives_our_logits(case):
     soft = projector(vpg(inputs["pixel_values"]))
     theirs = model.get_image_features(inputs["pixel_values"], return_dict=True).pooler_output
     torch.testing.assert_close(theirs, soft, rtol=1e-5, atol=1e-5)
-    words = llm.embed(inputs["input_ids"][:, vpg.num_prompts :])
-    ours = logits(kind, llm.model, inputs_embeds=torch.cat([soft, words], dim=1))
+    image, after = soft, inputs["input_ids"][:, vpg.num_prompts :]
+    if llm.family.bos == "first" and kind != "t5":
+        before, after = inputs["input_ids"][:, :1], inputs["input_ids"][:, 1 + vpg.num_prompts :]
+        assert before.item() == llm.text.start[0]
+        image = torch.cat([llm.embed(before), soft], dim=1)
+    ours = logits(kind, llm.model, inputs_embeds=torch.cat([image, llm.embed(after)], dim=1))
     torch.testing.assert_close(logits(kind, model, **inputs), ours, rtol=1e-4, atol=1e-4)
     assert ours.shape[-1] == VOCABULARY
 
@@ -85,10 +95,35 @@ def test_it_generates_with_and_without_a_prompt_and_says_what_we_say(case):
     from vpgtrans_core.llm.adapter import GenerateOptions
 
     options = {"num_beams": 2, "max_new_tokens": 6, "min_new_tokens": 2}
-    ids = model.generate(pixels, **options)
+    asked = processor(images=IMAGE, text="", return_tensors="pt")
+    ids = model.generate(**asked, **options)
     ids = ids if kind == "t5" else ids[:, vpg.num_prompts + 1 :]
     ours = llm.generate(projector(vpg(pixels)), options=GenerateOptions(**options))
     assert llm.decode(ids) == ours
+    if kind != "t5" and llm.family.bos == "first":
+        with pytest.raises(TypeError):  # alone it would put BOS after the image
+            model.generate(pixels, **options)
+    else:
+        ids = model.generate(pixels, **options)
+        assert llm.decode(ids if kind == "t5" else ids[:, vpg.num_prompts + 1 :]) == ours
+
+
+@torch.no_grad()
+def test_transformers_gives_our_loss_of_a_caption(case):
+    kind, llm, vpg, projector, folder = case
+    if kind == "t5":
+        pytest.skip("an encoder-decoder begins no text")
+    model, processor = Blip2ForConditionalGeneration.from_pretrained(folder), Blip2Processor.from_pretrained(folder)
+    inputs = processor(images=IMAGE, text="w7 w8 w9", return_tensors="pt")
+    text = llm.text.encode(Caption("w7 w8 w9"), 32, random.Random(0))
+    ids = torch.cat([inputs["input_ids"], torch.tensor([[llm.text.end]])], dim=1)
+    labels = ids.clone()
+    labels[:, : ids.shape[1] - text.labels] = -100
+    theirs = model(inputs["pixel_values"], input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss
+    soft = projector(vpg(inputs["pixel_values"]))
+    ours = llm.loss(soft, llm.layout([[text]], vpg.num_prompts).to("cpu")) / text.labels
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
+    assert text.labels == (4 if llm.family.bos == "first" else 5)  # the paper's code labels BOS
 
 
 def test_the_folder_is_plain(case):

@@ -7,6 +7,7 @@ the prompt from what transformers' processor returns.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -86,7 +87,7 @@ def complaints(folder) -> list[str]:
 
 
 def write(folder, kind: str, **changes):
-    llm = load_llm(save_llm(folder / "llm", kind, **changes), kind)
+    llm = load_llm(save_llm(folder / "llm", kind, **changes), kind, bos="after")
     vpg = QFormerVPG.from_config(VPG_CONFIG)
     vpg.save_model(folder / "out", torch.nn.Linear(32, 40), llm, llm_reference={})
     return folder / "out"
@@ -96,6 +97,13 @@ def write(folder, kind: str, **changes):
 def test_a_decoders_folder_is_what_vllm_asks_for(name: str, tmp_path) -> None:
     kind, changes = FAMILIES[name]
     assert complaints(write(tmp_path, kind, **changes)) == []
+
+
+def test_a_start_before_the_picture_is_not(tmp_path) -> None:
+    """vLLM puts the picture in front of all tokens."""
+    llm = load_llm(save_llm(tmp_path / "llm", "llama"), "llama", bos="first")
+    QFormerVPG.from_config(VPG_CONFIG).save_model(tmp_path / "out", torch.nn.Linear(32, 40), llm, llm_reference={})
+    assert complaints(tmp_path / "out") == ["places for the picture in front"]
 
 
 def test_an_encoder_decoders_is_not(tmp_path) -> None:
@@ -112,7 +120,7 @@ def test_llms_that_no_plugin_knows(kind: str, fits: bool, tmp_path) -> None:
     config = AutoConfig.for_model(kind, **ANY, **more, bos_token_id=1, eos_token_id=2, pad_token_id=0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "llm")
     tokenizer("llama").save_pretrained(tmp_path / "llm")
-    family = fallback_family(kind)
+    family = dataclasses.replace(fallback_family(kind), bos="after")
     llm = load(family.adapter).load(tmp_path / "llm", family=family)
     QFormerVPG.from_config(VPG_CONFIG).save_model(tmp_path / "out", torch.nn.Linear(32, 40), llm, llm_reference={})
     assert ("a trunk called model" not in complaints(tmp_path / "out")) == fits
@@ -120,7 +128,7 @@ def test_llms_that_no_plugin_knows(kind: str, fits: bool, tmp_path) -> None:
 
 
 def test_the_llms_class_is_named_where_its_own_folder_names_none(tmp_path) -> None:
-    llm = load_llm(save_llm(tmp_path / "llm", "llama"), "llama")
+    llm = load_llm(save_llm(tmp_path / "llm", "llama"), "llama", bos="after")
     llm.model.config.architectures = None
     QFormerVPG.from_config(VPG_CONFIG).save_model(tmp_path / "out", torch.nn.Linear(32, 40), llm, llm_reference={})
     assert complaints(tmp_path / "out") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 
 import torch
@@ -120,9 +121,9 @@ FAMILIES = {
 }
 
 
-def load_llm(folder, kind: str):
-    """The LLM of a folder through its family's adapter."""
+def load_llm(folder, kind: str, **changes):
+    """The LLM of a folder through its family's adapter; `changes` are the family's."""
     plugin, name = FAMILIES[kind]
     families = importlib.import_module(plugin).vpgt_llm_families()
     family = next(f for f in families if f.name == name)
-    return load(family.adapter).load(folder, family=family)
+    return load(family.adapter).load(folder, family=dataclasses.replace(family, **changes))

@@ -28,24 +28,34 @@ if TYPE_CHECKING:
 class CausalText(TextEncoder):
     """Texts for decoder-only LLMs.
 
-    A caption is ``[start] caption [end]``, or ``[start] prompt`` as context and the rest to say. A conversation is
-    ``[start]`` and the template's text, in which every answer is labelled and ended by the template's end or the end of
-    text; or, verbatim, just the template's text. What is cut at `max_tokens` has no end token: the LLM must not learn
-    to stop in the middle.
+    A caption is ``caption [end]``, after the image and the prompt. The start stands before the image (`start_first`)
+    and has no label, or after it as in the paper's code: then it begins the prompt, and the caption where there is no
+    prompt. A conversation is ``[start]`` and the template's text, in which every answer is labelled and ended by the
+    template's end or the end of text; or, verbatim, just the template's text. What is cut at `max_tokens` has no end
+    token: the LLM must not learn to stop in the middle.
+
+    Attributes:
+        start: the token that begins a text, or none.
+        end: the token that ends a caption.
+        start_first: whether the start stands before the image.
     """
 
     tokenizer: PreTrainedTokenizerBase
     start: tuple[int, ...]
     end: int
+    start_first: bool = False
 
     def encode(self, caption: Caption, max_tokens: int, rng: random.Random) -> Text:
         prompt = caption.prompt.rstrip()
         context, said = self._pair(f"{prompt} " if prompt else "", caption.text)
-        context = (*self.start, *context) if prompt else ()
-        target = (*said, self.end) if prompt else (*self.start, *said, self.end)
-        read = context[: max_tokens - 1]  # at least one token remains to be said
-        kept = target[: max_tokens - len(read)]
-        return Text.of(read, kept, cut=len(target) - len(kept), whole=len(context) + len(target))
+        before, after = self._starts
+        context = (*after, *context) if prompt else ()
+        target = (*said, self.end) if prompt else (*after, *said, self.end)
+        room = max(1, max_tokens - len(before))
+        read = context[: room - 1]  # at least one token remains to be said
+        kept = target[: room - len(read)]
+        whole = len(before) + len(context) + len(target)
+        return Text.of(read, kept, before=before, cut=len(target) - len(kept), whole=whole)
 
     def encode_spans(self, spans: Sequence[Span | ImageMark], max_tokens: int | None = None) -> Text:
         if any(isinstance(span, Span) and span.verbatim for span in spans):
@@ -66,8 +76,16 @@ class CausalText(TextEncoder):
         return limited([*pieces, Tokens(self._asked(words, "")[0])], max_tokens)
 
     def prompt_ids(self, prompt: str) -> tuple[int, ...]:
-        prompt = prompt.rstrip()
-        return (*self.start, *self._ids(prompt)) if prompt else self.start
+        return (*self._starts[1], *self._ids(prompt.rstrip()))
+
+    def prompt_text(self, prompt: str) -> Text:
+        before, _ = self._starts
+        return Text((*([Tokens(before)] if before else []), ImagePlace(), Tokens(self.prompt_ids(prompt))))
+
+    @property
+    def _starts(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What of the start stands before the image, and what after it."""
+        return (self.start, ()) if self.start_first else ((), self.start)
 
     @property
     def answer_end(self) -> int:
@@ -107,7 +125,8 @@ class DecoderOnlyLLM(FrozenLLM):
         return AutoModelForCausalLM
 
     def text_encoder(self) -> CausalText:
-        return CausalText(self.tokenizer, start_tokens(self.tokenizer), end_token(self.tokenizer))
+        start, end = start_tokens(self.tokenizer), end_token(self.tokenizer)
+        return CausalText(self.tokenizer, start, end, start_first=self.family.bos == "first")
 
     def trunk_name(self) -> str:
         children: dict[str, Any] = dict(self.model._modules)

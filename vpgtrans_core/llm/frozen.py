@@ -18,7 +18,7 @@ from vpgtrans_core.llm.elements import images_of_samples, line_of
 from vpgtrans_core.llm.head import head_of
 from vpgtrans_core.llm.loading import load_model, load_tokenizer
 from vpgtrans_core.llm.sampling import GivenDraws, Sampled
-from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens
+from vpgtrans_core.llm.text import Piece, Text, TextEncoder
 from vpgtrans_core.llm.vocabulary import check_ids
 
 if TYPE_CHECKING:
@@ -180,13 +180,10 @@ class FrozenLLM(LLM):
     def _prompts(self, prompt: str | Text | Sequence[str | Text], images: int, samples: int) -> list[Text]:
         """One text for each sample; where their number is not given (0), it follows from that of the images."""
         if isinstance(prompt, str):
-            prompt = self._after_image(prompt)
+            prompt = self.text.prompt_text(prompt)
         if isinstance(prompt, Text):
             return [prompt] * (samples or images // max(1, prompt.images))
-        return [self._after_image(part) if isinstance(part, str) else part for part in prompt]
-
-    def _after_image(self, prompt: str) -> Text:
-        return Text((ImagePlace(), Tokens(self.text.prompt_ids(prompt))))
+        return [self.text.prompt_text(part) if isinstance(part, str) else part for part in prompt]
 
     def _alike(
         self, prompts: list[Text], counts: Sequence[int], num_prompts: int
@@ -206,7 +203,7 @@ class FrozenLLM(LLM):
         options = GenerateOptions(num_beams=1, min_new_tokens=1, max_new_tokens=draws.shape[1])
         arguments = self.generation_arguments(options)
         count = len(soft_prompts)
-        prompts = [self._after_image("")] * count
+        prompts = [self.text.prompt_text("")] * count
         ((_, read, said),) = self._alike(prompts, [1] * count, soft_prompts.shape[1])  # alike in length
         device = soft_prompts.device
         chooser = GivenDraws(temperature, draws.to(device))

@@ -53,13 +53,22 @@ class Text:
     end: str = field(default="", kw_only=True, compare=False)
 
     @classmethod
-    def of(cls, context: Sequence[int], target: Sequence[int], *, cut: int = 0, whole: int = 0) -> Text:
-        """A caption: ``[image][context][target]``, with every token of `target` labelled.
+    def of(
+        cls,
+        context: Sequence[int],
+        target: Sequence[int],
+        *,
+        before: Sequence[int] = (),
+        cut: int = 0,
+        whole: int = 0,
+    ) -> Text:
+        """A caption: ``[before][image][context][target]``, with every token of `target` labelled.
 
-        Without a prompt the context of a decoder-only LLM is empty and the target ``[BOS] caption [end]`` (the paper's
-        code labels BOS too). An encoder-decoder's context has its end token.
+        Where a decoder-only LLM has its BOS after the image, as in the paper's code, `context` begins with it; without
+        a prompt the context is empty and `target` begins with it, so that BOS is labelled too. An encoder-decoder's
+        context has its end token.
         """
-        pieces: list[Piece] = [ImagePlace()]
+        pieces: list[Piece] = [Tokens(tuple(before)), ImagePlace()] if before else [ImagePlace()]
         if context:
             pieces.append(Tokens(tuple(context)))
         pieces.append(Tokens(tuple(target), labelled=True))
@@ -133,6 +142,10 @@ class TextEncoder(ABC):
     @abstractmethod
     def prompt_ids(self, prompt: str) -> tuple[int, ...]:
         """What is read between an image's soft prompts and a caption that is generated."""
+
+    def prompt_text(self, prompt: str) -> Text:
+        """All that is read before a caption that is generated: the image, and what stands before and after it."""
+        return Text((ImagePlace(), Tokens(self.prompt_ids(prompt))))
 
     @property
     @abstractmethod

@@ -7,13 +7,13 @@ needs configs only (``weights=False``): from the folder, else from the hub, else
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from vpgtrans_core.cards import LLMCard, LLMFamily, SourceCard, VPGFamily
+from vpgtrans_core.cards import BosOrder, LLMCard, LLMFamily, SourceCard, VPGFamily
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.files import LLM_PREFIX, REFERENCES, read_json
+from vpgtrans_core.files import CONFIG, LLM_PREFIX, REFERENCES, read_json
 from vpgtrans_core.models import refusals
 from vpgtrans_core.models.kinds import fallback_of, needs_code
 from vpgtrans_core.models.places import Origin, Place, Places, is_path
@@ -60,7 +60,8 @@ class ResolvedLLM(_Placed):
         name: what the user wrote, or the alias.
         place: where it is; `place.config` is that of the whole VL-LLM where it lies inside one.
         config: transformers' config of the language model itself (a VL-LLM's ``text_config``).
-        family: its family, the fallback's where no plugin has one.
+        family: its family, the fallback's where no plugin has one; `family.bos` is where BOS stands in this model's
+            texts.
         plugin: the plugin of the family, None for the fallback.
         card: its card where it is known.
         prefix: what its tensors' names begin with in `folder`: ``""``, or inside a VL-LLM `LLM_PREFIX` or what the
@@ -96,6 +97,7 @@ class ResolvedLLM(_Placed):
             "folder": str(self.folder.resolve()) if self.folder and self.origin == "folder" else None,
             "prefix": self.prefix,
             "model_type": self.config.get("model_type"),
+            "bos": self.family.bos,
         }
 
 
@@ -153,7 +155,9 @@ class Resolver:
         self._refuse_code(name, place.config)
         refusals.refuse_vl_target(name, place.config, self.registry)
         family, owner = self._llm_family(name, place.config, known, written or plugin)
-        return ResolvedLLM(name, place, place.config, family, owner, known.card if known else None)
+        card = known.card if known else None
+        wanted = self.settings.bos if self.settings.bos != "auto" else (card and card.bos) or family.bos
+        return ResolvedLLM(name, place, place.config, replace(family, bos=wanted), owner, card)
 
     def source(self, name: str) -> ResolvedSource:
         """See `resolve_source`."""
@@ -198,14 +202,17 @@ class Resolver:
         references: dict[str, Any],
         vpg_family: VPGFamily,
     ) -> ResolvedLLM | None:
-        """The LLM of a source: in another folder, inside its own, or what its card names."""
+        """The LLM of a source: in another folder, inside its own, or what its card names.
+
+        It reads texts as the source was trained, so its BOS stands where the folder says, or where the paper's code has
+        it."""
         if isinstance(reference := references.get("llm"), dict):
-            return self.reference(reference, place.folder, plugin)
+            return _with_bos(self.reference(reference, place.folder, plugin), reference, name)
         if isinstance(text := place.config.get("text_config"), dict):
-            return self._inner_llm(name, plugin, text, place, known, vpg_family)
+            return _with_bos(self._inner_llm(name, plugin, text, place, known, vpg_family), place.config, name)
         if known and known.card.llm:
             llm = self.registry.llm_of(known)
-            return self.target(f"{llm.plugin}:{llm.card.alias}")
+            return _with_bos(self.target(f"{llm.plugin}:{llm.card.alias}"), {}, name)
         return None
 
     def _inner_llm(
@@ -322,6 +329,16 @@ def resolve_reference(
 def read_references(folder: Path | None) -> dict[str, Any]:
     """What a folder's ``references.json`` says, or an empty dict without one."""
     return read_json(folder / REFERENCES) if folder and (folder / REFERENCES).is_file() else {}
+
+
+def _with_bos(llm: ResolvedLLM, stated: dict[str, Any], name: str) -> ResolvedLLM:
+    """An LLM with the place of BOS that its VL-LLM's folder states; one that states none has the paper's."""
+    bos = stated.get("bos", "after")
+    if bos not in get_args(BosOrder):
+        raise ModelError(
+            f"{name} states {bos!r} for the place of BOS", f"correct 'bos' in its {CONFIG} or {REFERENCES}"
+        )
+    return replace(llm, family=replace(llm.family, bos=bos))
 
 
 def _reference_name(reference: dict[str, Any], base: Path) -> str:

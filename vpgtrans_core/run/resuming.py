@@ -51,7 +51,8 @@ def resumed_settings(settings: Settings) -> Settings:
             [f"there is no run to resume in {out}: no settings are recorded in it"],
             "give the run's folder with --out; to start a run again that ended at once, give its whole command",
         )
-    saved = build({k: v for k, v in record["settings"].items() if k != "resume"})
+    before_bos: dict[str, Any] = {"bos": "after"}  # where it stood before there was a setting for it
+    saved = build(before_bos | {k: v for k, v in record["settings"].items() if k != "resume"})
     default = Settings()
     problems, changed = [], {}
     for field in dataclasses.fields(Settings):

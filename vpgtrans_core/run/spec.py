@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from vpgtrans_core.errors import ConfigError, DataError, ModelError
@@ -91,4 +92,6 @@ def run_spec(settings: Settings, registry: Registry, *, weights: bool = True) ->
     card = source.card if source.bundled and target.bundled else None
     recipe = RECIPES[card.recipe if card else "paper"]
     filled = fill(settings, recipe, batch_size=target.family.batch_size)
+    if not target.family.encoder_decoder:
+        filled = dataclasses.replace(filled, bos=target.family.bos)
     return RunSpec(filled, stages_of(filled), source, target, card.data if card else "", registry)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from vpgtrans_core.cards import LLMCard, load
+from vpgtrans_core.cards import BosOrder, LLMCard, load
 from vpgtrans_core.data.sample import Caption
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions, trainable_names
 from vpgtrans_core.llm.embeddings import EmbeddingReader, open_embeddings
 from vpgtrans_core.llm.empty import empty_model
-from vpgtrans_core.llm.text import Text
+from vpgtrans_core.llm.text import ImagePlace, Text, Tokens
 from vpgtrans_core.models.sizes import card_config
 from vpgtrans_core.testing.checks import Check, CheckFailed, check, expect, expect_known_declarations
 from vpgtrans_core.testing.llm_subject import PROMPTS, TEXTS, LLMSubject
@@ -166,6 +167,22 @@ def labels_are_where_they_belong(subject: LLMSubject) -> None:
     expect(_words(llm, asked.target) == "red", f"after a prompt {_words(llm, asked.target)!r} is labelled, not 'red'")
     cut = llm.text.encode(Caption(said), 3, rng)
     expect(0 < len(cut.target) <= 3, f"max_tokens=3 gave {len(cut.target)} target tokens")
+
+
+@check(LLM_CHECKS, "the `text_encoder`'s `encode` and `prompt_text`, and the family's `bos`")
+def texts_begin_as_trained(subject: LLMSubject) -> None:
+    """BOS stands where the family says; a generated caption begins after what a learned one begins after."""
+    llm, prompt = subject.llm(), "question: what colour is it? answer:"
+    learned = llm.text.encode(Caption("red", prompt), 64, random.Random(0)).split()[0]
+    asked = llm.text.prompt_text(prompt).pieces
+    expect(learned == asked, f"a caption is learned after {learned}, but generated after {asked}")
+    start = getattr(llm.text, "start", ())
+    if start and not subject.family.encoder_decoder:
+        for bos in get_args(BosOrder):
+            family = dataclasses.replace(subject.family, bos=bos)
+            pieces = load(family.adapter).load(subject.folder, family=family).text.prompt_text("").pieces
+            wanted = (Tokens(start), ImagePlace()) if bos == "first" else (ImagePlace(), Tokens(start))
+            expect(pieces == wanted, f"with bos={bos!r} an image without a prompt is read as {pieces}")
 
 
 @check(LLM_CHECKS, "the adapter's `loss`, `trunk` and `run_head`")

@@ -9,17 +9,31 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
-from transformers import AddedToken
+from tokenizers.processors import TemplateProcessing
+from transformers import AddedToken, PreTrainedTokenizerFast
+
+from vpgtrans_core.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IMAGE = "<image>"
+OWN_START = (
+    "add_bos_token",
+    "add_eos_token",
+    "tokenizer_class",
+    "tokenizer_file",
+    "vocab_file",
+    "vocab",
+    "merges",
+    "backend",
+)
+"""What a tokenizer class makes its own start of a text from, or itself."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +65,27 @@ def with_image_token(tokenizer: PreTrainedTokenizerBase, rows: int, used: Collec
     tokenizer.add_tokens([AddedToken(IMAGE, normalized=False, special=True)], special_tokens=True)
     found = tokenizer.get_vocab()[IMAGE]
     return ImageToken(tokenizer, found, grows=found >= rows)
+
+
+def put_start_before_images(token: ImageToken, start: Sequence[int], images: int) -> PreTrainedTokenizerBase:
+    """A tokenizer that begins every text with its start tokens and `images` image tokens.
+
+    Raises:
+        ModelError: the tokenizer has no backend of the tokenizers library, which alone knows templates.
+    """
+    tokenizer: Any = token.tokenizer
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise ModelError(
+            f"{type(tokenizer).__name__} cannot be told to put image tokens after the start token",
+            "give --bos after, or save with --save vpg",
+        )
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    names = tokenizer.convert_ids_to_tokens(list(start))
+    opening = {"id": "opening", "ids": [*start, *[token.id] * images], "tokens": [*names, *[IMAGE] * images]}
+    backend.post_processor = TemplateProcessing(single="opening $A", pair="opening $A $B:1", special_tokens=[opening])
+    # A class of its own (Gemma's, LLaMA's) would put its usual start in the template's place when it is loaded.
+    own = {k: v for k, v in tokenizer.init_kwargs.items() if k not in OWN_START}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **own)
 
 
 def _unused_token(tokenizer: Any, rows: int, used: Collection[int]) -> str | None:

@@ -278,6 +278,7 @@ class Estimator:
             encoder_decoder=self.shape.encoder_decoder,
             share=self.plan.settings.share_prefix,
             max_tokens=self.plan.settings.max_tokens,
+            start_first=self.plan.settings.bos == "first",
         )
 
     def _stage_cost(self, stage: StageWork | None, captions: float) -> StageCost:

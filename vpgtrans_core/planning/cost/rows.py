@@ -55,7 +55,14 @@ class RowSizes:
 
 @lru_cache(maxsize=64)
 def row_sizes(
-    text: TextSize, num_prompts: int, width: int, *, encoder_decoder: bool, share: bool, max_tokens: int = 32
+    text: TextSize,
+    num_prompts: int,
+    width: int,
+    *,
+    encoder_decoder: bool,
+    share: bool,
+    max_tokens: int = 32,
+    start_first: bool = False,
 ) -> RowSizes:
     """Lay out random captions as training does and count.
 
@@ -65,8 +72,9 @@ def row_sizes(
         width: the LLM's hidden size.
         share: whether rows hold several captions.
         max_tokens: maximum tokens of a caption.
+        start_first: whether a decoder-only LLM's start token stands before the image, without a label.
     """
-    texts = invented_texts(text, max_tokens, encoder_decoder)
+    texts = invented_texts(text, max_tokens, encoder_decoder, start_first)
     captions = sum(map(len, texts)) / len(texts)
     if encoder_decoder:
         from vpgtrans_core.llm.segments import encoder_decoder_rows
@@ -105,7 +113,7 @@ def paper_rows(text: TextSize, num_prompts: int, *, encoder_decoder: bool) -> Ro
     return RowSizes(1, text.tokens, length, length, logits=length)
 
 
-def invented_texts(text: TextSize, max_tokens: int, split: bool) -> Sequence[Sequence[Text]]:
+def invented_texts(text: TextSize, max_tokens: int, split: bool, start_first: bool = False) -> Sequence[Sequence[Text]]:
     """Captions of `SAMPLE_IMAGES` images, the same at every call; `split` cuts them for an encoder-decoder."""
     from vpgtrans_core.llm.text import Text
 
@@ -115,7 +123,7 @@ def invented_texts(text: TextSize, max_tokens: int, split: bool) -> Sequence[Seq
         length = min(max_tokens, max(2, round(rng.gauss(text.tokens, SPREAD * text.tokens))))
         ids = (0, *(rng.randrange(1, WORDS) for _ in range(length - 1)))
         if not split:
-            return Text.of((), ids)
+            return Text.of((), ids[1:], before=ids[:1]) if start_first else Text.of((), ids)
         cut = rng.randrange(length - 1)  # prefix language modelling; both parts have an end token
         return Text.of((*ids[:cut], 0), ids[cut:])
 
