@@ -24,9 +24,9 @@ def plan_cells(experiments: Sequence[Experiment], registry: Registry) -> list[tu
     """
     check_models(experiments, registry)
     rows, hours = [], 0.0
-    known: dict[str, Cost] = {}  # seeds cost the same
+    known: dict[str, Cost] = {}
     for cell in distinct(experiments).values():
-        key = repr({**vars(cell), "id": "", "seed": 0, "settings": {**cell.settings, "seed": 0}})
+        key = kind(cell)
         cost = known[key] = known.get(key) or cell_cost(cell, registry)
         hours += cost.gpu_hours
         rows.append((cell.id, f"{sum(s.captions for s in cost.stages):,.0f}", f"{cost.gpu_hours:,.2f}"))
@@ -43,6 +43,11 @@ def cell_cost(cell: Cell, registry: Registry) -> Cost:
     device = chip(GPU, chips(registry.switches.folder))
     assumed = assumptions_for(made, device, gpus=1, mfu=None, price=None, caption_tokens=None)
     return Estimator(made, registry, device, assumed).cost()
+
+
+def kind(cell: Cell) -> str:
+    """Cells of one kind have the same plan, whatever their seed and, where a source is trained first, their source."""
+    return repr(replace(planned_settings(cell), seed=0))
 
 
 def planned_settings(cell: Cell) -> Settings:
