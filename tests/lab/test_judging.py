@@ -15,7 +15,7 @@ from vpgtrans_core.lab.findings import findings
 from vpgtrans_core.lab.folder import DONE, FAILED, LabFolder
 from vpgtrans_core.lab.matrix import cells
 from vpgtrans_core.lab.report import write_report
-from vpgtrans_core.lab.results import Results, collect
+from vpgtrans_core.lab.results import LOSS, Finished, Results, collect
 from vpgtrans_core.lab.speedup import speed_up, speed_ups
 
 PAIR = Pair("opt-mini-s", "opt-mini-l", "OPT 125M -> 350M")
@@ -95,8 +95,16 @@ def test_speed_ups_are_counted_seed_by_seed(lab):
     never = speed_ups(results(lab), PAIR, "inherit", "mini-captions")
     assert never.values == () and "never" in str(never) and never.typical == 0.0
     assert speed_ups(results(lab), PAIR, "transfer", "mini-captions", "seconds").values == (2.0, 2.0)
+    assert speed_ups(results(lab), PAIR, "transfer", LOSS).values == (1.0, 1.0)
     nothing = speed_ups(results(lab), replace(PAIR, target="t5-mini"), "transfer", "mini-captions")
     assert str(nothing) == "–" and nothing.typical is None
+
+
+def test_losses_follow_each_other_over_the_stages(lab):
+    held = [(1, 0, 3.0), (1, 10, 2.0), (2, 0, 2.0), (2, 10, 1.5), (2, 20, 1.0)]
+    rows = [dict(zip(("stage", "step", "held_out_loss"), row, strict=True)) for row in held]
+    finished = Finished(cells(EXPERIMENT)[0], {"held_out": rows, "steps_per_epoch": 10})
+    assert finished.losses() == [(0.0, 3.0), (1.0, 2.0), (2.0, 1.5), (3.0, 1.0)]
 
 
 def test_verdicts_follow_the_figures(lab):
@@ -110,6 +118,13 @@ def test_verdicts_follow_the_figures(lab):
     assert verdict(lab, "7") == "reproduced"
     change(lab, "transfer", {"prompts": {"prompt_norm": 2.0, "word_norm": 1.0, "own": 0.2, "other": 0.2}})
     assert verdict(lab, "4a") == "not reproduced" and verdict(lab, "8") == "not reproduced"
+
+
+def test_a_comparison_counts_once_however_many_experiments_make_it(lab):
+    before = findings(collect(lab))
+    part = replace(EXPERIMENT, name="part", seeds=(0,))
+    lab.write_experiments([part, replace(EXPERIMENT, name="same", arms=("transfer", "scratch"))])
+    assert len(collect(lab)) == 3 and findings(collect(lab)) == before
 
 
 def test_half_of_the_comparisons_is_not_enough(lab):

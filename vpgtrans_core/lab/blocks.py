@@ -95,14 +95,16 @@ def _html_block(block: Block) -> str:
 def _html_table(table: Table) -> str:
     title = f"<h3>{escape(table.title)}</h3>" if table.title else ""
     head = "".join(f"<th>{escape(name)}</th>" for name in table.head)
-    rows = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in table.rows)
+    rows = "".join("<tr>" + "".join(map(_cell, row, table.head)) + "</tr>" for row in table.rows)
     return f'{title}<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
+LONG = 28
+"""Letters from which a cell's text is broken into lines."""
 VERDICTS = {"reproduced": "yes", "not reproduced": "no", "not testable here": "open"}
 
 
-def _cell(text: str) -> str:
-    if text in VERDICTS:
-        return f'<td class="verdict {VERDICTS[text]}">{escape(text)}</td>'
-    return f'<td class="{"long" if len(text) > 28 else ""}">{escape(text)}</td>'
+def _cell(text: str, head: str) -> str:
+    """A cell; where the screen is narrow a row becomes lines, and each names its column."""
+    kind = f"verdict {VERDICTS[text]}" if text in VERDICTS else "long" if len(text) > LONG else ""
+    return f'<td class="{kind}" data-head="{escape(head)}">{escape(text)}</td>'

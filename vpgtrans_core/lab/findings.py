@@ -65,8 +65,11 @@ def _finding(number: str, says: str, rule: str) -> Callable[[Rule], Rule]:
 
 
 def findings(every: Sequence[Results]) -> list[Finding]:
-    """All findings, judged."""
-    return [Finding(number, says, rule, tuple(see(every))) for number, says, rule, see in _RULES]
+    """All findings, judged. An experiment whose cells are all another's too adds nothing, and a comparison that several
+    experiments make with the same figures counts once."""
+    ids = [{cell.id for cell in results.cells} for results in every]
+    whole = [results for results, own in zip(every, ids, strict=True) if not any(own < other for other in ids)]
+    return [Finding(number, says, rule, tuple(dict.fromkeys(see(whole)))) for number, says, rule, see in _RULES]
 
 
 # What rules compare
@@ -76,8 +79,8 @@ def _finals(found: Sequence[Finished], task: str) -> list[float]:
     return [score for f in found if (score := f.final(task)) is not None]
 
 
-def _named(results: Results, pair: Pair) -> str:
-    return f"{results.experiment.name}, {_last(pair.source)} → {_last(pair.target)}"
+def _named(pair: Pair) -> str:
+    return f"{_last(pair.source)} → {_last(pair.target)}"
 
 
 def _last(name: str) -> str:
@@ -96,7 +99,7 @@ def _compare(
             if full:
                 a, b = mean([x for x, _ in full]), mean([y for _, y in full])
                 kind = "captions" if captions else "questions"
-                text = f"{_named(results, pair)}, {kind}: {one} {100 * a:.1f}, {other} {100 * b:.1f}"
+                text = f"{_named(pair)}, {kind}: {one} {100 * a:.1f}, {other} {100 * b:.1f}"
                 yield Evidence(text, holds(a, b))
 
 
@@ -110,7 +113,7 @@ def _compare_early(every: Sequence[Results], one: str, other: str, epochs: float
                 b = [s for f in results.of(pair, other) if (s := f.after(task, epochs)) is not None]
                 if a and b:
                     text = (
-                        f"{_named(results, pair)}, {task} after epoch {epochs:g}: "
+                        f"{_named(pair)}, {task} after epoch {epochs:g}: "
                         f"{one} {100 * mean(a):.1f}, {other} {100 * mean(b):.1f}"
                     )
                     yield Evidence(text, mean(a) >= least * mean(b))
@@ -191,9 +194,9 @@ def _linear_underfits(every: Sequence[Results]) -> Iterator[Evidence]:
     "In a model trained by VPGTrans, the mean norm of soft prompts is 5 to 20 times that of the captions' words.",
 )
 def _norms(every: Sequence[Results]) -> Iterator[Evidence]:
-    for results, pair, found in _prompts(every):
+    for _, pair, found in _prompts(every):
         ratio = mean([f.record["prompts"]["prompt_norm"] / f.record["prompts"]["word_norm"] for f in found])
-        yield Evidence(f"{_named(results, pair)}: {ratio:.1f} times", 5 <= ratio <= 20)
+        yield Evidence(f"{_named(pair)}: {ratio:.1f} times", 5 <= ratio <= 20)
 
 
 @_finding(
@@ -230,9 +233,7 @@ def _sizes_in_order(results: Results, target: str, task: str) -> Iterator[Eviden
     known.sort(key=lambda one: (one[0], one[1]))
     for small, large in itertools.pairwise(known):
         if small[0] == large[0] and small[1] < large[1]:
-            text = (
-                f"{_named(results, small[2])}: {100 * small[3]:.1f}, from {_last(large[2].source)} {100 * large[3]:.1f}"
-            )
+            text = f"{_named(small[2])}: {100 * small[3]:.1f}, from {_last(large[2].source)} {100 * large[3]:.1f}"
             yield Evidence(text, small[3] > large[3])
 
 
@@ -251,7 +252,7 @@ def _across_types(every: Sequence[Results]) -> Iterator[Evidence]:
             typical = speed_ups(results, pair, "transfer", str(task)).typical
             if runs and typical is not None and _across(runs[0]):
                 sizes = runs[0].record["sizes"]
-                found.append((min(sizes["source_llm"], sizes["target_llm"]), typical, _named(results, pair)))
+                found.append((min(sizes["source_llm"], sizes["target_llm"]), typical, _named(pair)))
     found.sort()
     for small, large in itertools.pairwise(found):
         if small[0] < large[0]:
@@ -278,7 +279,7 @@ def _stability(every: Sequence[Results]) -> Iterator[Evidence]:
         for _, _, pair in sorted(sized)[-1:]:
             ours = mean([_rise(f) for f in results.of(pair, "transfer")])
             theirs = mean([_rise(f) for f in results.of(pair, "scratch")])
-            text = f"{_named(results, pair)}: the loss rises by {theirs:.3f} from scratch, by {ours:.3f} with transfer"
+            text = f"{_named(pair)}: the loss rises by {theirs:.3f} from scratch, by {ours:.3f} with transfer"
             yield Evidence(text, theirs > max(0.05, 2 * ours))
 
 
@@ -299,10 +300,10 @@ def _rise(run: Finished) -> float:
     "The nearest word is one of the image's own captions at least 1.5 times as often as one of another image's.",
 )
 def _readable(every: Sequence[Results]) -> Iterator[Evidence]:
-    for results, pair, found in _prompts(every):
+    for _, pair, found in _prompts(every):
         own = mean([f.record["prompts"]["own"] for f in found])
         other = mean([f.record["prompts"]["other"] for f in found])
-        yield Evidence(f"{_named(results, pair)}: own {own:.2f}, another's {other:.2f}", own >= 1.5 * other)
+        yield Evidence(f"{_named(pair)}: own {own:.2f}, another's {other:.2f}", own >= 1.5 * other)
 
 
 def _prompts(every: Sequence[Results]) -> Iterator[tuple[Results, Pair, list[Finished]]]:
@@ -319,4 +320,4 @@ def _faster(every: Sequence[Results], arm: str) -> Iterator[Evidence]:
         for pair in results.pairs() if task and results.has("scratch", arm) else ():
             found = speed_ups(results, pair, arm, str(task))
             if found.typical is not None:
-                yield Evidence(f"{_named(results, pair)}, {task}: {found}x", found.typical > 1)
+                yield Evidence(f"{_named(pair)}, {task}: {found}", found.typical > 1)

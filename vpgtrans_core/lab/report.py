@@ -14,7 +14,7 @@ from vpgtrans_core.lab.experiment import Pair
 from vpgtrans_core.lab.findings import findings
 from vpgtrans_core.lab.folder import LabFolder
 from vpgtrans_core.lab.prediction import prediction
-from vpgtrans_core.lab.results import Results, collect, spread
+from vpgtrans_core.lab.results import LOSS, Results, collect, spread
 from vpgtrans_core.lab.speedup import PAPER_TASKS, paper_row, speed_ups
 
 TITLE = "Laboratory report"
@@ -98,13 +98,13 @@ def _speed_ups(results: Results) -> Table:
     compared = [a for a in results.experiment.arms if a != "scratch" and results.experiment.arm(a).length != "none"]
     for pair in results.pairs():
         for arm in compared:
-            found = [str(speed_ups(results, pair, arm, task)) for task in results.tasks]
+            found = [str(speed_ups(results, pair, arm, task)) for task in (LOSS, *results.tasks)]
             rows.append((name_of(pair), results.experiment.arm(arm).title, *found))
         if row := paper_row(pair):
             told = ", ".join(f"{task} {value}" for task, value in zip(PAPER_TASKS, row, strict=True))
-            rows.append((f"in the paper: {pair.paper}", told, *("" for _ in results.tasks)))
+            rows.append((f"in the paper: {pair.paper}", told, *("" for _ in (LOSS, *results.tasks))))
     title = "Speed-up over training from scratch: its epochs to its best score, over the arm's epochs to that score"
-    return Table(title, ("", "", *results.tasks), rows)
+    return Table(title, ("", "", LOSS, *results.tasks), rows)
 
 
 def _finals(results: Results) -> Table:
@@ -132,16 +132,16 @@ def _curves(results: Results, pair: Pair) -> Charts | None:
         lines = []
         for number, arm in enumerate(arms):
             runs = results.of(pair, arm)
-            curves = [f.losses() if what == "held-out loss" else f.curve(what) for f in runs]
-            curves = curves if what == "held-out loss" else [[(x, 100 * y) for x, y in curve] for curve in curves]
+            curves = [f.losses() if what == LOSS else f.curve(what) for f in runs]
+            curves = curves if what == LOSS else [[(x, 100 * y) for x, y in curve] for curve in curves]
             lines.append(Series(results.experiment.arm(arm).title, number, curves))
         return lines
 
     drawn = []
-    for what in ("held-out loss", *results.tasks):
+    for what in (LOSS, *results.tasks):
         if svg := line_chart(series(what), "epochs", f"{name_of(pair)}: {what} over the epochs"):
             drawn.append((what, svg))
-    return Charts(f"{name_of(pair)}: learning curves", drawn, series("held-out loss")) if drawn else None
+    return Charts(f"{name_of(pair)}: learning curves", drawn, series(LOSS)) if drawn else None
 
 
 def _costs(results: Results) -> Table:

@@ -12,6 +12,8 @@ from vpgtrans_core.lab.folder import DONE, LabFolder
 from vpgtrans_core.lab.matrix import Cell, cells
 
 Axis = Literal["epochs", "captions", "seconds"]
+LOSS = "held-out loss"
+"""What stands for a task where losses are compared."""
 Curve = list[tuple[float, float]]
 """Points ``(cost, score)`` in the order of training."""
 
@@ -24,7 +26,9 @@ class Finished:
     record: dict[str, Any]
 
     def curve(self, task: str, axis: Axis = "epochs") -> Curve:
-        """The scores of a task by its metric that counts; higher is better."""
+        """The scores of a task by its metric that counts; higher is better. `LOSS` is the negative held-out loss."""
+        if task == LOSS:
+            return [(x, -loss) for x, loss in self.losses() if x > 0] if axis == "epochs" else []
         found = []
         for point in self.record["points"]:
             one = point["scores"].get(task)
@@ -33,15 +37,15 @@ class Finished:
         return found
 
     def losses(self) -> Curve:
-        """The held-out losses over the epochs; lower is better."""
-        before, curve, last = 0, [], None
+        """The held-out losses over the epochs; lower is better. Where a stage follows another, the later counts."""
+        before, curve = 0, dict[float, float]()
+        last: dict[str, Any] | None = None
         for row in self.record["held_out"]:
             if last is not None and row["stage"] != last["stage"]:
                 before += last["step"]
-            if last is None or (row["stage"], row["step"]) != (last["stage"], last["step"]):
-                curve.append(((before + row["step"]) / self.record["steps_per_epoch"], row["held_out_loss"]))
+            curve[(before + row["step"]) / self.record["steps_per_epoch"]] = row["held_out_loss"]
             last = row
-        return curve
+        return sorted(curve.items())
 
     def final(self, task: str) -> float | None:
         """The score at the end."""

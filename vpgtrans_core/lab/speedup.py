@@ -30,8 +30,9 @@ class SpeedUps:
     def __str__(self) -> str:
         if not self.values and not self.never:
             return "–"
-        missed = f", {self.never} of {self.never + len(self.values)} never" if self.never else ""
-        return (spread(self.values) + missed) if self.values else f"never ({self.never} seeds)"
+        if not self.values:
+            return "never" if self.never == 1 else f"never ({self.never} seeds)"
+        return spread(self.values) + (f", {self.never} of {self.never + len(self.values)} never" if self.never else "")
 
     @property
     def typical(self) -> float | None:
