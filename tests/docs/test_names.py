@@ -20,6 +20,7 @@ DOCUMENTS = (
     "docs/plugins.md",
     "docs/checkpoints.md",
     "docs/evaluation.md",
+    "docs/lab.md",
     "benchmarks/README.md",
 )
 _PATH = re.compile(r"`((?:vpgtrans_core|plugins|tests|docs|benchmarks|examples|zoo)/[\w/.]*)`")

@@ -82,6 +82,9 @@ def test_the_miniature_asks_as_its_models_read() -> None:
     assert prompt == f"question: {samples[0].question} short answer:" and samples[0].question.endswith(" ?")
     assert len({sample.id for sample in samples}) == len(samples) and {"colour", "steps"} <= {s.group for s in samples}
     assert {s.id for s in read("mini-captions")}.isdisjoint(s.id for s in read("mini-held"))
+    steps, knowledge = read("mini-steps"), read("mini-knowledge")
+    assert {s.group for s in steps} == {"relation", "steps"} and {s.group for s in knowledge} == {"knowledge"}
+    assert {s.id for s in steps + knowledge} < {s.id for s in samples}
 
 
 @pytest.mark.parametrize(

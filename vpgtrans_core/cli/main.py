@@ -19,12 +19,14 @@ from typer.core import TyperGroup
 
 from vpgtrans_core import __version__
 from vpgtrans_core.cli import (
+    advise,
     cache,
     captioning,
     check_plugin,
     data,
     doctor,
     evaluating,
+    lab,
     listing,
     plan,
     push,
@@ -121,6 +123,8 @@ plan.add_to(app)
 captioning.add_to(app)
 template.add_to(app)
 evaluating.add_to(app)
+advise.add_to(app)
+lab.add_to(app)
 push.add_to(app)
 listing.add_to(app)
 targets.add_to(app)

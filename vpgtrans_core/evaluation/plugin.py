@@ -25,6 +25,8 @@ def vpgt_eval_tasks() -> list[EvalTask]:
         EvalTask("mini-captions", f"{_MINI}:MiniCaptions", _CAPTION, "the miniature's pictures"),
         EvalTask("mini-held", f"{_MINI}:MiniHeld", _CAPTION, "combinations that no training picture shows"),
         EvalTask("mini-questions", f"{_MINI}:MiniQuestions", ("exact",), "questions about its pictures"),
+        EvalTask("mini-steps", f"{_MINI}:MiniSteps", ("exact",), "questions of several steps"),
+        EvalTask("mini-knowledge", f"{_MINI}:MiniKnowledge", ("exact",), "questions that need knowledge"),
     ]  # fmt: skip
 
 

@@ -140,3 +140,11 @@ def _target_table(llm: LLM) -> Callable[[Tensor], Tensor]:
             return llm.embed(ids.to(llm.model.device)).float().cpu()
 
     return rows
+
+
+def judge_words(words: SourceWords, llm: LLM, captions: Sequence[str], seed: int) -> dict[str, Any]:
+    """How well the source's words can be mapped to the target's: the pairs of the captions' words, counted by kind,
+    and the cosine of a word converter on pairs that it was not fitted on."""
+    pairs = _embedded_pairs(words, llm, captions)
+    converter = fit_ridge(pairs, words.words, _target_table(llm), seed=seed)
+    return {"pairs": pairs.counts(), "held_out_cosine": converter.held_out}

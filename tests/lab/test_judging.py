@@ -1,0 +1,183 @@
+"""Speed-ups, findings, charts and pages, from records made up for the purpose."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+
+import pytest
+
+from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.lab.charts import Series, line_chart, ticks
+from vpgtrans_core.lab.experiment import Experiment, Pair, TaskUse
+from vpgtrans_core.lab.findings import findings
+from vpgtrans_core.lab.folder import DONE, FAILED, LabFolder
+from vpgtrans_core.lab.matrix import cells
+from vpgtrans_core.lab.report import write_report
+from vpgtrans_core.lab.results import LOSS, Finished, Results, collect
+from vpgtrans_core.lab.speedup import speed_up, speed_ups
+
+PAIR = Pair("opt-mini-s", "opt-mini-l", "OPT 125M -> 350M")
+EXPERIMENT = Experiment(
+    "made-up", recipe="miniature", vpg="vpg-mini", pairs=(PAIR,), arms=("scratch", "transfer", "inherit"), seeds=(0, 1),
+    epochs=4.0, tasks={"mini-captions": TaskUse(), "mini-questions": TaskUse()}, price=1.0,
+)  # fmt: skip
+SCORES = {"scratch": [0.1, 0.2, 0.3, 0.4], "transfer": [0.3, 0.45, 0.5, 0.6], "inherit": [0.1, 0.2, 0.25, 0.3]}
+
+
+def record(arm: str, scores: list[float], losses: list[float] | None = None) -> dict:
+    points = []
+    for number, score in enumerate(scores, 1):
+        tasks = {"mini-captions": ("cider", score), "mini-questions": ("exact", score / 2)}
+        scored = {t: {"counts": m, "scores": {m: s}, "samples": 9} for t, (m, s) in tasks.items()}
+        points.append({"stage": 2, "step": 10 * number, "steps": 10 * number, "images": 5 * number,
+                       "captions": 50 * number, "seconds": 2.0 * number, "scores": scored})  # fmt: skip
+    held = [{"stage": 2, "step": 10 * n, "held_out_loss": x} for n, x in enumerate(losses or [3.0, 2.0, 1.5, 1.2, 1.0])]
+    sizes = {"source_llm": 100, "source_family": "a", "target_llm": 700, "target_family": "a"}
+    cost = {"steps": 40, "images": 20, "captions": 200, "seconds": 8.0, "peak_memory_bytes": 1}
+    prompts = {"prompt_norm": 10.0, "word_norm": 1.0, "own": 0.6, "other": 0.2}
+    measured = {"points": points, "held_out": held, "first_held_out_loss": held[0]["held_out_loss"], "prompts": prompts}
+    return {
+        "status": DONE,
+        "steps_per_epoch": 10,
+        "sizes": sizes,
+        "cost": cost,
+        "machine": {"device": "cpu"},
+        **measured,
+    }
+
+
+@pytest.fixture
+def lab(tmp_path) -> LabFolder:
+    folder = LabFolder(tmp_path)
+    folder.write_experiments([EXPERIMENT])
+    for cell in cells(EXPERIMENT):
+        folder.write_record(cell.id, **record(cell.arm, SCORES[cell.arm]))
+    return folder
+
+
+def results(lab: LabFolder) -> Results:
+    (one,) = collect(lab)
+    return one
+
+
+def change(lab: LabFolder, arm: str, values: dict) -> None:
+    for cell in cells(EXPERIMENT):
+        if cell.arm == arm:
+            lab.write_record(cell.id, **values)
+
+
+def verdict(lab: LabFolder, number: str) -> str:
+    return next(f.verdict for f in findings(collect(lab)) if f.number == number)
+
+
+@pytest.mark.parametrize(
+    ("scratch", "other", "expected"),
+    [
+        ([1, 2, 3, 4], [3, 4, 5, 6], 2.0),
+        ([1, 2, 3, 4], [5, 5, 5, 5], 4.0),
+        ([1, 4, 3, 2], [1, 2, 3, 4], 0.5),  # the best score of training from scratch, not its last
+        ([1, 4, 4, 2], [0, 4, 0, 0], 1.0),  # first reached counts on both sides
+        ([1, 2, 3, 4], [1, 2, 3, 3.9], None),
+    ],
+)
+def test_the_speed_up_is_the_papers(scratch, other, expected):
+    def curve(scores):
+        return [(float(epoch), score) for epoch, score in enumerate(scores, 1)]
+
+    assert speed_up(curve(scratch), curve(other)) == expected
+
+
+def test_speed_ups_are_counted_seed_by_seed(lab):
+    found = speed_ups(results(lab), PAIR, "transfer", "mini-captions")
+    assert found.values == (2.0, 2.0) and str(found) == "2.0 [2.0, 2.0]" and found.typical == 2.0
+    never = speed_ups(results(lab), PAIR, "inherit", "mini-captions")
+    assert never.values == () and "never" in str(never) and never.typical == 0.0
+    assert speed_ups(results(lab), PAIR, "transfer", "mini-captions", "seconds").values == (2.0, 2.0)
+    assert speed_ups(results(lab), PAIR, "transfer", LOSS).values == (1.0, 1.0)
+    nothing = speed_ups(results(lab), replace(PAIR, target="t5-mini"), "transfer", "mini-captions")
+    assert str(nothing) == "–" and nothing.typical is None
+
+
+def test_losses_follow_each_other_over_the_stages(lab):
+    held = [(1, 0, 3.0), (1, 10, 2.0), (2, 0, 2.0), (2, 10, 1.5), (2, 20, 1.0)]
+    rows = [dict(zip(("stage", "step", "held_out_loss"), row, strict=True)) for row in held]
+    finished = Finished(cells(EXPERIMENT)[0], {"held_out": rows, "steps_per_epoch": 10})
+    assert finished.losses() == [(0.0, 3.0), (1.0, 2.0), (2.0, 1.5), (3.0, 1.0)]
+
+
+def test_verdicts_follow_the_figures(lab):
+    assert verdict(lab, "1a") == "not reproduced" and verdict(lab, "1b") == "reproduced"
+    assert verdict(lab, "2a") == "reproduced" and verdict(lab, "2b") == "not testable here"
+    assert verdict(lab, "4a") == "reproduced" and verdict(lab, "8") == "reproduced"
+    assert verdict(lab, "7") == "not reproduced"
+    change(lab, "inherit", record("inherit", [0.3, 0.4, 0.5, 0.6]))
+    assert verdict(lab, "1a") == "reproduced" and verdict(lab, "1b") == "not reproduced"
+    change(lab, "scratch", record("scratch", SCORES["scratch"], [3.0, 2.0, 4.0, 5.0, 6.0]))
+    assert verdict(lab, "7") == "reproduced"
+    change(lab, "transfer", {"prompts": {"prompt_norm": 2.0, "word_norm": 1.0, "own": 0.2, "other": 0.2}})
+    assert verdict(lab, "4a") == "not reproduced" and verdict(lab, "8") == "not reproduced"
+
+
+def test_a_comparison_counts_once_however_many_experiments_make_it(lab):
+    before = findings(collect(lab))
+    part = replace(EXPERIMENT, name="part", seeds=(0,))
+    lab.write_experiments([part, replace(EXPERIMENT, name="same", arms=("transfer", "scratch"))])
+    assert len(collect(lab)) == 3 and findings(collect(lab)) == before
+
+
+def test_half_of_the_comparisons_is_not_enough(lab):
+    half = replace(EXPERIMENT, pairs=(PAIR, Pair("opt-mini-s", "llama-mini")))
+    lab.write_experiments([half])
+    for cell in cells(half):
+        if cell.target == "llama-mini":
+            lab.write_record(cell.id, **record(cell.arm, SCORES["scratch"]))
+    assert verdict(lab, "1b") == "not reproduced"
+
+
+def test_the_page_and_the_markdown_say_the_same(lab):
+    page, text = (path.read_text() for path in write_report(lab.path))
+    for told in ("2.0 [2.0, 2.0]", "never (2 seeds)", "in the paper: OPT 125M", "Every cell is finished", "0.0022"):
+        assert told in page.replace("&gt;", ">") and told in text, told
+    assert "http" not in re.sub(r"<svg.*?</svg>", "", page) and "<script" not in page
+    charts = re.findall(r"<svg.*?</svg>", page)
+    assert len(charts) == 3 and all(ElementTree.fromstring(chart).tag == "svg" for chart in charts)
+
+
+def test_an_unfinished_matrix_is_reported_as_far_as_it_is(lab):
+    first, second = [cell for cell in cells(EXPERIMENT) if cell.arm == "inherit"]
+    lab.write_record(first.id, status=FAILED, error="it <broke>")
+    (lab.cell(second.id) / "cell.json").write_text("{")
+    page, text = (path.read_text() for path in write_report(lab.path))
+    assert "is not finished" in page and "it <broke>" in text and "it &lt;broke&gt;" in page
+    assert "| made-up | 6 | 4 | 1 | 1 |" in text and verdict(lab, "1b") == "not testable here"
+
+
+def test_what_cannot_be_reported_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="not the folder of a laboratory"):
+        write_report(tmp_path)
+    LabFolder(tmp_path).write_experiments([EXPERIMENT])
+    with pytest.raises(ConfigError, match="no cell"):
+        write_report(tmp_path)
+
+
+def test_an_experiment_survives_its_folder(lab):
+    assert lab.experiments() == [EXPERIMENT]
+    lab.write_experiments([replace(EXPERIMENT, name="two")])
+    assert [one.name for one in lab.experiments()] == ["made-up", "two"]
+
+
+def test_a_chart_has_what_it_is_given():
+    series = [Series("a & b", 0, [[(1.0, 2.0), (2.0, 3.0)], [(1.0, 4.0), (2.0, 5.0)]]), Series("none", 1, [])]
+    chart = ElementTree.fromstring(line_chart(series, "epochs", 'the "title"'))
+    assert chart.get("aria-label") == 'the "title"'
+    assert [one.get("class") for one in chart.iter("polyline")] == ["line c0"]
+    assert [t.text for t in chart.iter("title")] == ["a & b: 3 at 1", "a & b: 4 at 2"]
+    assert line_chart([], "x", "t") == ""
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 4.0), (0.91, 1.73), (0.0, 250.0), (1e-4, 3e-4), (-2.0, 5.0)])
+def test_ticks_are_round_and_inside(low, high):
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 9 and low - 1e-9 <= found[0] and found[-1] <= high + 1e-9
