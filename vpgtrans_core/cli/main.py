@@ -25,6 +25,7 @@ from vpgtrans_core.cli import (
     data,
     doctor,
     evaluating,
+    inspecting,
     listing,
     plan,
     push,
@@ -115,6 +116,7 @@ app = typer.Typer(
 transfer.add_to(app)
 plan.add_to(app)
 captioning.add_to(app)
+inspecting.add_to(app)
 evaluating.add_to(app)
 push.add_to(app)
 listing.add_to(app)
