@@ -54,13 +54,8 @@ def one_run(method: str, target: str, seed: int, steps: tuple[int, int], picture
     first = next(iter(done.values()))
     measured = as_dict(judge(folder, method, items("held", pictures)))
     sees = list(done.values())[-1]["sight"]["sees"]
-    return {
-        **measured,
-        "sees": sees,
-        "start": first["first_held_out_loss"],
-        "warm": first["held_out_loss"],
-        "seed": seed,
-    }
+    losses = {"start": first["first_held_out_loss"], "warm": first["held_out_loss"]}
+    return {**measured, **losses, "sees": sees, "seed": seed}
 
 
 def table(rows: list[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
