@@ -176,6 +176,25 @@ class QFormerVPG(VPG):
         images = norm(features.to(norm.weight.dtype))
         return self.qformer(query_embeds=queries, encoder_hidden_states=images).last_hidden_state.float()
 
+    @torch.no_grad()
+    def attention(self, features: Tensor) -> Tensor | None:
+        """Shares ``[B, Q, H, W]`` of the queries' cross-attention, the mean over heads and layers; what goes to the
+        class token lies nowhere in the picture."""
+        norm = self.vision_model.post_layernorm
+        config = self.qformer.config
+        kernel, config._attn_implementation = config._attn_implementation, "eager"  # the others keep no weights
+        try:
+            asked = self.qformer(
+                query_embeds=self.query_tokens.expand(len(features), -1, -1),
+                encoder_hidden_states=norm(features.to(norm.weight.dtype)),
+                output_attentions=True,
+            )
+        finally:
+            config._attn_implementation = kernel
+        looks = torch.stack([layer.mean(1) for layer in asked.cross_attentions]).mean(0)  # [B, Q, N]
+        side = self.sizes.vision.image_size // self.sizes.vision.patch_size
+        return looks[..., -side * side :].unflatten(-1, (side, side))
+
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.named_parameters() if name.startswith(TRAINED))
 

@@ -26,6 +26,7 @@ from vpgtrans_core.cli import (
     data,
     doctor,
     evaluating,
+    inspecting,
     lab,
     listing,
     plan,
@@ -122,6 +123,7 @@ tune.add_to(app)
 plan.add_to(app)
 captioning.add_to(app)
 template.add_to(app)
+inspecting.add_to(app)
 evaluating.add_to(app)
 advise.add_to(app)
 lab.add_to(app)

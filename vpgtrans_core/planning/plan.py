@@ -16,6 +16,7 @@ from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.registry import Registry, default_registry
 from vpgtrans_core.run.spec import run_spec
 from vpgtrans_core.settings import Settings, stage_settings
+from vpgtrans_core.sight.cost import measures_source, source_share
 
 if TYPE_CHECKING:
     from vpgtrans_core.planning.cost.downloads import Download
@@ -130,6 +131,8 @@ class Plan:
         batch_captions, batch_images: of one step, over all processes; images None without data.
         data: None when no data is given.
         downloads: models to download from the hub.
+        source_share: the work of measuring the source's own held-out loss, as a share of the training's; None where it
+            is not measured, or without data.
     """
 
     settings: Settings
@@ -147,6 +150,7 @@ class Plan:
     batch_images: int | None
     data: DataPlan | None
     downloads: tuple[Download, ...]
+    source_share: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -185,6 +189,7 @@ def plan(
     begins = stage_settings(settings, spec.stages[0]) if spec.stages else settings
     images = _images_per_step(first, begins)
     width = target_plan.shape.embedding_size
+    stages = tuple(_stage(s, settings, vpg, target_plan, d) for s, d in zip(spec.stages, each, strict=True))
     return Plan(
         settings=settings,
         source=source.name,
@@ -196,12 +201,30 @@ def plan(
         projector=(width, vpg.output_size),
         converter=_converter(settings, source_llm, width),
         rows=_rows(target, settings),
-        stages=tuple(_stage(s, settings, vpg, target_plan, d) for s, d in zip(spec.stages, each, strict=True)),
+        stages=stages,
         batch_captions=begins.batch_size or 1,
         batch_images=images,
         data=listed,
         downloads=_downloads(source, source_llm, target_plan, vpg, settings) if downloads else (),
+        source_share=_source_share(settings, source_llm, target_plan, stages, first),
     )
+
+
+def _source_share(
+    settings: Settings,
+    source: ModelPlan | None,
+    target: ModelPlan,
+    stages: tuple[StageWork, ...],
+    data: TrainingData | None,
+) -> float | None:
+    """What the run's look at its source costs, by the rule that the run follows."""
+    if data is None or source is None or not data.held_out_images or settings.method == "scratch":
+        return None
+    held_out = data.held_out_images * data.held_out.captions_a_visit()
+    sizes = source.shape.parameters, target.shape.parameters
+    share = source_share(*sizes, held_out, sum(stage.captions or 0 for stage in stages))
+    wanted = measures_source(*sizes, share) if settings.source_loss is None else settings.source_loss
+    return share if wanted else None
 
 
 def _model(llm: ResolvedLLM) -> ModelPlan:

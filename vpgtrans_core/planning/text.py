@@ -37,6 +37,9 @@ def plan_text(plan: Plan) -> str:
         "batch": f"{plan.batch_captions} captions" + (f" of {plan.batch_images} images" if plan.batch_images else ""),
         "data": _data(plan),
         **{f"stage {stage.number}": f"{stage.name}: {_stage(stage)}" for stage in plan.stages},
+        "source's loss": "not measured"
+        if plan.source_share is None
+        else f"measured once on the held-out captions, {plan.source_share:.1%} of the training's work",
         "downloads": "; ".join(map(download_text, plan.downloads)) or "none",
     }
     width = max(map(len, lines))

@@ -39,7 +39,7 @@ def draw_curve(metrics: list[dict[str, Any]], path: Path, title: str, names: Map
         offset += max((m["step"] for m in rows), default=0)
     axes.set(xlabel="step", ylabel="loss (nats a token)", title=title)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False)
+        figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
 

@@ -1,0 +1,1 @@
+"""What the soft prompts of an image are: their nearest words, their norms, and where in the picture each looks."""
