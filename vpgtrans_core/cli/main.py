@@ -21,6 +21,7 @@ from vpgtrans_core import __version__
 from vpgtrans_core.cli import (
     cache,
     captioning,
+    chatting,
     check_plugin,
     data,
     doctor,
@@ -115,6 +116,7 @@ app = typer.Typer(
 transfer.add_to(app)
 plan.add_to(app)
 captioning.add_to(app)
+chatting.add_to(app)
 evaluating.add_to(app)
 push.add_to(app)
 listing.add_to(app)

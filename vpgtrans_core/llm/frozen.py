@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from vpgtrans_core.llm.blocks import compile_blocks
 from vpgtrans_core.llm.elements import images_of_samples, line_of
 from vpgtrans_core.llm.head import head_of
 from vpgtrans_core.llm.loading import load_model, load_tokenizer
+from vpgtrans_core.llm.streaming import GrowingText, StopWhen
 from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens
 from vpgtrans_core.llm.vocabulary import check_ids
 
@@ -169,6 +170,28 @@ class FrozenLLM(LLM):
             answers |= zip(numbers, self.decode(ids, one_line=captioning, end=end), strict=True)
         return [answers[number] for number in sorted(answers)]
 
+    @torch.no_grad()
+    def stream(
+        self,
+        soft_prompts: Tensor,
+        prompt: Text,
+        options: GenerateOptions | None = None,
+        *,
+        tell: Callable[[str], None],
+        stopped: Callable[[], bool],
+    ) -> str:
+        self.check_ids([prompt])
+        arguments = self.generation_arguments(options)
+        self._end_answers(arguments, prompt.end)
+        said = GrowingText(self.tokenizer, prompt.end, tell)
+        watch: dict[str, Any] = {"stopping_criteria": [StopWhen(stopped)]}
+        if arguments.num_beams == 1:
+            watch["streamer"] = said
+        ((_, read, before),) = self._alike([prompt], [len(soft_prompts)], soft_prompts.shape[1])
+        device = soft_prompts.device
+        ids = self._continue(read.to(device), before.to(device), soft_prompts, arguments, **watch)
+        return self.decode(ids, one_line=False, end=prompt.end)[0]
+
     def _prompts(self, prompt: str | Text | Sequence[str | Text], images: int, samples: int) -> list[Text]:
         """One text for each sample; where their number is not given (0), it follows from that of the images."""
         if isinstance(prompt, str):
@@ -193,12 +216,15 @@ class FrozenLLM(LLM):
             read_rows, said_rows = ([row[part] for row in group] for part in (1, 2))
             yield [row[0] for row in group], torch.tensor(read_rows), torch.tensor(said_rows, dtype=torch.long)
 
-    def _continue(self, read: Tensor, said: Tensor, soft_prompts: Tensor, arguments: Any) -> Tensor:
-        """New token ids ``[B, T]`` after elements ``[B, L]``, and after what the decoder has said, ``[B, M]``."""
-        words = self.embed(read.clamp_min(0))
-        prompts = soft_prompts.flatten(0, 1).to(words.dtype)[-1 - read.clamp_max(-1)]
-        inputs = torch.where((read < 0)[..., None], prompts, words)
-        more: dict[str, Any] = {"tokenizer": self.tokenizer} if arguments.stop_strings else {}
+    def _continue(self, read: Tensor, said: Tensor, soft_prompts: Tensor, arguments: Any, **more: Any) -> Tensor:
+        """New token ids ``[B, T]`` after elements ``[B, L]``, and after what the decoder has said, ``[B, M]``; `more`
+        is for transformers' ``generate``."""
+        inputs = self.embed(read.clamp_min(0))
+        if len(soft_prompts):
+            prompts = soft_prompts.flatten(0, 1).to(inputs.dtype)[-1 - read.clamp_max(-1)]
+            inputs = torch.where((read < 0)[..., None], prompts, inputs)
+        if arguments.stop_strings:
+            more["tokenizer"] = self.tokenizer
         if said.shape[1]:
             start = torch.full_like(said[:, :1], arguments.decoder_start_token_id)
             more["decoder_input_ids"] = torch.cat([start, said], dim=1)
@@ -241,7 +267,8 @@ class FrozenLLM(LLM):
             max_new_tokens=options.max_new_tokens,
             min_new_tokens=options.min_new_tokens,
             length_penalty=options.length_penalty if options.num_beams > 1 else None,
-            do_sample=False,
+            do_sample=options.temperature > 0,
+            temperature=options.temperature or None,
             **self.generation_settings(),
         )
 

@@ -97,7 +97,7 @@ def say(
     chosen = options or default_options(prompt)
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
-        named = [_open(image, start + number) for number, image in enumerate(part)]
+        named = [open_image(image, start + number) for number, image in enumerate(part)]
         stacked = torch.stack([pixels(image, model.vpg.preprocessing) for _, image in named]).to(model.device)
         texts = model.generate(stacked, "pixels", prompt, chosen)
         yield from (Said(name, text) for (name, _), text in zip(named, texts, strict=True))
@@ -135,7 +135,7 @@ def answer(
             f"the conversation shows the images {shown}, and {len(images)} are given",
             "give one image for each number of a mark, from 0",
         )
-    opened = [_open(image, number)[1] for number, image in enumerate(images)]
+    opened = [open_image(image, number)[1] for number, image in enumerate(images)]
     stacked = torch.stack([pixels(image, model.vpg.preprocessing) for image in opened]).to(model.device)
     chosen_template = template or model.template
     if chosen_template is None:
@@ -154,7 +154,7 @@ def default_options(prompt: str) -> GenerateOptions:
     return GenerateOptions()
 
 
-def _open(image: Any, number: int) -> tuple[str, Image]:
+def open_image(image: Any, number: int) -> tuple[str, Image]:
     """A name and an RGB image; files pass through the gate."""
     from vpgtrans_core.data.bad import BadSampleError
     from vpgtrans_core.data.images import decode
