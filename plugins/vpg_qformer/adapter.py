@@ -194,6 +194,11 @@ class QFormerVPG(VPG):
 
         check_blip2(Path(folder), self, projector, llm, llm_reference)
 
+    def prepare_endpoint(self, folder: Path) -> None:
+        from vpg_qformer.endpoint import prepare_endpoint
+
+        prepare_endpoint(Path(folder), self.preprocessing.size, self.num_prompts)
+
     def save_part(self, folder: Path, projector: nn.Linear | None, *, references: dict[str, Any]) -> None:
         from vpg_qformer.part import save_part
 

@@ -133,9 +133,10 @@ class Chat:
             if room >= min(wanted, positions // ANSWER_PART) or (first == len(self.past) and room > 0):
                 return read, prompt, min(wanted, room)
         shown = sum(len(exchange.pictures) for exchange in read)
+        of_images = shown * self.speaker.model.vpg.num_prompts
         raise DataError(
-            f"the question takes {self.speaker.length(prompt)} positions ({shown * self.speaker.model.vpg.num_prompts} for "
-            f"{shown} images), and the language model has {positions}, one of which at least has to remain for the "
+            f"the question takes {self.speaker.length(prompt)} positions ({of_images} for {shown} "
+            f"images), and the language model has {positions}, one of which at least has to remain for the "
             "answer",
             "ask a shorter question, or show fewer images" if shown > 1 else "ask a shorter question",
         )
