@@ -8,7 +8,7 @@ models, a scaled one for the miniature (see `recipe`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,22 +16,21 @@ from typing import Annotated, Any, Literal
 import yaml
 from annotated_types import Gt, Le
 
-from vpgtrans_core.errors import ConfigError, did_you_mean
+from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.files import check_plain
-from vpgtrans_core.recipes.lists import LISTS, LR_FACTOR, PAPER, Recipe
+from vpgtrans_core.recipes.items import StageItem, recipe_number, stage_items
+from vpgtrans_core.recipes.lists import LISTS, LR_FACTOR, PAPER, THEN, TUNING, Recipe
 from vpgtrans_core.recipes.stage import Amount, Count, Optimizer, Positive, Rate, Stage, data_problems
 from vpgtrans_core.templates.choose import template_problem
 from vpgtrans_core.validation import check
 
-Method = Literal["vpgtrans", "scratch", "inherit", "linear"]
+Method = Literal["vpgtrans", "scratch", "inherit", "linear", "tune"]
+Then = Literal["minigpt4-align", "instruction-tuning"]
 Start = Literal["words", "converter", "random"]
 Converter = Literal["ridge", "sgd"]
 Save = Literal["model", "vpg"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "8bit", "4bit"]
-StageItem = int | str | dict[str, Any]
-"""What ``stages`` holds: a stage of the recipe by its number or name, or a mapping of a `Stage`'s fields."""
-
 ALIASES = {
     "from": "source",
     "to": "target",
@@ -98,7 +97,8 @@ class Settings:
 
     method: Method = _setting(
         "vpgtrans",
-        "vpgtrans, or a baseline: scratch (TFS), inherit (VPG-inherit), linear (only-linear).",
+        "vpgtrans, or a baseline: scratch (TFS), inherit (VPG-inherit), linear (only-linear). tune is the method of "
+        "`vpgt tune`.",
         "method",
     )
     stages: tuple[StageItem, ...] | None = _setting(
@@ -106,6 +106,13 @@ class Settings:
         "Stages to run, by number or name; a yaml file can define new ones. Default: those of the method.",
         "method",
     )
+    then: Then | None = _setting(
+        None,
+        "A further stage that makes a chat model of it: minigpt4-align (as in the paper) or instruction-tuning (in "
+        "the LLM's own template).",
+        "method",
+    )
+    then_data: tuple[str, ...] = _setting((), "Conversations or descriptions for --then.", "method")
     start: Start = _setting(
         "words", "How the projector is initialised: words, converter (as in the paper), or random.", "method"
     )
@@ -161,6 +168,17 @@ class Settings:
     stage2_lr_warmup_start: Amount | None = _setting(
         None, "Learning rate at the start of the linear warm-up.", "training"
     )
+    stage3_epochs: Amount | None = _setting(
+        None, "Epochs of stage 3, instruction tuning, in place of steps.", "training"
+    )
+    stage3_steps: Count | None = _setting(None, "Steps of stage 3.", "training")
+    stage3_batch_size: Positive | None = _setting(None, "Conversations per step of stage 3.", "training")
+    stage3_max_tokens: Positive | None = _setting(None, "Maximum length of a text of stage 3 in tokens.", "training")
+    stage3_lr: Rate | None = _setting(None, "Peak learning rate of stage 3.", "training")
+    stage3_min_lr: Amount | None = _setting(None, "Learning rate at the end of stage 3.", "training")
+    stage3_lr_warmup_steps: Count | None = _setting(
+        None, "Steps of the linear learning-rate warm-up at the start of stage 3.", "training"
+    )
     validate_every: Positive | None = _setting(
         None, "Steps between measurements of the held-out loss; default four per epoch.", "training"
     )
@@ -196,7 +214,9 @@ class Settings:
 
 def fill(settings: Settings, recipe: Recipe, *, batch_size: int) -> Settings:
     """Fill open settings with the values of `recipe`; `batch_size`, the LLM family's, is used where it has none."""
-    values = {"batch_size": batch_size, "stages": LISTS[settings.method], **recipe.settings}
+    values = {"batch_size": batch_size, "stages": _listed(settings), **recipe.settings}
+    if settings.stage3_epochs is not None:
+        values["stage3_steps"] = None
     if settings.stage2_lr is not None:
         values["stage1_lr"] = LR_FACTOR * settings.stage2_lr
     start = "random" if settings.method != "vpgtrans" else settings.start
@@ -216,16 +236,23 @@ def stages_of(settings: Settings) -> tuple[Stage, ...]:
     """
     own = _recipe_stages(settings)
     stages: list[Stage] = []
-    for item in LISTS[settings.method] if settings.stages is None else settings.stages:
+    for item in _listed(settings) if settings.stages is None else settings.stages:
         after = stages[-1].number if stages else 0
         stages.append(_stage(item, own, after + 1))
     return tuple(stages)
 
 
+def _listed(settings: Settings) -> tuple[int, ...]:
+    """The stages of the method, and the one that ``then`` adds."""
+    return (*LISTS[settings.method], *((TUNING,) if settings.then else ()))
+
+
 def stage_settings(settings: Settings, stage: Stage) -> Settings:
     """The settings as they are in one stage: its own data, batch and texts in place of the run's."""
-    names = ("batch_size", "captions_per_image", "max_tokens")
-    own = {name: value for name in names if (value := getattr(stage, name)) is not None}
+    names = ("batch_size", "captions_per_image", "max_tokens", "template")
+    own: dict[str, Any] = {name: value for name in names if (value := getattr(stage, name)) is not None}
+    if stage.instructions and settings.clean is None:
+        own["clean"] = False  # answers are learned as written
     if stage.data:
         own |= {"data": stage.data, "format": stage.format, "ratios": stage.ratios}
     return dataclasses.replace(settings, **own)
@@ -238,6 +265,10 @@ def _recipe_stages(settings: Settings) -> dict[int, Stage]:
         values = {f.name: getattr(settings, f"stage{number}_{f.name}", None) for f in dataclasses.fields(Stage)}
         own[number] = _changed(stage, {name: value for name, value in values.items() if value is not None})
     own[1] = dataclasses.replace(own[1], early_stop=settings.early_stop)
+    if settings.then:
+        own[TUNING] = dataclasses.replace(own[TUNING], data=settings.then_data, **THEN[settings.then])
+    if settings.template != "auto":
+        own[TUNING] = dataclasses.replace(own[TUNING], template=None)
     return own
 
 
@@ -295,7 +326,7 @@ def build(values: Mapping[str, Any]) -> Settings:
     named = [(ALIASES.get(str(key).replace("-", "_"), str(key).replace("-", "_")), key) for key in values]
     twice = [f"{name}: given twice, also as {key!r}" for n, (name, key) in enumerate(named) if name in dict(named[:n])]
     plain = {name: values[key] for name, key in named}
-    stages, problems = _stage_items(plain.pop("stages", None))
+    stages, problems = stage_items(plain.pop("stages", None))
     good, wrong = check(Settings, plain)
     problems = twice + wrong + problems
     if not problems:
@@ -306,34 +337,12 @@ def build(values: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def _stage_items(value: Any) -> tuple[tuple[StageItem, ...] | None, list[str]]:
-    """The items of ``stages`` with their fields converted, and what is wrong with them."""
-    if value is None:
-        return None, []
-    known = {stage.name: stage.number for stage in PAPER.stages.values()}
-    items: list[StageItem] = []
-    problems: list[str] = []
-    for item in value if isinstance(value, Sequence) and not isinstance(value, str) else (value,):
-        if isinstance(item, Mapping):
-            fields, wrong = _stage_fields(item, known)
-            items.append(fields)
-            problems += wrong
-        elif isinstance(item, bool) or item not in (*known, *known.values()):
-            guess = did_you_mean(str(item), known) or f"there are {', '.join(f'{n} ({s})' for s, n in known.items())}"
-            problems.append(f"stages: unknown stage {item!r}; {guess}; a new one is a mapping in a yaml file")
-        else:
-            items.append(item)
-    return tuple(items), problems
-
-
-def _stage_fields(item: Mapping[str, Any], known: Mapping[str, int]) -> tuple[dict[str, Any], list[str]]:
-    """The fields of one mapping in ``stages``; a stage that the recipe does not have must be whole."""
-    fields, problems = check(Stage, item, kind="field", leave_out=("number",))
-    name = fields.get("name")
-    if name not in known:
-        given = {str(key).replace("-", "_") for key in item}
-        problems += [f"field {key!r} is missing" for key in ("name", "trains", "lr") if key not in given]
-    return fields, [f"stage {name!r}: {problem}" if name else f"stages: {problem}" for problem in problems]
+def tuning_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of ``vpgt tune``, where those of stage 3 are called by their own names: ``lr`` is ``stage3_lr``."""
+    names = {f.name for f in dataclasses.fields(Settings)}
+    plain = {str(name).replace("-", "_"): value for name, value in values.items()}
+    staged = {f"stage{TUNING}_{name}" if f"stage{TUNING}_{name}" in names else name: v for name, v in plain.items()}
+    return {**staged, "method": "tune"}
 
 
 def _data_fits(settings: Settings) -> list[str]:
@@ -349,7 +358,19 @@ def _stages_fit(settings: Settings) -> list[str]:
     ]
     own = [names.index(stage.name) for stage in PAPER.stages.values() if stage.name in names]
     if own != sorted(own):
-        problems.append("stages: warm-up (1) comes before fine-tuning (2)")
+        problems.append("stages: warm-up (1) comes before fine-tuning (2), and instruction tuning (3) after both")
+    return problems
+
+
+def _then_fits(settings: Settings) -> list[str]:
+    """What must hold for instruction tuning as a further stage, and as a method."""
+    problems = []
+    if settings.then_data and not settings.then:
+        problems.append("then_data: is the data of the stage that --then adds, which is not given")
+    if settings.method == "tune" and (settings.target or settings.then):
+        problems.append("method: tune is the method of `vpgt tune MODEL`, which has no other LLM and no further stage")
+    if settings.then and settings.stages is not None and TUNING not in map(recipe_number, settings.stages):
+        problems.append("then: `stages` leaves its stage out; add 3 to them")
     return problems
 
 
@@ -369,9 +390,9 @@ def _resume_fits(settings: Settings) -> list[str]:
 
 
 def _template_fits(settings: Settings) -> list[str]:
-    problem = template_problem(settings.template)
-    return [f"template: {problem}"] if problem else []
+    names = [settings.template, *(stage.template for stage in stages_of(fill(settings, PAPER, batch_size=1)))]
+    return [f"template: {problem}" for name in dict.fromkeys(names) if name and (problem := template_problem(name))]
 
 
-RELATIONS = (_data_fits, _template_fits, _stages_fit, _compile_fits, _resume_fits)
+RELATIONS = (_data_fits, _template_fits, _then_fits, _stages_fit, _compile_fits, _resume_fits)
 """What must hold between settings; each returns its problems."""

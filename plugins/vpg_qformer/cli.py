@@ -29,6 +29,10 @@ def import_(
         str | None, typer.Option(help="A model to take the VPG from, for a .pth that holds only the projector.")
     ] = None,
     shapes: Annotated[str | None, typer.Option(help="A json file of sizes that the tensors do not show.")] = None,
+    template: Annotated[
+        str,
+        typer.Option(help="Its chat template; default the LLM's own, and minigpt4 for the paper's vl-vicuna.pth."),
+    ] = "auto",
     overwrite: Overwrite = False,
     offline: Offline = False,
     trust_remote_code: Trust = False,
@@ -40,7 +44,8 @@ def import_(
         checkpoint,
         out,
         registry=ctx.obj.registry,
-        settings=build({"offline": offline, "trust_remote_code": trust_remote_code}),
+        settings=build({"offline": offline, "trust_remote_code": trust_remote_code, "template": template}),
+        template=template,
         vit=vit,
         llm=llm,
         shapes=shapes,

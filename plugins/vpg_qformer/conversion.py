@@ -24,11 +24,15 @@ from vpgtrans_core.run.card import plain_model_card, write_model_card
 from vpgtrans_core.run.finish import identity
 from vpgtrans_core.run.folder import RECORD as RUN
 from vpgtrans_core.settings import Settings
+from vpgtrans_core.templates import FILE as TEMPLATE
+from vpgtrans_core.templates import usable_template, write_template
 from vpgtrans_core.vlm.assemble import load_llm, projector_module
 from vpgtrans_core.weights import Weights, read_json, sha256_file, write_json
 
 Format = Literal["hf", "vpg", "lavis"]
 RECORD = "import.json"
+CHAT = {"vl-vicuna": "minigpt4"}
+"""The templates of the chat models that the paper published, by the names of their files."""
 FULL = ("No space left", "Disk quota", "File too large", "iostream error")
 """What the system, safetensors and torch say when a file cannot grow."""
 
@@ -44,12 +48,14 @@ def import_checkpoint(
     shapes: str | None = None,
     projector: str | None = None,
     vpg: str | None = None,
+    template: str = "auto",
     overwrite: bool = False,
 ) -> Imported:
     """Import a ``.pth`` of the paper's code into the folder `out`; see `vpg_qformer.lavis.read_lavis`.
 
-    `llm` and `vpg` are aliases, hub ids or folders. Beside the model the folder gets ``import.json``: the files with
-    their SHA-256, the LLM, and what was left aside.
+    `llm` and `vpg` are aliases, hub ids or folders. `template` is the chat template that the model was tuned in, by
+    default that of a chat model which the paper published under this name, else the LLM's own. Beside the model the
+    folder gets ``import.json``: the files with their SHA-256, the LLM, and what was left aside.
     """
     if vpg and Path(vpg).is_file():
         raise ModelError(f"--vpg {vpg} is a file, not a model", f"import {vpg} first, with --projector {checkpoint}")
@@ -61,6 +67,8 @@ def import_checkpoint(
         found.check_llm((str(resolved.config.get("model_type")), resolved.embedding_size) if resolved else None)
         model = _load_llm(resolved, settings) if resolved else None
         save_imported(found, folder, model, resolved.reference() if resolved else None)
+        if model is not None:
+            _record_template(folder, model, CHAT.get(Path(checkpoint).stem, "auto") if template == "auto" else template)
         files = [path for path in (checkpoint, vit, projector, shapes) if path]
         record = {
             "files": [{"name": Path(path).name, "sha256": sha256_file(path)} for path in files],
@@ -95,13 +103,22 @@ def export_model(
         references = _references(source, source.folder)
         if to == "vpg":
             vpg.save_part(folder, projector, references=references)
+            if (source.folder / TEMPLATE).is_file():
+                shutil.copyfile(source.folder / TEMPLATE, folder / TEMPLATE)
         elif source.llm is None or projector is None:
             raise ModelError(f"{model} is a VPG without an LLM, so there is no VL-LLM to write", "use --to vpg")
         else:
             _check_llm(source)
             llm = _load_llm(source.llm, settings)
             vpg.save_model(folder, projector, llm, llm_reference=source.llm.reference())
+            _record_template(folder, llm, "auto", source.folder)
         _write_card(folder, Path(out).name, references, run=source.folder / RUN)
+
+
+def _record_template(folder: Path, llm: LLM, name: str, recorded: Path | None = None) -> None:
+    """Write a model's chat template into its folder, if it has one."""
+    if (template := usable_template(name, llm.tokenizer, recorded)) is not None:
+        write_template(folder, template)
 
 
 def _check_llm(source: ResolvedSource) -> None:
@@ -179,7 +196,7 @@ def _recorded(identity: Any) -> dict[str, Any] | None:
         "id": identity.get("hub_id"),
         "revision": identity.get("revision"),
         "folder": None if bundled else identity.get("folder"),
-        "prefix": "",
+        "prefix": identity.get("prefix", ""),
         "model_type": identity.get("model_type"),
         "sha256": identity.get("sha256"),
     }

@@ -30,7 +30,9 @@ from vpgtrans_core.cli import (
     plan,
     push,
     scaffold,
+    template,
     transfer,
+    tune,
 )
 from vpgtrans_core.cli.plugin_commands import PluginCommand, plugin_commands
 from vpgtrans_core.errors import PluginError, VpgtError
@@ -114,9 +116,11 @@ app = typer.Typer(
     help="Give a new language model eyes: transfer a trained visual prompt generator (VPGTrans).",
 )
 transfer.add_to(app)
+tune.add_to(app)
 plan.add_to(app)
 captioning.add_to(app)
 chatting.add_to(app)
+template.add_to(app)
 evaluating.add_to(app)
 push.add_to(app)
 listing.add_to(app)

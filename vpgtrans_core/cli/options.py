@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -19,37 +19,51 @@ LISTED = ("stages", "ratios")
 """Fields whose flag takes several values at once: ``1,2`` or ``"1 2"``."""
 
 
-def with_settings(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one option for each setting; it receives all of them in ``**flags``, None where not given."""
+def with_settings(
+    flag: Callable[[str], str | None] = lambda name: name,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one option for each setting; it receives all of them in ``**flags``, None where not given.
+
+    Args:
+        flag: the name that a setting has in the command, None for one that it does without.
+    """
+    return lambda function: _with_settings(function, flag)
+
+
+def _with_settings(function: Callable[..., None], flag: Callable[[str], str | None]) -> Callable[..., None]:
     own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
     hints = get_type_hints(function, include_extras=True)
     own = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in own]
-    more = [_parameter(f) for f in dataclasses.fields(Settings)]
+    more = [_parameter(f, name) for f in dataclasses.fields(Settings) if (name := flag(f.name)) is not None]
     parameters = [own[0], *more, *own[1:]]
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
     return function
 
 
-def settings_from(config: Path | None, flags: dict[str, Any]) -> Settings:
-    """Merge a settings file with the flags that were given.
+def settings_from(
+    config: Path | None,
+    flags: dict[str, Any],
+    named: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
+) -> Settings:
+    """Merge a settings file with the flags that were given; `named` gives settings their full names.
 
     Raises:
         ConfigError: every problem of both, at once.
     """
     values: dict[str, Any] = {}
-    given = {name: _listed(name, value) for name, value in flags.items() if value not in (None, [], ())}
+    given = {name: _listed(name, value) for name, value in flags.items() if value not in (None, [], (), "")}
     for key, value in (read_yaml(config) if config else {}).items():
         name = str(key).replace("-", "_")
         if ALIASES.get(name, name) not in given:
             values[key] = value
     values |= given
-    return build(values)
+    return build(named(values))
 
 
-def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
+def _parameter(field: dataclasses.Field[Any], name: str) -> inspect.Parameter:
     hint = get_type_hints(Settings)[field.name]
-    flag = "--" + FLAGS.get(field.name, field.name).replace("_", "-")
+    flag = "--" + FLAGS.get(name, name).replace("_", "-")
     kind, metavar = _flag_type(hint)
     aliases = [f"--{alias.replace('_', '-')}" for alias, name in ALIASES.items() if name == field.name]
     names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag, *(a for a in aliases if a != flag)]
@@ -61,7 +75,7 @@ def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
         show_default=False,
     )
     return inspect.Parameter(
-        field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
 
 

@@ -33,7 +33,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("plan")(plan)
 
 
-@with_settings
+@with_settings()
 def plan(
     ctx: typer.Context,
     config: Annotated[

@@ -19,7 +19,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("transfer")(transfer)
 
 
-@with_settings
+@with_settings()
 def transfer(
     ctx: typer.Context,
     config: Annotated[
@@ -40,7 +40,7 @@ def transfer(
     settings = settings_from(config, flags)
     require_models(settings)
     if dry_run:
-        _show_plan(ctx, settings, as_json)
+        show_plan(ctx, settings, as_json)
         return
     from vpgtrans_core.cli.progress import Reporter
     from vpgtrans_core.run.pipeline import transfer as run
@@ -67,7 +67,7 @@ def require_models(settings: Settings) -> None:
         )
 
 
-def _show_plan(ctx: typer.Context, settings: Settings, as_json: bool) -> None:
+def show_plan(ctx: typer.Context, settings: Settings, as_json: bool) -> None:
     from vpgtrans_core.planning.plan import plan
 
     made = plan(settings, registry=ctx.obj.registry)

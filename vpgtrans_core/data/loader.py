@@ -48,6 +48,7 @@ class ReadOptions:
         preprocessing: the VPG's.
         texts: whether captions or whole conversations are learned.
         template: what makes a text of a conversation.
+        instructions: what asks for captions without a prompt where conversations are learned; one at random.
         max_tokens: longest text.
         seed: of captions, splits and augmentation.
         captions_per_image: texts of an image a visit; None for all.
@@ -63,6 +64,7 @@ class ReadOptions:
     views: int | None = None
     texts: TextKind = "caption"
     template: Template | None = None
+    instructions: tuple[str, ...] = ()
 
     def view(self, visit: int) -> int:
         """Which view of an image is shown on this visit."""
@@ -227,7 +229,8 @@ class StepReader:
             return [self.text.encode(caption, options.max_tokens, rng) for caption in captions]
         if options.template is None:
             raise ValueError("conversations need a template")
-        conversations = self._choose(draw, sample.key, sample.conversations)
+        asked_by = rng.choice(options.instructions) if options.instructions else ""
+        conversations = self._choose(draw, sample.key, sample.conversations(asked_by))
         return [self.text.encode_spans(options.template.spans(c), options.max_tokens) for c in conversations]
 
     def _choose(self, draw: Draw, key: str, texts: Sequence[Any]) -> Sequence[Any]:

@@ -69,11 +69,10 @@ class Sample:
         """Its texts as captions: of a conversation each answer alone."""
         return tuple(c for text in self.texts for c in ((text,) if isinstance(text, Caption) else text.captions()))
 
-    @property
-    def conversations(self) -> tuple[Conversation, ...]:
-        """Its texts as conversations: a caption answers its prompt."""
+    def conversations(self, asked_by: str = "") -> tuple[Conversation, ...]:
+        """Its texts as conversations: a caption answers its prompt, or `asked_by` where it has none."""
         return tuple(
-            Conversation.about_image(text.prompt, text.text) if isinstance(text, Caption) else text
+            Conversation.about_image(text.prompt or asked_by, text.text) if isinstance(text, Caption) else text
             for text in self.texts
         )
 

@@ -85,7 +85,14 @@ class FrozenLLM(LLM):
 
     @abstractmethod
     def text_encoder(self) -> TextEncoder:
-        """The encoder of texts for the data workers."""
+        """The encoder of texts for the data workers; made from the tokenizer alone."""
+
+    @classmethod
+    def text_encoder_of(cls, tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
+        """The encoder of texts, where no model is loaded."""
+        without_model = cls.__new__(cls)
+        without_model.tokenizer = tokenizer
+        return without_model.text_encoder()
 
     @abstractmethod
     def trunk_name(self) -> str:

@@ -174,7 +174,8 @@ def plan(
     each = [data] * len(spec.stages) if data else _open(spec)
     first = each[0] if each else data
     listed = _data(first, settings)
-    images = _images_per_step(first, settings)
+    begins = stage_settings(settings, spec.stages[0]) if spec.stages else settings
+    images = _images_per_step(first, begins)
     width = target_plan.shape.embedding_size
     return Plan(
         settings=settings,
@@ -183,12 +184,12 @@ def plan(
         target=target_plan,
         vpg=vpg,
         method=settings.method,
-        start=settings.start,
+        start="kept" if settings.method == "tune" else settings.start,
         projector=(width, vpg.output_size),
         converter=_converter(settings, source_llm, width),
         rows=_rows(target, settings),
         stages=tuple(_stage(s, settings, vpg, target_plan, d) for s, d in zip(spec.stages, each, strict=True)),
-        batch_captions=settings.batch_size or 1,
+        batch_captions=begins.batch_size or 1,
         batch_images=images,
         data=listed,
         downloads=_downloads(source, source_llm, target_plan, vpg, settings) if downloads else (),

@@ -10,7 +10,12 @@ if TYPE_CHECKING:
 
 GROUPS = {"vpg": "VPG (except its frozen part)"}
 """Longer names of groups of parameters."""
-START = {"random": "at random", "words": "from words", "converter": "with the word converter"}
+START = {
+    "kept": "as the model has it",
+    "random": "at random",
+    "words": "from words",
+    "converter": "with the word converter",
+}
 """How the projector is initialised, by the setting ``start``."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from vpgtrans_core.data.conversation import TextKind
 
@@ -20,6 +20,7 @@ Positive = Annotated[int, Gt(0)]
 Count = Annotated[int, Ge(0)]
 Amount = Annotated[float, Ge(0)]
 Rate = Annotated[float, Gt(0)]
+Share = Annotated[float, Gt(0), Le(1)]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class Stage:
         trains: the groups of parameters that are trained; all others are frozen.
         data, format, ratios: as the settings of the same names; empty for the run's own data.
         texts: how texts become labels.
+        template: as the setting of the same name; None for the run's own.
+        instructions: what a description without a question of its own is asked by, where whole conversations are
+            learned; one of them at random, none for nothing.
         steps, epochs: the length; steps take precedence.
         batch_size, captions_per_image, max_tokens: as the settings of the same names; None for the run's own.
         optimizer: Muon can train only the projector.
@@ -39,6 +43,7 @@ class Stage:
         min_lr: the learning rate at the end of a cosine.
         schedule: ``constant``; ``cosine``, after a linear warm-up of the learning rate; ``muon``, the optimiser's own.
         lr_warmup_steps, lr_warmup_start: steps of that warm-up, and the learning rate at its start.
+        lr_warmup_share: the largest share of the stage that the warm-up takes, however short the stage is.
         early_stop: whether the stage ends when its held-out loss no longer falls.
     """
 
@@ -52,6 +57,8 @@ class Stage:
     format: tuple[str, ...] = ()
     ratios: tuple[Rate, ...] = ()
     texts: Texts = "caption"
+    template: str | None = None
+    instructions: tuple[str, ...] = ()
     batch_size: Positive | None = None
     captions_per_image: Positive | None = None
     max_tokens: Positive | None = None
@@ -60,6 +67,7 @@ class Stage:
     schedule: Schedule = "cosine"
     lr_warmup_steps: Count = 0
     lr_warmup_start: Amount = 0.0
+    lr_warmup_share: Share = 0.1
     early_stop: bool = False
 
     @property

@@ -95,16 +95,21 @@ def _summary(record: dict[str, Any]) -> str:
     losses = [
         f"{s['held_out_loss']:.4f} after stage {n}" for n, s in stages.items() if s.get("held_out_loss") is not None
     ]
-    return f"""# {target} + {source}
+    what = f"{target} with eyes: the visual prompt generator of {source}, transferred to it with VPGTrans"
+    title = f"{target} + {source}"
+    if record["settings"]["method"] == "tune":
+        title, what = f"{source}, tuned", f"{source}, its visual prompt generator tuned on conversations as in VPGTrans"
+    template = f"\n| chat template | {record['template']} |" if record.get("template") else ""
+    return f"""# {title}
 
-{target} with eyes: the visual prompt generator of {source}, transferred to it with VPGTrans
+{what}
 ({PAPER}) by vpgt {record["vpgt"]}. The language model is unchanged.
 
 | | |
 |---|---|
 | source | {source} |
 | language model | {target} |
-| method | {record["settings"]["method"]} |
+| method | {record["settings"]["method"]} |{template}
 | data | {data.get("images", 0)} images, {data.get("captions", 0)} captions |
 | stages | {"; ".join(f"{titles[n]}: {s['steps']} steps" for n, s in stages.items()) or "none"} |
 | held-out loss | {"; ".join(losses) or "not measured"} |

@@ -30,6 +30,7 @@ from vpgtrans_core.processes.heartbeat import WatchedAccelerator
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.lengths import Lengths
 from vpgtrans_core.settings import Settings, stage_settings, stages_of
+from vpgtrans_core.templates import ChatTemplate
 from vpgtrans_core.train.step import Batch, View
 from vpgtrans_core.vlm.model import VisualKind, VLModel
 
@@ -126,7 +127,7 @@ def open_stage_data(settings: Settings, stages: Sequence[Stage], source_data: st
     opened: dict[Any, TrainingData] = {}
     every = []
     for own in [stage_settings(settings, stage) for stage in stages] or [settings]:
-        key = own.data, own.format, own.ratios
+        key = own.data, own.format, own.ratios, own.clean
         if key not in opened:
             opened[key] = open_training_data(own, source_data, caches)
         every.append(opened[key])
@@ -159,7 +160,8 @@ class Feed:
         settings: as they are in the stage, see `stage_settings`.
         model: whose VPG and texts the batches are for; what the stage trains must be set.
         stream: chooses the order of the images: the stage's number.
-        texts: whether captions or whole conversations are learned.
+        stage: says whether captions or whole conversations are learned; None for captions.
+        template: makes texts of conversations.
         say: is told once when many labels are cut off by the limit of length.
     """
 
@@ -170,7 +172,8 @@ class Feed:
         model: VLModel,
         machine: Machine,
         stream: int,
-        texts: TextKind = "caption",
+        stage: Stage | None = None,
+        template: ChatTemplate | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.all = data
@@ -179,7 +182,9 @@ class Feed:
         self.model = model
         self.machine = machine
         self.stream = stream
-        self.texts = texts
+        self.texts: TextKind = stage.texts if stage else "caption"
+        self.instructions = stage.instructions if stage else ()
+        self.template = template
         self.lengths = Lengths()
         self._say = say
         self._told = False
@@ -255,7 +260,7 @@ class Feed:
 
     def prompts(self, batch: Batch) -> str | list[Text]:
         """What a model is asked of a batch's samples: nothing after their images, or the first question about each."""
-        end = self.model.template.end if self.model.template else ""
+        end = self.template.end if self.template else ""
         return "" if self.texts == "caption" else [Text(texts[0].split()[0], end=end) for texts in batch.texts]
 
     def check_lengths(self) -> None:
@@ -334,7 +339,8 @@ class Feed:
             augmentation=Augmentation(crop_min=settings.crop_min) if augment and settings.augment else None,
             views=settings.views if cache is not None else None,
             texts=self.texts,
-            template=self.model.template,
+            template=self.template,
+            instructions=self.instructions,
         )
         data = self.all.held_out if held_out else self.data
         features = CachedImages(cache, EntryNames(data, options)) if cache is not None else None

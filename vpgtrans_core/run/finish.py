@@ -14,6 +14,7 @@ from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, needs_code
 from vpgtrans_core.run.card import CURVE, last_part, write_model_card
 from vpgtrans_core.run.curve import draw_curve
 from vpgtrans_core.settings import Settings
+from vpgtrans_core.templates import write_template
 from vpgtrans_core.weights import sha256_file
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def write_model(
         else:
             hashes = folder.record.get("target", {}).get("sha256") or identity(target)["sha256"]
             model.vpg.save_part(staging, model.projector, references=references(source, target, hashes))
+        if model.template is not None:
+            write_template(staging, model.template)
         title = f"{last_part(source.name)} to {last_part(target.name)}, {settings.method}"  # the picture is shared too
         names = {int(number): stage.get("name", "") for number, stage in folder.record.get("stages", {}).items()}
         draw_curve(folder.metrics(), staging / CURVE, title, names)
@@ -120,6 +123,7 @@ def identity(model: ResolvedSource | ResolvedLLM) -> dict[str, Any]:
         "folder": str(model.folder) if model.folder else None,
         "hub_id": model.hub_id,
         "revision": model.revision,
+        "prefix": getattr(model, "prefix", ""),
         "licence": card.get("licence"),
         "model_type": model.config.get("model_type"),
         "sha256": hashes,

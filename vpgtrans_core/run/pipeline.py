@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vpgtrans_core.registry import Registry, default_registry
 from vpgtrans_core.run.resuming import ended, output_folder, resumed_settings
 from vpgtrans_core.run.spec import run_spec
-from vpgtrans_core.settings import ALIASES, Settings, build
+from vpgtrans_core.settings import ALIASES, Settings, build, tuning_values
 
 if TYPE_CHECKING:
     from vpgtrans_core.train.stage import Progress
@@ -67,6 +67,22 @@ def transfer(
     run = Run(spec, reporter)
     run.run()
     return TransferResult(run.folder.path, run.folder.record)
+
+
+def tune(model: str = "", *, reporter: Progress | None = None, registry: Registry | None = None, **values: Any) -> Any:
+    """Tune a whole VL-LLM on conversations: VPG and projector are trained, its LLM stays frozen.
+
+    Args:
+        model: an alias, hub id or folder; an output of `transfer`, or an import.
+        values: settings; those of stage 3 by their own names too (``lr`` for ``stage3_lr``).
+
+    Returns:
+        A `TransferResult`.
+
+    Raises:
+        VpgtError, Interrupted: as `transfer`.
+    """
+    return transfer(build(tuning_values({**values, "source": model})), reporter=reporter, registry=registry)
 
 
 def _resumed(asked: Settings, reporter: Progress) -> Settings:

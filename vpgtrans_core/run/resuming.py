@@ -16,15 +16,15 @@ FREE_ON_RESUME = frozenset(
     | {"micro_positions", "offline", "cache", "cache_gb", "max_bad_ratio", "max_bad_run", "save", "accept_changes"}
 )
 """Settings that may change when a run is resumed, because they do not affect the result of training."""
-PLACES = frozenset({"data", "val_data", "source", "target"})
+PLACES = frozenset({"data", "then_data", "val_data", "source", "target"})
 """Settings that name a place: it may change, because the contents are compared with those at the run's start."""
 
 
 def output_folder(settings: Settings) -> Path:
-    """The output folder: ``--out``, or ``runs/SOURCE--TARGET``."""
+    """The output folder: ``--out``, or ``runs/SOURCE--TARGET``, or ``runs/SOURCE--tune``."""
     if settings.out:
         return Path(settings.out).expanduser()
-    return Path("runs") / f"{_slug(settings.source)}--{_slug(settings.target)}"
+    return Path("runs") / f"{_slug(settings.source)}--{_slug(settings.target) if settings.target else settings.method}"
 
 
 def resumed_settings(settings: Settings) -> Settings:
@@ -38,12 +38,13 @@ def resumed_settings(settings: Settings) -> Settings:
     """
     from vpgtrans_core.run.folder import nothing_to_keep, read_record
 
-    if not settings.out and not (settings.source and settings.target):
+    complete = settings.source and (settings.target or settings.method == "tune")
+    if not settings.out and not complete:
         raise ConfigError(["resume: the run is not named"], "give its folder with --out")
     out = output_folder(settings)
     record = read_record(out)
     if "settings" not in record:
-        if settings.source and settings.target and nothing_to_keep(out):
+        if complete and nothing_to_keep(out):
             return dataclasses.replace(settings, resume=False)
         raise ConfigError(
             [f"there is no run to resume in {out}: no settings are recorded in it"],
@@ -97,13 +98,14 @@ def recordable(settings: Settings, **folders: Path | None) -> dict[str, Any]:
         folders: ``source`` and ``target``: the folder of each that is given as a path and not as an alias or hub id.
     """
     values = dataclasses.asdict(settings)
-    values["data"] = tuple(_absolute_data(path) for path in settings.data)
+    for name in ("data", "then_data"):
+        values[name] = tuple(_absolute_data(path) for path in values[name])
     values["stages"] = None if settings.stages is None else [_absolute_stage(stage) for stage in settings.stages]
     values["val_data"] = _absolute_data(settings.val_data) if settings.val_data else settings.val_data
     for name in ("out", "cache"):
         values[name] = _absolute(values[name]) if values[name] else values[name]
     for name, folder in folders.items():
-        if folder is not None and Path(values[name]).expanduser().is_dir():
+        if folder is not None and values[name] and Path(values[name]).expanduser().is_dir():
             values[name] = os.path.abspath(folder)
     return values
 

@@ -31,9 +31,9 @@ from vpgtrans_core.run.self_check import self_check
 from vpgtrans_core.run.skipped import skipped
 from vpgtrans_core.run.spec import RunSpec
 from vpgtrans_core.settings import stage_settings
-from vpgtrans_core.start.choose import start_projector
+from vpgtrans_core.start.choose import kept_projector, start_projector
 from vpgtrans_core.start.probe import StartProbe
-from vpgtrans_core.templates import choose_template, usable_template
+from vpgtrans_core.templates import ChatTemplate, choose_template, usable_template
 from vpgtrans_core.train.checkpoint import Checkpoint, newest_checkpoint
 from vpgtrans_core.train.recipe import compiles, stage_optimizer, stage_plan
 from vpgtrans_core.train.stage import Progress, StageRunner, load_weights
@@ -83,11 +83,12 @@ class Run:
         models = models_record(self.spec)
         begun = begun_with(self.settings, models, data)
         checkpoint = self._checkpoint(begun)
-        self.reporter.message(f"loading {self.spec.source.name} and {self.spec.target.name}")
+        names = dict.fromkeys((self.spec.source.name, self.spec.target.name))
+        self.reporter.message(f"loading {' and '.join(names)}")
         vpg = self._load_vpg()
         llm = self._load_llm()
-        chats = any(stage.texts == "instruction" for stage in self.spec.stages)
-        template = (choose_template if chats else usable_template)(self.settings.template, llm.tokenizer)
+        self.templates = [self._template(llm, stage) for stage in self.spec.stages]
+        template = self._template(llm, self._chat_stage())
         model = VLModel(vpg, blank_projector(vpg.output_size, llm.embedding_size), llm, template)
         model.to(self.machine.device)
         check_writable(self.folder, model, self.spec.target, self.settings)
@@ -97,7 +98,7 @@ class Run:
             self._start(model, self._feed(model, data, 0, FIRST_STREAM))
         compiled = self._compile(model, data)
         record = first_record(self.spec, self.folder, self.machine, model, data[0], models, compiled)
-        self.folder.write_record(**record)
+        self.folder.write_record(**record, template=template.name if template and self._chat_stage() else None)
         for place, stage in enumerate(self.spec.stages):
             if checkpoint is None or stage.number >= checkpoint.stage:
                 feed = self._feed(model, data, place, stage.number)
@@ -139,16 +140,31 @@ class Run:
             llm.checkpoint_activations()
         return llm
 
+    def _chat_stage(self) -> Stage | None:
+        """The last stage that learns conversations; its template is that of the finished model."""
+        return next((stage for stage in reversed(self.spec.stages) if stage.texts == "instruction"), None)
+
+    def _template(self, llm: LLM, stage: Stage | None) -> ChatTemplate | None:
+        """The chat template of a stage; one that learns captions need not have one."""
+        name = stage_settings(self.settings, stage).template if stage else self.settings.template
+        folder = self.spec.source.folder if self.settings.method == "tune" else None
+        if stage is None or stage.texts != "instruction":
+            return usable_template(name, llm.tokenizer, folder)
+        return choose_template(name, llm.tokenizer, folder)
+
     def _start(self, model: VLModel, feed: Feed) -> None:
         """Initialise the projector, alike in every process."""
         model.train_only(("projector",))
-        probe = StartProbe(model, feed, self._stepper(model))
-        started = start_projector(
-            self.settings,
-            probe,
-            source=lambda: source_words(self.spec.source, self.spec.registry),
-            captions=lambda: itertools.islice(training_captions(feed.data), START_CAPTIONS),
-        )
+        if self.settings.method == "tune":
+            started = kept_projector(self.spec.source, model)
+        else:
+            probe = StartProbe(model, feed, self._stepper(model))
+            started = start_projector(
+                self.settings,
+                probe,
+                source=lambda: source_words(self.spec.source, self.spec.registry),
+                captions=lambda: itertools.islice(training_captions(feed.data), START_CAPTIONS),
+            )
         with torch.no_grad():
             for parameter, value in zip((model.projector.weight, model.projector.bias), started.projector, strict=True):
                 parameter.copy_(self.machine.accelerator.broadcast(value.to(model.device)))
@@ -229,7 +245,8 @@ class Run:
             return Feed(data[0], self.settings, model, self.machine, stream, say=self.reporter.warning)
         stage = self.spec.stages[place]
         settings = stage_settings(self.settings, stage)
-        return Feed(data[place], settings, model, self.machine, stream, stage.texts, self.reporter.warning)
+        template = self.templates[place]
+        return Feed(data[place], settings, model, self.machine, stream, stage, template, self.reporter.warning)
 
     def _stepper(self, model: VLModel, feed: Feed | None = None) -> Stepper:
         config = model.llm.model.config.get_text_config()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vpgtrans_core.errors import DataError
+from vpgtrans_core.errors import DataError, ModelError
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, check_names, resolve_source, resolve_target
 from vpgtrans_core.recipes.lists import RECIPES
 from vpgtrans_core.recipes.stage import Stage
@@ -39,10 +39,28 @@ class RunSpec:
         """Raises:
         DataError: a stage has no data.
         """
+        if self.settings.then and not self.settings.then_data:
+            raise DataError(
+                f"no data is given for {self.settings.then}", "give conversations or descriptions: --then-data PATH"
+            )
         if not self.has_data:
             raise DataError(
                 "no training data is given", "give images with captions: --data PATH; the README lists the formats"
             )
+
+
+def _own_llm(source: ResolvedSource) -> ResolvedLLM:
+    """The LLM of a model that is tuned as it is.
+
+    Raises:
+        ModelError: it has none.
+    """
+    if source.llm is None:
+        raise ModelError(
+            f"{source.name} is a VPG without language model: there is nothing to tune",
+            "transfer it to an LLM first: `vpgt transfer --from ... --to ...`",
+        )
+    return source.llm
 
 
 def run_spec(settings: Settings, registry: Registry, *, weights: bool = True) -> RunSpec:
@@ -56,9 +74,10 @@ def run_spec(settings: Settings, registry: Registry, *, weights: bool = True) ->
     Raises:
         VpgtError: a model is missing or cannot be used.
     """
-    check_names((settings.source, settings.target), registry, settings)
+    tunes = settings.method == "tune"
+    check_names([settings.source] if tunes else [settings.source, settings.target], registry, settings)
     source = resolve_source(settings.source, registry, settings, weights=weights)
-    target = resolve_target(settings.target, registry, settings, weights=weights)
+    target = _own_llm(source) if tunes else resolve_target(settings.target, registry, settings, weights=weights)
     card = source.card if source.bundled and target.bundled else None
     recipe = RECIPES[card.recipe if card else "paper"]
     filled = fill(settings, recipe, batch_size=target.family.batch_size)

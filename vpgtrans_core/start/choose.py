@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vpgtrans_core.cards import load
+from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import LLM
+from vpgtrans_core.models.resolve import ResolvedSource
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.start.converter import fit_ridge, fit_sgd
 from vpgtrans_core.start.pairs import WordPairs, caption_tokens, word_pairs, words_said
 from vpgtrans_core.start.projector import Linear, merge, random_projector
 from vpgtrans_core.start.words import choose_spread, words_start
 from vpgtrans_core.vlm.assemble import SourceWords
+from vpgtrans_core.vlm.model import VLModel
 
 if TYPE_CHECKING:
     from vpgtrans_core.start.probe import StartProbe
@@ -52,6 +56,21 @@ def start_projector(
     if settings.converter == "sgd":
         return _paper(words, llm, texts, settings.seed)
     return _merged(settings, words, texts, llm)
+
+
+def kept_projector(source: ResolvedSource, model: VLModel) -> ProjectorStart:
+    """The projector that a model has: it is trained on.
+
+    Raises:
+        ModelError: it has none that fits its LLM.
+    """
+    projector = load(source.vpg_family.adapter).load_projector(source.folder)
+    if projector is None or projector[0].shape != model.projector.weight.shape:
+        raise ModelError(
+            f"{source.name} has no projector that fits its language model",
+            "transfer it to an LLM first: `vpgt transfer --from ... --to ...`",
+        )
+    return ProjectorStart(projector, {"start": "kept"})
 
 
 def _from_words(settings: Settings, words: SourceWords, texts: Sequence[str], probe: StartProbe) -> ProjectorStart:

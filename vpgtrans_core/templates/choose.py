@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 FILE = "chat_template.jinja"
 """The template's name in a model folder, as transformers calls it."""
 AUTO, OWN = "auto", "own"
-DEFAULT = "minigpt4"
-"""For an LLM without a template of its own: the one in which the paper's chat models are tuned."""
+DEFAULTS = ("minigpt4", "plain")
+"""For an LLM without a template of its own: the one in which the paper's chat models are tuned; the other where the
+tokenizer cannot write its end."""
 HEADER = "{{# vpgt template {name} #}}"
 """A template that ships begins with its name in a model folder, and is recognised by it."""
 LIMIT = 1 << 18
@@ -53,15 +55,15 @@ def template_problem(value: str) -> str | None:
 
 
 def choose_template(
-    name: str, tokenizer: PreTrainedTokenizerBase, folder: Path | None = None, default: str | None = DEFAULT
+    name: str, tokenizer: PreTrainedTokenizerBase, folder: Path | None = None, defaults: Sequence[str] = DEFAULTS
 ) -> ChatTemplate:
     """The template called `name`, for an LLM with this tokenizer.
 
     Args:
         name: ``auto``, ``own``, one that ships, or a file. ``auto`` is the one that `folder` records, else the
-            tokenizer's own, else `default`.
+            tokenizer's own, else the first of `defaults` that can be used.
         folder: of a finished model, whose ``chat_template.jinja`` comes first; None for an LLM alone.
-        default: None refuses a model without a template.
+        defaults: none of them refuse a model without a template.
 
     Raises:
         ModelError: there is none, or it cannot be used (see `ChatTemplate`). ConfigError: the file cannot be read.
@@ -69,14 +71,14 @@ def choose_template(
     if name in (AUTO, OWN):
         if (own := own_template(tokenizer, folder)) is not None:
             return own
-        if name == OWN or default is None:
+        if name == OWN or not defaults:
             raise ModelError(
                 "the tokenizer has no chat template" + ("" if folder is None else f", and {folder} records none"),
                 f"give one with --template: {', '.join(template_names())}, or a file of jinja",
             )
-        name = default
+        name = next((one for one in defaults if _writes(tokenizer, shipped(one, tokenizer).end)), defaults[-1])
     if name in template_names():
-        return shipped(name, tokenizer)
+        return _writable(shipped(name, tokenizer), tokenizer)
     return of_source(name, _read(Path(name).expanduser()), tokenizer)
 
 
@@ -96,11 +98,16 @@ def own_template(tokenizer: PreTrainedTokenizerBase, folder: Path | None = None)
 def usable_template(name: str, tokenizer: PreTrainedTokenizerBase, folder: Path | None = None) -> ChatTemplate | None:
     """As `choose_template` for a model that need not chat: None where ``auto`` leads to none that can be used."""
     try:
-        return choose_template(name, tokenizer, folder, default=None)
+        return choose_template(name, tokenizer, folder, defaults=())
     except ModelError:
         if name != AUTO:
             raise
         return None
+
+
+def write_template(folder: Path, template: ChatTemplate) -> None:
+    """Record a model's template in its folder, where transformers' processor reads it."""
+    (folder / FILE).write_text(template.source, encoding="utf-8")
 
 
 def shipped(name: str, tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
@@ -123,9 +130,25 @@ def of_source(name: str, source: str, tokenizer: PreTrainedTokenizerBase) -> Cha
             return shipped(own, tokenizer)
     options: dict[str, Any] = {"tokens": _tokens(tokenizer), "added": _added(tokenizer)}
     try:
-        return ChatTemplate(name, source, **options)
+        template = ChatTemplate(name, source, **options)
     except ModelError:  # it may know texts only, or write images in a way of its own
-        return ChatTemplate(name, WITH_IMAGES + source, **options)
+        template = ChatTemplate(name, WITH_IMAGES + source, **options)
+    return _writable(template, tokenizer)
+
+
+def _writable(template: ChatTemplate, tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
+    if not _writes(tokenizer, template.end):
+        raise ModelError(
+            f"the template {template.name} ends answers with {template.end!r}, which this tokenizer does not know: "
+            "the LLM would never stop",
+            "give another --template; `vpgt template --list` names those that ship",
+        )
+    return template
+
+
+def _writes(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether the tokenizer has tokens for all of a text."""
+    return tokenizer.unk_token_id not in tokenizer(text, add_special_tokens=False).input_ids
 
 
 @cache

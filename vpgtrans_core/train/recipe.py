@@ -16,8 +16,6 @@ from vpgtrans_core.vlm.model import VLModel
 
 LOOKS_AN_EPOCH = 4
 """Measurements of the held-out loss per epoch, unless the settings say otherwise."""
-WARMUP_SHARE = 0.1
-"""Maximum share of a stage that the linear warm-up of the learning rate takes, however short the stage is."""
 COMPILED_FROM = 1e16
 """An LLM's parameters times the captions that a process trains on, from which compiling, which takes a minute, is worth
 it: about half an hour on an H100."""
@@ -45,7 +43,7 @@ def stage_factor(stage: Stage, steps: int) -> Callable[[int], float]:
         return optim.constant
     if stage.schedule == "muon":
         return lambda step: optim.muon_schedule(step, steps)
-    rise = min(stage.lr_warmup_steps, int(WARMUP_SHARE * steps))
+    rise = min(stage.lr_warmup_steps, int(stage.lr_warmup_share * steps))
     return lambda step: (
         optim.linear_warmup_cosine(step, steps, stage.lr, stage.min_lr, rise, stage.lr_warmup_start) / stage.lr
     )
