@@ -26,8 +26,10 @@ LONGEST = 1024
 """Upper end of the slider for the longest answer."""
 STYLE = """
 .gradio-container {max-width: 860px !important; margin: 0 auto !important;}
-#talk {border: none; background: transparent;}
+#talk {border: 1px solid var(--border-color-primary); border-radius: 14px; background: var(--background-fill-primary);}
+#talk .placeholder-content {justify-content: center; text-align: center; opacity: 0.7;}
 #talk .message img {max-height: 260px; border-radius: 10px;}
+#talk button[aria-label*="hare"], #talk button[title*="hare"] {display: none;}
 #head h1 {margin: 0.2em 0 0.1em; font-size: 1.35em;}
 #head p {margin: 0; opacity: 0.75;}
 #again {max-width: 12em;}
@@ -69,7 +71,7 @@ class Page:
                 f"# {self.title}\n{llm} with a transferred VPG, template `{self.speaker.template.name}`", elem_id="head"
             )
             talk = gr.Chatbot(
-                show_label=False, height=None, min_height=320, scale=1, elem_id="talk", placeholder=EMPTY,
+                show_label=False, height="46vh", min_height=280, elem_id="talk", placeholder=EMPTY,
                 render_markdown=False, buttons=["copy"], feedback_options=None, layout="bubble",
             )  # fmt: skip
             box = gr.MultimodalTextbox(
@@ -87,6 +89,7 @@ class Page:
             box.submit(self.ask, [box, *sliders], [talk, box], api_name="ask", show_progress="minimal")
             box.stop(self.stop, queue=False, api_visibility="private")
             again.click(self.reset, outputs=[talk, box], queue=False, api_name="reset")
+            talk.clear(self.reset, outputs=[talk, box], queue=False, api_visibility="private")
             blocks.unload(self.forget)
         blocks.queue(default_concurrency_limit=1, max_size=WAITING, api_open=False)
         return blocks
@@ -118,7 +121,7 @@ class Page:
                 visit.messages = [*shown, _message("assistant", answer)]
                 yield visit.messages, _answering()
         except VpgtError as error:
-            raise gr.Error(_spoken(error), title="This did not work", duration=None) from error
+            raise gr.Error(_spoken(error), title="This did not work", duration=None, print_exception=False) from error
         yield visit.messages, gr.MultimodalTextbox(value=None, interactive=True, submit_btn=True, stop_btn=False)
 
     def stop(self, request: gr.Request) -> None:

@@ -64,7 +64,7 @@ def serve(
     """
     with tempfile.TemporaryDirectory(prefix="vpgt-page-") as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
-        pictures = _own(examples) if examples else _drawn(Path(folder))
+        pictures = example_pictures(examples, Path(folder))
         from vpgtrans_core.chat.page import STYLE, Page, theme
 
         blocks = Page(speaker, title, [(path, QUESTION) for path in pictures], options).build()
@@ -88,12 +88,17 @@ def serve(
             blocks.close(verbose=False)
 
 
-def _own(folder: Path) -> Sequence[Path]:
-    """The first pictures of a folder, in the order of their names.
+def example_pictures(own: Path | None, folder: Path) -> Sequence[Path]:
+    """Pictures to offer: those in `own`, or drawn ones, which are written to `folder`.
 
     Raises:
-        ConfigError: it has none that the gate lets through.
+        ConfigError: `own` has none that the gate lets through.
     """
+    return _own(own) if own else _drawn(folder)
+
+
+def _own(folder: Path) -> Sequence[Path]:
+    """The first pictures of a folder, in the order of their names."""
     names = sorted(folder.expanduser().glob("*"))[: 8 * MOST_EXAMPLES]
     found = [path for path in names if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") and _opens(path)]
     if not found:

@@ -175,6 +175,10 @@ class LLM(ABC):
         tell(answer)
         return answer
 
+    def answer_ends(self, end: str) -> list[int]:
+        """The tokens that end an answer: the end of text, and a template's `end` where that is one token."""
+        return [self.text.answer_end]
+
     def room(self, prompt: Text, num_prompts: int) -> int | None:
         """How many tokens may follow a prompt until the LLM's positions end; below 0 for a prompt that is too long
         itself, None where there is no end."""

@@ -250,12 +250,14 @@ class FrozenLLM(LLM):
 
     def _end_answers(self, arguments: Any, end: str) -> None:
         """Let generation stop at the end of text, and at a template's `end`: a token, or a text of several."""
-        arguments.eos_token_id = self.text.answer_end
-        ids = self.tokenizer(end, add_special_tokens=False).input_ids if end else []
-        if len(ids) == 1 and ids[0] in self.tokenizer.added_tokens_decoder:
-            arguments.eos_token_id = list(dict.fromkeys([ids[0], self.text.answer_end]))
-        elif end:
+        arguments.eos_token_id = self.answer_ends(end)
+        if end and len(arguments.eos_token_id) == 1 and end != self.tokenizer.eos_token:
             arguments.stop_strings = [end]
+
+    def answer_ends(self, end: str) -> list[int]:
+        ids = self.tokenizer(end, add_special_tokens=False).input_ids if end else []
+        single = len(ids) == 1 and ids[0] in self.tokenizer.added_tokens_decoder
+        return list(dict.fromkeys([*(ids if single else []), self.text.answer_end]))
 
     def decode(self, ids: Tensor, one_line: bool = True, end: str = "") -> list[str]:
         """Generated ids ``[B, T]`` as texts without special tokens; `one_line` ends them at the line break, as captions
@@ -275,7 +277,7 @@ class FrozenLLM(LLM):
             min_new_tokens=options.min_new_tokens,
             length_penalty=options.length_penalty if options.num_beams > 1 else None,
             do_sample=options.temperature > 0,
-            temperature=options.temperature or None,
+            temperature=float(options.temperature) or None,
             **self.generation_settings(),
         )
 

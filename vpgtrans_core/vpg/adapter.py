@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -93,6 +93,10 @@ class VPG(nn.Module, ABC):
     def check_model(self, folder: Path, projector: nn.Linear, llm: LLM, *, llm_reference: dict[str, Any]) -> None:
         """Learn before the training whether `save_model` will work after it: write into the empty `folder` what costs
         nothing (configs, tokenizer), and raise what would stop the rest. By default nothing is asked."""
+
+    def prepare_endpoint(self, folder: Path, ends: Sequence[int]) -> None:
+        """Change the folder of a chat model, which `save_model` has written and which has a ``chat_template.jinja``,
+        so that a chat endpoint can answer it; `ends` are the tokens that end an answer. By default nothing is done."""
 
     @abstractmethod
     def save_part(self, folder: Path, projector: nn.Linear | None, *, references: dict[str, Any]) -> None:
