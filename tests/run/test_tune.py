@@ -87,7 +87,7 @@ def test_a_folder_is_tuned_and_answers_in_its_template(
     assert isinstance(answer(model, asked, [picture], options=GenerateOptions(max_new_tokens=4)), str)
     processor = AutoProcessor.from_pretrained(out)
     talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a red"}]}]
-    rendered = processor.apply_chat_template(talk, add_generation_prompt=True)
+    rendered = processor.tokenizer.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)
     assert rendered == model.template.render(asked, ask=True)
     assert "| chat template | plain |" in (out / "README.md").read_text()
     # a tuned folder can be tuned again, in its own template; a VPG alone keeps the template, too
