@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, MinLen
+
+from vpgtrans_core.validation import Pattern
 
 API_VERSION = 1
 """The version of the hook specs and of these cards. A plugin may state the one it needs as ``VPGT_API = 1``."""
@@ -15,6 +19,13 @@ API_VERSION = 1
 
 FACTS = ("hidden_size", "vocab_size", "end_token")
 """What a card says that a run depends on and that transformers' config classes may state as well."""
+
+Name = Annotated[str, Pattern(r"[^\s:/\\]+", "a name without spaces, colons and slashes")]
+_OBJECT = r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*"
+Target = Annotated[str, Pattern(_OBJECT, "written as 'package.module:Object'")]
+TargetOrNone = Annotated[str, Pattern(f"({_OBJECT})?", "written as 'package.module:Object'")]
+Size = Annotated[int, Gt(0)]
+ModelTypes = Annotated[tuple[str, ...], MinLen(1)]
 
 
 def load(target: str) -> Any:
@@ -35,22 +46,22 @@ class LLMCard:
     `embedding_size` the width of what the LLM's first block reads, which is the projector's output size.
     """
 
-    alias: str
+    alias: Name
     hub_id: str
-    parameters: int
-    hidden_size: int
-    layers: int
-    heads: int
-    intermediate_size: int
-    vocab_size: int
+    parameters: Size
+    hidden_size: Size
+    layers: Size
+    heads: Size
+    intermediate_size: Size
+    vocab_size: Size
     licence: str
-    kv_heads: int | None = None
+    kv_heads: Size | None = None
     """Key/value heads where they are fewer than `heads` (grouped-query attention)."""
     config: dict[str, Any] = field(default_factory=dict)
     """Further config fields, under transformers' names, that change shapes (for instance OPT-350m's
     ``word_embed_proj_dim``)."""
     revision: str | None = None
-    end_token: int | None = None
+    end_token: Annotated[int, Ge(0)] | None = None
     """Id of the token that ends a text (``eos_token_id``)."""
     checked: tuple[str, ...] = ()
     """Which of `FACTS` transformers' own config class states too; the others are as published."""
@@ -73,18 +84,18 @@ class LLMFamily:
     ``config.model_type`` values that belong to the family.
     """
 
-    name: str
-    model_types: tuple[str, ...]
-    adapter: str
+    name: Name
+    model_types: ModelTypes
+    adapter: Target
     cards: tuple[LLMCard, ...] = ()
     encoder_decoder: bool = False
-    half: str = "bfloat16"
+    half: Literal["float16", "bfloat16"] = "bfloat16"
     """The half precision of the frozen LLM on a GPU, ``"float16"`` or ``"bfloat16"`` (the paper: fp16 for OPT, bf16
     for FlanT5)."""
     compiles: bool = False
     """Whether long runs on a GPU compile its blocks: True where that was seen to be faster (LLaMA by a third; OPT,
     whose norms and activations are single kernels as they are, gains nothing)."""
-    batch_size: int = 1728
+    batch_size: Size = 1728
     """Captions a step in the paper's recipe."""
     question_prompt: str = "Question: {} Answer:"
     """The prompt for visual question answering at evaluation."""
@@ -98,20 +109,20 @@ class EmbeddingAccess:
     checkpoint it needs and makes of them the table ``[V, D]`` in the space that the LLM's first block sees.
     """
 
-    model_types: tuple[str, ...]
-    reader: str
+    model_types: ModelTypes
+    reader: Target
 
 
 @dataclass(frozen=True)
 class SourceCard:
     """One trained VL-LLM (VPG + projector + LLM), or a VPG alone when `llm` is None."""
 
-    alias: str
+    alias: Name
     hub_id: str
     llm: str | None
     """The alias of its LLM; ``--from opt-2.7b`` finds the source by it."""
     licence: str
-    image_size: int = 224
+    image_size: Size = 224
     pretrained: str | None = None
     """The alias of the VPG as its pre-training left it, from which training from scratch (TFS) starts."""
     revision: str | None = None
@@ -119,10 +130,10 @@ class SourceCard:
     config: dict[str, Any] = field(default_factory=dict)
     """The VPG's sizes for planning without network: the family's own config fields."""
     note: str = ""
-    data: str = ""
+    data: TargetOrNone = ""
     """``"package.module:function"`` that returns the `Listing` of captioned images which come with a bundled source: a
     run to a bundled LLM that is given no data trains on them."""
-    recipe: str = "paper"
+    recipe: Literal["paper", "miniature"] = "paper"
     """The recipe of a run from this bundled source to a bundled LLM: ``"paper"`` or ``"miniature"``."""
 
 
@@ -134,9 +145,9 @@ class VPGFamily:
     model folders that hold a VL-LLM of this family.
     """
 
-    name: str
-    model_types: tuple[str, ...]
-    adapter: str
+    name: Name
+    model_types: ModelTypes
+    adapter: Target
     sources: tuple[SourceCard, ...] = ()
 
 
@@ -144,8 +155,8 @@ class VPGFamily:
 class Command:
     """An extra command of the CLI: ``vpgt NAME ...`` calls the Typer app or function that `target` names."""
 
-    name: str
-    target: str
+    name: Name
+    target: Target
     help: str = ""
 
 
@@ -157,8 +168,8 @@ class EvalTask:
     that papers quote first.
     """
 
-    name: str
-    target: str
+    name: Name
+    target: Target
     metrics: tuple[str, ...]
     help: str = ""
     wants: str = ""
@@ -169,8 +180,8 @@ class EvalTask:
 class EvalMetric:
     """A metric of ``vpgt eval``: `target` names a subclass of `vpgtrans_core.evaluation.metrics.metric.Metric`."""
 
-    name: str
-    target: str
+    name: Name
+    target: Target
     help: str = ""
 
 

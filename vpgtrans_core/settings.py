@@ -172,7 +172,7 @@ class Settings:
         None, "Epochs of stage 3, instruction tuning, in place of steps.", "training"
     )
     stage3_steps: Count | None = _setting(None, "Steps of stage 3.", "training")
-    stage3_batch_size: Positive | None = _setting(None, "Conversations per step of stage 3.", "training")
+    stage3_batch_size: Positive | None = _setting(None, "Answers per step of stage 3, over all processes.", "training")
     stage3_max_tokens: Positive | None = _setting(None, "Maximum length of a text of stage 3 in tokens.", "training")
     stage3_lr: Rate | None = _setting(None, "Peak learning rate of stage 3.", "training")
     stage3_min_lr: Amount | None = _setting(None, "Learning rate at the end of stage 3.", "training")

@@ -8,8 +8,10 @@ use, because most commands check none.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache, reduce
 from operator import or_
 from pathlib import Path
@@ -39,19 +41,50 @@ BOUNDS = {
 """Where pydantic's error keeps the bound, and how it reads."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+    """A mark for ``Annotated[str, Pattern(...)]``: the whole text must match.
+
+    Attributes:
+        regex: a regular expression.
+        words: what such a text is, after "must be".
+    """
+
+    regex: str
+    words: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(self._matched, handler(source))
+
+    def _matched(self, text: str) -> str:
+        from pydantic_core import PydanticCustomError
+
+        if not re.fullmatch(self.regex, text):
+            raise PydanticCustomError("pattern", "must be {words}", {"words": self.words})  # type: ignore[misc]
+        return text
+
+
 def check(
-    cls: type, values: Mapping[str, Any], *, kind: str = "setting", leave_out: tuple[str, ...] = ()
+    cls: type,
+    values: Mapping[str, Any],
+    *,
+    kind: str = "setting",
+    leave_out: tuple[str, ...] = (),
+    strict: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
     """Check `values` against the fields of the dataclass `cls`; fields may be missing.
 
     What yaml, json and Python callers write is accepted: a list for a tuple, a single value for a tuple of one,
-    ``1e-4`` as text for a number, a `Path` for text. ``true`` is not a number.
+    ``1e-4`` as text for a number, a `Path` for text. ``true`` is not a number. With `strict` nothing is converted.
 
     Args:
         cls: a dataclass.
         values: by field name; ``-`` may stand for ``_``.
         kind: what a field is called in messages.
         leave_out: fields that may not be given.
+        strict: whether values must have the fields' own types, as the values of an instance must.
 
     Returns:
         the converted values, without the wrong ones; and a sentence for each problem.
@@ -67,28 +100,44 @@ def check(
         elif name in good:
             problems.append(f"{name}: given twice")
         else:
-            good[name], wrong = _field(cls, name)(value)
+            good[name], wrong = _field(cls, name, strict)(value)
             problems += [f"{name}: {problem}" for problem in wrong]
     return good, problems
 
 
 @cache
-def _field(cls: type, name: str) -> Callable[[Any], tuple[Any, list[str]]]:
+def _field(cls: type, name: str, strict: bool) -> Callable[[Any], tuple[Any, list[str]]]:
     """A function that checks one field of a dataclass: it returns the converted value and its problems."""
     from pydantic import TypeAdapter, ValidationError
 
-    adapter = TypeAdapter(_lenient(get_type_hints(cls, include_extras=True)[name]))
+    hint = get_type_hints(cls, include_extras=True)[name]
+    with _without_pydantic_plugins():
+        adapter = TypeAdapter(hint if strict else _lenient(hint))
 
     def checked(value: Any) -> tuple[Any, list[str]]:
         try:
             return adapter.validate_python(value, strict=True), []
         except ValidationError as error:
-            return None, list(dict.fromkeys(_sentence(one) for one in error.errors(include_url=False)))
+            return None, list(dict.fromkeys(_sentence(one, strict) for one in error.errors(include_url=False)))
 
     return checked
 
 
-def _sentence(error: Any) -> str:
+@contextmanager
+def _without_pydantic_plugins() -> Iterator[None]:
+    """pydantic reads the metadata of all installed distributions for plugins of its own, and fails at damaged ones."""
+    before = os.environ.get("PYDANTIC_DISABLE_PLUGINS")
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYDANTIC_DISABLE_PLUGINS"]
+        else:
+            os.environ["PYDANTIC_DISABLE_PLUGINS"] = before
+
+
+def _sentence(error: Any, strict: bool) -> str:
     """One of pydantic's errors as a sentence."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "literal_error":
@@ -100,6 +149,10 @@ def _sentence(error: Any) -> str:
     if kind in BOUNDS:
         name, word = BOUNDS[kind]
         return f"must be {word} {context[name]:g}, not {value!r}"
+    if kind == "too_short":
+        return "must not be empty"
+    if strict and kind == "tuple_type":
+        return f"must be a tuple, not {value!r}"
     return f"must be {EXPECTED[kind]}, not {value!r}" if kind in EXPECTED else f"{error['msg']}, not {value!r}"
 
 

@@ -63,7 +63,7 @@ BROKEN = {
         HOOK + "\n@hookimpl\ndef vpgt_llm_families():\n    return [LLMFamily('w', 'opt', 'no target', half='int3')]\n",
         "broken",
         "hooks",
-        "model_types must be a tuple of str, not 'opt'",
+        "model_types: must be a tuple, not 'opt'",
     ),
     "unknown_hook": (
         HOOK + "\n@hookimpl\ndef vpgt_llm_famlies():\n    return []\n",
@@ -176,8 +176,8 @@ def test_what_is_wrong_only_when_used_is_active(found, name):
 
 def test_wrong_card_names_all_that_is_wrong(found):
     cause = found["wrong_card (wrong_card-dist)"]["cause"]
-    assert "adapter must be written as 'package.module:Object'" in cause
-    assert "half must be one of float16, bfloat16" in cause
+    assert "adapter: must be written as 'package.module:Object'" in cause
+    assert "half: must be one of float16, bfloat16" in cause
 
 
 def test_name_of_a_built_in_cannot_be_taken(found):

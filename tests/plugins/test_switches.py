@@ -153,11 +153,11 @@ def test_wrong_cards_are_named_all_at_once(here, config, suffix):
         "did you mean 'opt'",
         "unknown field 'layrs'; did you mean 'layers'?",
         "field 'layers' is missing",
-        "heads must be above 0, not 0",
-        "parameters must be int, not 'many'",
+        "heads: must be above 0, not 0",
+        "parameters: must be a whole number, not 'many'",
         "unknown table 'llms'; did you mean 'llm'?",
         "source 1 (my vl): unknown VPG family 'qfomer'",
-        "alias must be a name without spaces",
+        "alias: must be a name without spaces",
     ):
         assert said in record["cause"]
     assert vpgt("list-models", **here).returncode == 0

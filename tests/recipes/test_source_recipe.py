@@ -48,5 +48,5 @@ def test_a_real_target_needs_data_and_has_the_paper_s_recipe() -> None:
 def test_a_wrong_recipe_or_data_is_named() -> None:
     card = SourceCard(alias="x", hub_id="me/x", llm=None, licence="MIT", recipe="papers", data="no target")
     first, second = card_problems(card)
-    assert "data must be written as 'package.module:Object'" in first
-    assert "recipe must be one of paper, miniature, not 'papers'" in second
+    assert "data: must be written as 'package.module:Object'" in first
+    assert "recipe: must be one of paper, miniature, not 'papers'" in second

@@ -18,19 +18,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from vpgtrans_core.errors import ConfigError, did_you_mean
+from annotated_types import Ge
+
+from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.validation import check
 
 CONFIG_FILE = "config.yaml"
-_KINDS: dict[str, str] = {
-    "disable_plugins": "names",
-    "allow_plugins": "names",
-    "plugins": "names",
-    "strict": "switch",
-    "trace_hooks": "switch",
-    "plugin_timeout": "seconds",
-}
 _VARIABLES = {
     "disable_plugins": "VPGT_DISABLE_PLUGINS",
     "allow_plugins": "VPGT_ALLOW_PLUGINS",
@@ -38,7 +33,6 @@ _VARIABLES = {
     "trace_hooks": "VPGT_TRACE_HOOKS",
     "plugin_timeout": "VPGT_PLUGIN_TIMEOUT",
 }
-_EXPECTED = {"names": "a list of names", "switch": "true or false", "seconds": "a number of seconds, 0 or more"}
 _WORDS = {
     "1": True,
     "true": True,
@@ -60,7 +54,7 @@ class Switches:
     allow_plugins: tuple[str, ...] | None = None
     strict: bool = False
     trace_hooks: bool = False
-    plugin_timeout: float = 20.0
+    plugin_timeout: Annotated[float, Ge(0)] = 20.0
     plugins: tuple[str, ...] = ()
     folder: Path | None = None
     """The user's config folder, whether it exists or not."""
@@ -89,12 +83,11 @@ def read_switches(environ: Mapping[str, str] = os.environ) -> Switches:
     folder = config_folder(environ)
     path = folder / CONFIG_FILE
     values, problems = _read_file(path) if path.is_file() else ({}, [])
-    for key, variable in _VARIABLES.items():
-        if (text := environ.get(variable)) is not None:
-            try:
-                values[key] = _from_text(_KINDS[key], text)
-            except ValueError:
-                problems.append(f"{variable} must be {_EXPECTED[_KINDS[key]]}, not {text!r}")
+    given = {key: _from_text(key, environ[name]) for key, name in _VARIABLES.items() if name in environ}
+    if given:
+        good, wrong = check(Switches, given)
+        values |= good
+        problems += [f"{_VARIABLES[key]}: {problem}" for key, _, problem in (w.partition(": ") for w in wrong)]
     if problems:
         raise ConfigError(problems, f"correct the environment variables or {path}")
     return Switches(**values, folder=folder)
@@ -103,35 +96,13 @@ def read_switches(environ: Mapping[str, str] = os.environ) -> Switches:
 def _read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
     from vpgtrans_core.settings import read_yaml
 
-    values, problems = {}, []
-    for key, value in read_yaml(path).items():
-        if key not in _KINDS:
-            guess = did_you_mean(str(key), _KINDS)
-            problems.append(f"{path}: unknown key {key!r}" + (f"; {guess}" if guess else ""))
-            continue
-        try:
-            values[key] = _from_yaml(_KINDS[key], value)
-        except ValueError:
-            problems.append(f"{path}: {key} must be {_EXPECTED[_KINDS[key]]}, not {value!r}")
+    values, problems = check(Switches, read_yaml(path), kind="key", leave_out=("folder",))
     values["plugins"] = tuple(str(path.parent / name) for name in values.get("plugins", ()))
-    return values, problems
+    return values, [f"{path}: {problem}" for problem in problems]
 
 
-def _from_yaml(kind: str, value: Any) -> Any:
-    if kind == "names" and isinstance(value, list) and all(isinstance(v, str) for v in value):
-        return tuple(value)
-    if kind == "switch" and isinstance(value, bool):
-        return value
-    if kind == "seconds" and isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
-        return float(value)
-    raise ValueError
-
-
-def _from_text(kind: str, text: str) -> Any:
-    if kind == "names":
+def _from_text(key: str, text: str) -> Any:
+    """What a variable's text stands for; a text that stands for nothing is returned for the check to refuse."""
+    if key in ("disable_plugins", "allow_plugins"):
         return tuple(part.strip() for part in text.split(",") if part.strip())
-    if kind == "switch":
-        if text.lower() not in _WORDS:
-            raise ValueError
-        return _WORDS[text.lower()]
-    return _from_yaml("seconds", float(text))
+    return text if key == "plugin_timeout" else _WORDS.get(text.lower(), text)
