@@ -1,9 +1,9 @@
 """Instruction tuning on the miniature: questions before and after, and the control tuned on shuffled answers.
 
-``python benchmarks/tune.py --seeds 3`` transfers opt-mini-s to a target once for each seed, tunes the result on
+``python benchmarks/tune.py --seeds 3`` transfers opt-mini-s to a target, tunes the result with each seed on
 conversations about the same pictures, and prints, as means and half the range over the seeds, the share of right
-answers to plain questions, to all of them one after the other in a conversation, and to follow-ups that can be
-answered only with the turn before; and what the captions of the same pictures lose. ``--json FILE`` keeps all of it.
+answers to plain questions, to follow-ups that need the turn before ("it"), and to the same follow-ups without that
+turn; and how well captions of held-out combinations are told. ``--json FILE`` keeps all of it.
 """
 
 from __future__ import annotations
@@ -70,27 +70,24 @@ def _share(model: VLModel, template: ChatTemplate, cases: list[tuple[Item, Conve
     return good / max(1, len(cases))
 
 
-def measure(folder: Path, method: str, pictures: int, template: str) -> dict[str, Any]:
+def measure(folder: Path, method: str, pictures: int) -> dict[str, Any]:
     """Answers about pictures that no training showed, and captions of held-out combinations."""
     model = load_model(str(folder), Settings(device="cpu"), default_registry())
-    chosen = choose_template(template, model.llm.tokenizer)
-    answered = right(model, chosen, items("val", pictures))
+    template = choose_template("auto", model.llm.tokenizer, folder)
+    answered = right(model, template, items("val", pictures))
     return {**as_dict(judge(folder, method, items("held", pictures))), **answered, "method": method}
 
 
-def one_seed(seed: int, target: str, options: dict[str, Any], pictures: int, folder: Path) -> list[dict[str, Any]]:
-    """The transferred model, the one tuned on conversations, and the control."""
-    seen = items("train", IMAGES)
-    data = {shuffled: save(seen, folder / f"talk-{shuffled}", shuffled=shuffled) for shuffled in (False, True)}
-    before = folder / "before"
-    transfer(source="opt-mini-s", target=target, seed=seed, out=str(before), device="cpu", **options["transfer"])
-    rows = [measure(before, "before", pictures, options["template"])]
+def tuned(model: Path, seed: int, options: dict[str, Any], pictures: int, folder: Path) -> list[dict[str, Any]]:
+    """The model tuned on conversations, and the control."""
+    seen, rows = items("train", IMAGES), []
     for shuffled, name in ((False, "tuned"), (True, "tuned on shuffled answers")):
-        out = folder / name.replace(" ", "-")
-        values = {**options["tune"], "template": options["template"], "val_images": 100, "workers": 0, "augment": False}
-        tune(str(before), data=(str(data[shuffled]),), seed=seed, out=str(out), device="cpu", **values)
-        rows.append(measure(out, name, pictures, options["template"]))
-    return [{**row, "seed": seed} for row in rows]
+        data = save(seen, folder / f"talk-{shuffled}", shuffled=shuffled)
+        out = folder / f"model-{shuffled}"
+        tune(str(model), data=(str(data),), seed=seed, out=str(out), device="cpu", overwrite=True, **options)
+        rows.append({**measure(out, name, pictures), "seed": seed})
+        print(rows[-1], flush=True)
+    return rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -105,23 +102,26 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", default="llama-mini")
+    parser.add_argument("--model", type=Path, help="the folder of a transfer to the target, instead of a new one")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--template", default="plain")
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=240)
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    tuning = {"steps": given.steps, "lr": given.lr, "min_lr": given.lr / 10, "batch_size": given.batch_size}
-    for seed in range(given.seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            options = {"template": given.template, "transfer": {}, "tune": {**tuning, "lr_warmup_steps": 5}}
-            rows += one_seed(seed, given.target, options, given.pictures, Path(folder))
-        print(f"\nopt-mini-s -> {given.target}, {seed + 1} seeds\n{table(rows)}\n", flush=True)
-        if given.json:
-            given.json.write_text(json.dumps(rows, indent=1))
+    options = {"steps": given.steps, "lr": given.lr, "min_lr": given.lr / 10, "batch_size": given.batch_size}
+    options |= {"lr_warmup_steps": 5, "val_images": 100, "workers": 0, "augment": False}
+    with tempfile.TemporaryDirectory() as folder:
+        model = given.model or Path(folder) / "before"
+        if given.model is None:
+            transfer(source="opt-mini-s", target=given.target, out=str(model), device="cpu")
+        rows = [measure(model, "before", given.pictures)]
+        for seed in range(given.seeds):
+            rows += tuned(model, seed, options, given.pictures, Path(folder))
+            print(f"\nopt-mini-s -> {given.target}, {seed + 1} seeds\n{table(rows)}\n", flush=True)
+            if given.json:
+                given.json.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vpgtrans_core.errors import ModelError, VpgtError
+from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
 
 CONFIG = "config.json"
 """A model folder's config, as transformers writes it."""
@@ -38,6 +38,9 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Error numbers of a full disk, an exhausted quota and the limit of a file's size."""
 FULL_TEXTS = ("No space left", "os error 28", "StorageFull", "quota exceeded", "os error 122", "os error 27")
 """Texts of the same errors from libraries that raise their own (safetensors, tokenizers)."""
+
+YAML_LIMIT = 1 << 20
+"""Largest yaml file that is read, in bytes."""
 
 
 def sha256_file(path: str | Path) -> str:
@@ -203,3 +206,29 @@ def free_bytes(path: Path) -> int:
         with contextlib.suppress(OSError):
             return shutil.disk_usage(place).free
     return 0
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a settings file through the gate: plain yaml, bounded size, a mapping at the top.
+
+    Raises:
+        ConfigError: the file is missing or too large, is not yaml, or does not hold a mapping.
+    """
+    import yaml  # most commands read none
+
+    try:
+        if path.stat().st_size > YAML_LIMIT:
+            raise ConfigError([f"{path} is larger than {YAML_LIMIT} bytes, too large for settings"])
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        check_plain(values)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"cannot read {path}: {error}"]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path} is not plain yaml: {error}"]) from error
+    except (ValueError, RecursionError) as error:  # yaml's own reader recurses, and refuses dates that cannot be
+        raise ConfigError([f"{path} cannot be used: {error}"], "write one plain setting per line") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError([f"{path} must hold a mapping of settings, not a {type(values).__name__}"])
+    return values

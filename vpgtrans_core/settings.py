@@ -10,16 +10,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from annotated_types import Gt, Le, Lt
 
 from vpgtrans_core.errors import ConfigError
-from vpgtrans_core.files import check_plain
 from vpgtrans_core.recipes.captions import caption_problems
-from vpgtrans_core.recipes.items import StageItem, recipe_number, stage_items
+from vpgtrans_core.recipes.items import StageItem, recipe_number, stage_items, stage_with, whole_stage
 from vpgtrans_core.recipes.lists import LISTS, LR_FACTOR, PAPER, THEN, TUNING, Recipe
 from vpgtrans_core.recipes.stage import Amount, Count, Optimizer, Positive, Rate, Stage, data_problems
 from vpgtrans_core.templates.choose import template_problem
@@ -41,9 +38,6 @@ ALIASES = {
     "warmup_lr": "stage2_lr_warmup_start",
 }
 """Other names of settings; records of earlier runs use the last two."""
-
-YAML_LIMIT = 1 << 20
-"""Largest settings file that is read, in bytes."""
 
 
 def _setting(default: Any, help: str, group: str) -> Any:
@@ -190,7 +184,7 @@ class Settings:
         None, "Epochs of stage 3, instruction tuning, in place of steps.", "training"
     )
     stage3_steps: Count | None = _setting(None, "Steps of stage 3.", "training")
-    stage3_batch_size: Positive | None = _setting(None, "Conversations per step of stage 3.", "training")
+    stage3_batch_size: Positive | None = _setting(None, "Answers per step of stage 3, over all processes.", "training")
     stage3_max_tokens: Positive | None = _setting(None, "Maximum length of a text of stage 3 in tokens.", "training")
     stage3_lr: Rate | None = _setting(None, "Peak learning rate of stage 3.", "training")
     stage3_min_lr: Amount | None = _setting(None, "Learning rate at the end of stage 3.", "training")
@@ -265,7 +259,7 @@ def stages_of(settings: Settings) -> tuple[Stage, ...]:
     stages: list[Stage] = []
     for item in _listed(settings) if settings.stages is None else settings.stages:
         after = stages[-1].number if stages else 0
-        stages.append(_stage(item, own, after + 1))
+        stages.append(whole_stage(item, own, after + 1))
     return tuple(stages)
 
 
@@ -290,58 +284,13 @@ def _recipe_stages(settings: Settings) -> dict[int, Stage]:
     own = {}
     for number, stage in PAPER.stages.items():
         values = {f.name: getattr(settings, f"stage{number}_{f.name}", None) for f in dataclasses.fields(Stage)}
-        own[number] = _changed(stage, {name: value for name, value in values.items() if value is not None})
+        own[number] = stage_with(stage, {name: value for name, value in values.items() if value is not None})
     own[1] = dataclasses.replace(own[1], early_stop=settings.early_stop)
     if settings.then:
         own[TUNING] = dataclasses.replace(own[TUNING], data=settings.then_data, **THEN[settings.then])
     if settings.template != "auto":
         own[TUNING] = dataclasses.replace(own[TUNING], template=None)
     return own
-
-
-def _stage(item: StageItem, own: Mapping[int, Stage], number: int) -> Stage:
-    """One item of ``stages``, complete; `number` is the lowest that it may have."""
-    given: dict[str, Any] = item if isinstance(item, dict) else {"name": item}
-    for stage in own.values():
-        if given["name"] in (stage.number, stage.name):
-            stage = dataclasses.replace(stage, number=max(stage.number, number))
-            return _changed(stage, {key: value for key, value in given.items() if key != "name"})
-    return _changed(Stage(number, given["name"], given["trains"], given["lr"]), given)
-
-
-def _changed(stage: Stage, values: Mapping[str, Any]) -> Stage:
-    """`stage` with other values; what follows from them follows, unless it is given too."""
-    more: dict[str, Any] = {}
-    if values.get("epochs") is not None:
-        more["steps"] = None
-    if "optimizer" in values:
-        plain = next((own.schedule for own in PAPER.stages.values() if own.name == stage.name), "cosine")
-        more["schedule"] = "muon" if values["optimizer"] == "muon" else plain
-    return dataclasses.replace(stage, **{**more, **values})
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a settings file through the gate: plain yaml, bounded size, a mapping at the top.
-
-    Raises:
-        ConfigError: the file is missing or too large, is not yaml, or does not hold a mapping.
-    """
-    try:
-        if path.stat().st_size > YAML_LIMIT:
-            raise ConfigError([f"{path} is larger than {YAML_LIMIT} bytes, too large for settings"])
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        check_plain(values)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"cannot read {path}: {error}"]) from error
-    except yaml.YAMLError as error:
-        raise ConfigError([f"{path} is not plain yaml: {error}"]) from error
-    except (ValueError, RecursionError) as error:  # yaml's own reader recurses, and refuses dates that cannot be
-        raise ConfigError([f"{path} cannot be used: {error}"], "write one plain setting per line") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError([f"{path} must hold a mapping of settings, not a {type(values).__name__}"])
-    return values
 
 
 def build(values: Mapping[str, Any]) -> Settings:

@@ -11,6 +11,7 @@ import io
 import json
 import random
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import sentencepiece
@@ -18,6 +19,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from vpgtrans_core.miniature.language import document, text
+
+CHAT = Path(__file__).with_name("chat.jinja")
+"""The chat template of the LLMs that read a document as one row."""
+ASKS = {"byte_bpe": "question: ", "word_bpe": " question: "}
+"""What begins a question in it: the first word of a text as the kind of tokenizer writes it."""
 
 
 def word_counts(documents: int, seed: int) -> Counter[str]:
@@ -43,7 +49,15 @@ def build(recipe: dict[str, Any], counts: Counter[str]) -> PreTrainedTokenizerFa
     tokenizer.post_processor = processors.TemplateProcessing(
         single=recipe["template"], special_tokens=[(t, i) for t, i in ids.items() if t in recipe["template"]]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=recipe["max_length"], **special)
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=recipe["max_length"], **special)
+    if recipe["kind"] in ASKS:
+        made.chat_template = chat_template(ASKS[recipe["kind"]])
+    return made
+
+
+def chat_template(asks: str) -> str:
+    """The form of the documents with questions as a chat template; `asks` begins a question."""
+    return CHAT.read_text(encoding="utf-8").strip().replace("ASKS", asks)
 
 
 def _own_corpus(counts: Counter[str], power: float, seed: int) -> Counter[str]:

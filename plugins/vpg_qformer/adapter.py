@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,6 +213,11 @@ class QFormerVPG(VPG):
         from vpg_qformer.folder import check_blip2
 
         check_blip2(Path(folder), self, projector, llm, llm_reference)
+
+    def prepare_endpoint(self, folder: Path, ends: Sequence[int]) -> None:
+        from vpg_qformer.endpoint import prepare_endpoint
+
+        prepare_endpoint(Path(folder), self.preprocessing.size, self.num_prompts, ends)
 
     def save_part(self, folder: Path, projector: nn.Linear | None, *, references: dict[str, Any]) -> None:
         from vpg_qformer.part import save_part

@@ -13,6 +13,7 @@ import torch
 
 from vpg_qformer.adapter import QFormerVPG
 from vpg_qformer.config import MODEL_TYPES
+from vpg_qformer.endpoint import is_prepared
 from vpg_qformer.lavis import Imported, export_lavis, read_lavis, save_imported
 from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
 from vpgtrans_core.files import REFERENCES, put_in_place
@@ -27,6 +28,7 @@ from vpgtrans_core.settings import Settings
 from vpgtrans_core.templates import FILE as TEMPLATE
 from vpgtrans_core.templates import usable_template, write_template
 from vpgtrans_core.vlm.assemble import load_llm, projector_module
+from vpgtrans_core.vpg.adapter import VPG
 from vpgtrans_core.weights import Weights, read_json, sha256_file, write_json
 
 Format = Literal["hf", "vpg", "lavis"]
@@ -69,7 +71,8 @@ def import_checkpoint(
         model = _load_llm(resolved, settings) if resolved else None
         save_imported(found, folder, model, resolved.reference() if resolved else None)
         if model is not None:
-            _record_template(folder, model, CHAT.get(Path(checkpoint).stem, "auto") if template == "auto" else template)
+            name = CHAT.get(Path(checkpoint).stem, "auto") if template == "auto" else template
+            _record_template(folder, model, name, found.vpg if name != "auto" else None)
         files = [path for path in (checkpoint, vit, projector, shapes) if path]
         record = {
             "files": [{"name": Path(path).name, "sha256": sha256_file(path)} for path in files],
@@ -112,14 +115,23 @@ def export_model(
             _check_llm(source)
             llm = _load_llm(source.llm, settings)
             vpg.save_model(folder, projector, llm, llm_reference=source.llm.reference())
-            _record_template(folder, llm, "auto", source.folder)
+            _record_template(folder, llm, "auto", vpg if _chats(source.folder) else None, source.folder)
         _write_card(folder, Path(out).name, references, run=source.folder / RUN)
 
 
-def _record_template(folder: Path, llm: LLM, name: str, recorded: Path | None = None) -> None:
-    """Write a model's chat template into its folder, if it has one."""
-    if (template := usable_template(name, llm.tokenizer, recorded)) is not None:
-        write_template(folder, template)
+def _record_template(folder: Path, llm: LLM, name: str, chats: VPG | None, recorded: Path | None = None) -> None:
+    """Write a model's chat template into its folder, if it has one; `chats` is its VPG if it has learned to chat."""
+    if (template := usable_template(name, llm.tokenizer, recorded)) is None:
+        return
+    write_template(folder, template)
+    if chats is not None:
+        chats.prepare_endpoint(folder, llm.answer_ends(template.end))
+
+
+def _chats(folder: Path) -> bool:
+    """Whether the model in a folder has learned conversations: a run records its template then."""
+    record = folder / RUN
+    return is_prepared(folder) or (record.is_file() and bool(read_json(record).get("template")))
 
 
 def _check_llm(source: ResolvedSource) -> None:

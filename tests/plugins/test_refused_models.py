@@ -203,7 +203,7 @@ def test_broken_card_file_stops_nothing_and_says_why(tmp_path, name, content, ca
 @pytest.mark.parametrize("content", [DEEP, LAUGHS, "seed: &a [*a]"])
 def test_deep_and_aliased_config_is_refused_in_words(tmp_path, content):
     from vpgtrans_core.errors import ConfigError
-    from vpgtrans_core.settings import read_yaml
+    from vpgtrans_core.files import read_yaml
 
     (tmp_path / "c.yaml").write_text(content)
     with pytest.raises(ConfigError, match="cannot be used"):

@@ -26,7 +26,7 @@ THINKING = (
     "add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 NO_END = (
-    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\\n' }}{% endfor %}"
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + ' ' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
 NO_PROMPT = (

@@ -1,8 +1,7 @@
 """Loss and gradient of a conversation in its template, against transformers' own of the rendered conversation.
 
 The reference renders and tokenizes with transformers alone: `apply_chat_template` of a tokenizer that knows
-``<image>``. Labels are the tokens between the prompt of an answer, rendered with ``add_generation_prompt``, and its
-end.
+``<image>``. Labels are the tokens between an answer's prompt, rendered with ``add_generation_prompt``, and its end.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from vpgtrans_core.cli import (
     advise,
     cache,
     captioning,
+    chatting,
     check_plugin,
     data,
     doctor,
@@ -122,6 +123,7 @@ transfer.add_to(app)
 tune.add_to(app)
 plan.add_to(app)
 captioning.add_to(app)
+chatting.add_to(app)
 template.add_to(app)
 inspecting.add_to(app)
 evaluating.add_to(app)

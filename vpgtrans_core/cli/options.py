@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
+from vpgtrans_core.files import read_yaml
 from vpgtrans_core.recipes.lists import MINIATURE, PAPER, Recipe
-from vpgtrans_core.settings import ALIASES, Settings, build, read_yaml
+from vpgtrans_core.settings import ALIASES, Settings, build
 
 FLAGS = {"source": "from", "target": "to"}
 """Fields whose flag has another name, because ``from`` is a word of Python's."""

@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 from annotated_types import Gt
 
 from vpgtrans_core.errors import ConfigError, did_you_mean
+from vpgtrans_core.files import read_yaml
 from vpgtrans_core.lab.arms import ARMS, Arm
 from vpgtrans_core.recipes.stage import Amount, Positive, Rate
-from vpgtrans_core.settings import Settings, build, read_yaml
+from vpgtrans_core.settings import Settings, build
 from vpgtrans_core.validation import check
 
 Points = Literal["epoch", "end"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +25,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """How captions and answers are generated; the defaults are the paper's for captions."""
+    """How captions and answers are generated; the defaults are the paper's for captions.
+
+    Attributes:
+        temperature: 0 for the most likely words; above 0 words are drawn at random, and more freely the higher it is.
+    """
 
     num_beams: int = 5
     max_new_tokens: int = 30
     min_new_tokens: int = 8
     length_penalty: float = 1.0
+    temperature: float = 0.0
 
 
 class Rows(ABC):
@@ -161,6 +166,40 @@ class LLM(ABC):
             ModelError: the adapter cannot sample.
         """
         raise ModelError(f"{type(self).__name__} cannot sample", "its adapter can derive from `DecoderOnlyLLM`")
+
+    def stream(
+        self,
+        soft_prompts: Tensor,
+        prompt: Text,
+        options: GenerateOptions | None = None,
+        *,
+        tell: Callable[[str], None],
+        stopped: Callable[[], bool],
+    ) -> str:
+        """Generate one answer and tell of it while it grows.
+
+        Args:
+            soft_prompts: ``[I, Q, D]``, of the images that the prompt shows; none where it shows none.
+            prompt: what the answer follows.
+            options: how; beam search tells nothing before its end.
+            tell: called with the answer so far.
+            stopped: asked after each token; true ends the answer there.
+
+        Returns:
+            The whole answer, or as much of it as there was when it was stopped.
+        """
+        answer = self.generate(soft_prompts, [prompt], options, [len(soft_prompts)])[0]
+        tell(answer)
+        return answer
+
+    def answer_ends(self, end: str) -> list[int]:
+        """The tokens that end an answer: the end of text, and a template's `end` where that is one token."""
+        return [self.text.answer_end]
+
+    def room(self, prompt: Text, num_prompts: int) -> int | None:
+        """How many tokens may follow a prompt until the LLM's positions end; below 0 for a prompt that is too long
+        itself, None where there is no end."""
+        return None
 
     @abstractmethod
     def generation_settings(self) -> dict[str, Any]:

@@ -166,6 +166,10 @@ class DecoderOnlyLLM(FrozenLLM):
         hidden = self.trunk(inputs, rows).flatten(0, 1)[rows.predictors]
         return label_loss(hidden, rows.targets, self.head, self.vocab_size)
 
+    def room(self, prompt: Text, num_prompts: int) -> int | None:
+        positions = self._text_config("max_position_embeddings")
+        return positions and positions - length(prompt.pieces, num_prompts)
+
     def generation_settings(self) -> dict[str, Any]:
         ends = within([self.text.end, self.tokenizer.eos_token_id], self.vocab_size) or [self.text.end]
         padding = within([self.tokenizer.pad_token_id], self.vocab_size)

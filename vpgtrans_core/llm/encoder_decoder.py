@@ -177,6 +177,13 @@ class EncoderDecoderLLM(FrozenLLM):
         hidden = self.trunk(inputs, rows).flatten(0, 1)[rows.predictors]
         return label_loss(hidden, rows.targets, self.head, self.vocab_size)
 
+    def room(self, prompt: Text, num_prompts: int) -> int | None:
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        if not positions:  # T5's are relative
+            return None
+        read, said = (length(part, num_prompts) for part in self.read_and_said(prompt))
+        return min(positions - read, 0) or positions - 1 - said  # the decoder has its start token, too
+
     def generation_settings(self) -> dict[str, Any]:
         padding = within([self.tokenizer.pad_token_id], self.vocab_size)
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from vpgtrans_core.llm.elements import images_of_samples, line_of
 from vpgtrans_core.llm.head import head_of
 from vpgtrans_core.llm.loading import load_model, load_tokenizer
 from vpgtrans_core.llm.sampling import GivenDraws, Sampled
+from vpgtrans_core.llm.streaming import GrowingText, StopWhen
 from vpgtrans_core.llm.text import Piece, Text, TextEncoder
 from vpgtrans_core.llm.vocabulary import check_ids
 
@@ -177,6 +178,28 @@ class FrozenLLM(LLM):
             answers |= zip(numbers, self.decode(ids, one_line=captioning, end=end), strict=True)
         return [answers[number] for number in sorted(answers)]
 
+    @torch.no_grad()
+    def stream(
+        self,
+        soft_prompts: Tensor,
+        prompt: Text,
+        options: GenerateOptions | None = None,
+        *,
+        tell: Callable[[str], None],
+        stopped: Callable[[], bool],
+    ) -> str:
+        self.check_ids([prompt])
+        arguments = self.generation_arguments(options)
+        self._end_answers(arguments, prompt.end)
+        said = GrowingText(self.tokenizer, prompt.end, tell)
+        watch: dict[str, Any] = {"stopping_criteria": [StopWhen(stopped)]}
+        if arguments.num_beams == 1:
+            watch["streamer"] = said
+        ((_, read, before),) = self._alike([prompt], [len(soft_prompts)], soft_prompts.shape[1])
+        device = soft_prompts.device
+        ids = self._continue(read.to(device), before.to(device), soft_prompts, arguments, **watch)
+        return self.decode(ids, one_line=False, end=prompt.end)[0]
+
     def _prompts(self, prompt: str | Text | Sequence[str | Text], images: int, samples: int) -> list[Text]:
         """One text for each sample; where their number is not given (0), it follows from that of the images."""
         if isinstance(prompt, str):
@@ -207,20 +230,20 @@ class FrozenLLM(LLM):
         ((_, read, said),) = self._alike(prompts, [1] * count, soft_prompts.shape[1])  # alike in length
         device = soft_prompts.device
         chooser = GivenDraws(temperature, draws.to(device))
-        ids = self._continue(read.to(device), said.to(device), soft_prompts, arguments, [chooser])
+        ids = self._continue(read.to(device), said.to(device), soft_prompts, arguments, logits_processor=[chooser])
         ends = torch.tensor(arguments.eos_token_id, device=device)
         ended = torch.isin(ids, ends).any(1).tolist()
         return [Sampled(text, end) for text, end in zip(self.decode(ids), ended, strict=True)]
 
-    def _continue(
-        self, read: Tensor, said: Tensor, soft_prompts: Tensor, arguments: Any, choosers: Sequence[Any] = ()
-    ) -> Tensor:
-        """New token ids ``[B, T]`` after elements ``[B, L]``, and after what the decoder has said, ``[B, M]``;
-        `choosers` are logits processors of transformers."""
-        words = self.embed(read.clamp_min(0))
-        prompts = soft_prompts.flatten(0, 1).to(words.dtype)[-1 - read.clamp_max(-1)]
-        inputs = torch.where((read < 0)[..., None], prompts, words)
-        more: dict[str, Any] = {"tokenizer": self.tokenizer} if arguments.stop_strings else {}
+    def _continue(self, read: Tensor, said: Tensor, soft_prompts: Tensor, arguments: Any, **more: Any) -> Tensor:
+        """New token ids ``[B, T]`` after elements ``[B, L]``, and after what the decoder has said, ``[B, M]``; `more`
+        is for transformers' ``generate``."""
+        inputs = self.embed(read.clamp_min(0))
+        if len(soft_prompts):
+            prompts = soft_prompts.flatten(0, 1).to(inputs.dtype)[-1 - read.clamp_max(-1)]
+            inputs = torch.where((read < 0)[..., None], prompts, inputs)
+        if arguments.stop_strings:
+            more["tokenizer"] = self.tokenizer
         if said.shape[1]:
             start = torch.full_like(said[:, :1], arguments.decoder_start_token_id)
             more["decoder_input_ids"] = torch.cat([start, said], dim=1)
@@ -229,7 +252,6 @@ class FrozenLLM(LLM):
             inputs_embeds=inputs,
             attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long, device=inputs.device),
             generation_config=arguments,
-            logits_processor=list(choosers),
             **more,
         )
         return ids[:, 1 + said.shape[1] :] if said.shape[1] else ids
@@ -240,12 +262,14 @@ class FrozenLLM(LLM):
 
     def _end_answers(self, arguments: Any, end: str) -> None:
         """Let generation stop at the end of text, and at a template's `end`: a token, or a text of several."""
-        arguments.eos_token_id = self.text.answer_end
-        ids = self.tokenizer(end, add_special_tokens=False).input_ids if end else []
-        if len(ids) == 1 and ids[0] in self.tokenizer.added_tokens_decoder:
-            arguments.eos_token_id = list(dict.fromkeys([ids[0], self.text.answer_end]))
-        elif end:
+        arguments.eos_token_id = self.answer_ends(end)
+        if end and len(arguments.eos_token_id) == 1 and end != self.tokenizer.eos_token:
             arguments.stop_strings = [end]
+
+    def answer_ends(self, end: str) -> list[int]:
+        ids = self.tokenizer(end, add_special_tokens=False).input_ids if end else []
+        single = len(ids) == 1 and ids[0] in self.tokenizer.added_tokens_decoder
+        return list(dict.fromkeys([*(ids if single else []), self.text.answer_end]))
 
     def decode(self, ids: Tensor, one_line: bool = True, end: str = "") -> list[str]:
         """Generated ids ``[B, T]`` as texts without special tokens; `one_line` ends them at the line break, as captions
@@ -264,7 +288,8 @@ class FrozenLLM(LLM):
             max_new_tokens=options.max_new_tokens,
             min_new_tokens=options.min_new_tokens,
             length_penalty=options.length_penalty if options.num_beams > 1 else None,
-            do_sample=False,
+            do_sample=options.temperature > 0,
+            temperature=float(options.temperature) or None,
             **self.generation_settings(),
         )
 

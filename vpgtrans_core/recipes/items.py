@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from vpgtrans_core.errors import did_you_mean
@@ -49,3 +50,24 @@ def recipe_number(item: StageItem) -> int | None:
     name = item["name"] if isinstance(item, dict) else item
     named = {stage.name: number for number, stage in PAPER.stages.items()} | {name: TUNING for name in THEN}
     return name if isinstance(name, int) else named.get(name)
+
+
+def whole_stage(item: StageItem, own: Mapping[int, Stage], number: int) -> Stage:
+    """One item of ``stages``, complete; `number` is the lowest that it may have."""
+    given: dict[str, Any] = item if isinstance(item, dict) else {"name": item}
+    for stage in own.values():
+        if given["name"] in (stage.number, stage.name):
+            stage = replace(stage, number=max(stage.number, number))
+            return stage_with(stage, {key: value for key, value in given.items() if key != "name"})
+    return stage_with(Stage(number, given["name"], given["trains"], given["lr"]), given)
+
+
+def stage_with(stage: Stage, values: Mapping[str, Any]) -> Stage:
+    """`stage` with other values; what follows from them follows, unless it is given too."""
+    more: dict[str, Any] = {}
+    if values.get("epochs") is not None:
+        more["steps"] = None
+    if "optimizer" in values:
+        plain = next((own.schedule for own in PAPER.stages.values() if own.name == stage.name), "cosine")
+        more["schedule"] = "muon" if values["optimizer"] == "muon" else plain
+    return replace(stage, **{**more, **values})

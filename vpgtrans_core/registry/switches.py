@@ -23,6 +23,7 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.files import read_yaml
 from vpgtrans_core.validation import check
 
 CONFIG_FILE = "config.yaml"
@@ -94,8 +95,6 @@ def read_switches(environ: Mapping[str, str] = os.environ) -> Switches:
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
-    from vpgtrans_core.settings import read_yaml
-
     values, problems = check(Switches, read_yaml(path), kind="key", leave_out=("folder",))
     values["plugins"] = tuple(str(path.parent / name) for name in values.get("plugins", ()))
     return values, [f"{path}: {problem}" for problem in problems]

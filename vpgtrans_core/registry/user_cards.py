@@ -25,7 +25,7 @@ from typing import Any
 
 from vpgtrans_core.cards import LLMCard, LLMFamily, SourceCard, VPGFamily
 from vpgtrans_core.errors import ConfigError, VpgtError, did_you_mean
-from vpgtrans_core.files import check_plain
+from vpgtrans_core.files import YAML_LIMIT, check_plain, read_yaml
 from vpgtrans_core.registry.card_checks import make_card
 from vpgtrans_core.registry.printable import control_problems
 
@@ -88,8 +88,6 @@ def _one(row: dict[str, Any], cls: type, find: Callable[[str], Any]) -> tuple[An
 
 
 def _read(path: Path) -> dict[str, Any]:
-    from vpgtrans_core.settings import YAML_LIMIT, read_yaml
-
     if path.suffix != ".toml":
         return read_yaml(path)
     try:

@@ -44,6 +44,8 @@ def write_model(
             model.vpg.save_part(staging, model.projector, references=references(source, target, hashes))
         if model.template is not None:
             write_template(staging, model.template)
+            if whole and folder.record.get("template"):  # it has learned conversations
+                model.vpg.prepare_endpoint(staging, model.llm.answer_ends(model.template.end))
         if decoding := folder.record.get("decoding"):
             write_decoding(staging, decoding)
         title = f"{last_part(source.name)} to {last_part(target.name)}, {settings.method}"  # the picture is shared too

@@ -105,6 +105,8 @@ class ChatTemplate:
             answer = _plain("".join(part for part in turn.content if isinstance(part, str))).strip()
             if not whole.startswith(prompt):
                 raise BadSampleError(bad.BAD_TEXT, f"an answer cannot be told from its prompt in template {self.name}")
+            if self.end in answer:
+                raise BadSampleError(bad.BAD_TEXT, f"an answer holds {self.end!r}, which ends one in {self.name}")
             said = whole.find(answer, len(prompt))
             if said < 0:
                 raise BadSampleError(bad.BAD_TEXT, f"the template {self.name} does not write an answer as it is")
@@ -141,10 +143,11 @@ class ChatTemplate:
         return end
 
     def _end_of(self, tail: str) -> str:
-        """The end in what follows an answer: up to its first special token, else all of it without white space."""
+        """The end in what follows an answer: up to its first special token, else all of it without white space, else a
+        line break, which ends answers of one line."""
         found = [(tail.find(token), token) for token in self.added if token and token in tail]
         if not found:
-            return tail.strip()
+            return tail.strip() or ("\n" if "\n" in tail else "")
         place, token = min(found, key=lambda one: (one[0], -len(one[1])))
         return tail[:place].lstrip() + token
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -118,6 +118,10 @@ class VPG(nn.Module, ABC):
         """Keep only the entries `units` ``[K]`` of each output vector, in this order; `output_size` becomes K. A family
         that states `widest` overrides this."""
         raise NotImplementedError(f"{type(self).__name__} cannot leave out entries of its output")
+
+    def prepare_endpoint(self, folder: Path, ends: Sequence[int]) -> None:
+        """Change the folder of a chat model, which `save_model` has written and which has a ``chat_template.jinja``,
+        so that a chat endpoint can answer it; `ends` are the tokens that end an answer. By default nothing is done."""
 
     @abstractmethod
     def save_part(self, folder: Path, projector: nn.Linear | None, *, references: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.errors import ConfigError, did_you_mean
-from vpgtrans_core.settings import read_yaml
+from vpgtrans_core.files import read_yaml
 
 FILE = "chips.yaml"
 """The table's name, here and in the user's settings folder."""
