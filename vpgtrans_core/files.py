@@ -203,3 +203,10 @@ def free_bytes(path: Path) -> int:
         with contextlib.suppress(OSError):
             return shutil.disk_usage(place).free
     return 0
+
+
+def cache_root(given: str | None = None) -> Path:
+    """The root of caches: as given, ``$VPGT_CACHE``, or ``vpgt`` in the user's cache folder."""
+    if place := given or os.environ.get("VPGT_CACHE"):
+        return Path(place).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vpgt"

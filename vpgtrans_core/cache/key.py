@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,10 +71,3 @@ class CacheKey:
         """The name of the cache's folder below the root."""
         text = json.dumps(self.as_dict(), sort_keys=True)
         return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
-
-
-def cache_root(given: str | None = None) -> Path:
-    """The root of caches: as given, ``$VPGT_CACHE``, or ``vpgt`` in the user's cache folder."""
-    if place := given or os.environ.get("VPGT_CACHE"):
-        return Path(place).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vpgt"
