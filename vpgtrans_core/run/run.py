@@ -67,7 +67,8 @@ class Run:
             reporter.warning(remark)
         check_output(spec)
         out = output_folder(spec.settings)
-        self.folder: RunFolder = open_folder(out, spec.settings, self.machine, begun_record(spec))
+        with other_processes(self.machine.accelerator, out):
+            self.folder: RunFolder = open_folder(out, spec.settings, self.machine, begun_record(spec))
 
     def run(self) -> None:
         """Train, and write the finished model; a failure is recorded and raised."""

@@ -17,6 +17,7 @@ from vpgtrans_core.models.sizes import card_config
 from vpgtrans_core.planning.cost import paper
 from vpgtrans_core.planning.cost.chips import Chip
 from vpgtrans_core.planning.cost.flops import Flops, VPGWork, image_flops
+from vpgtrans_core.planning.cost.host import HostMemory, file_bytes, host_memory
 from vpgtrans_core.planning.cost.memory import Memory, MemoryModel
 from vpgtrans_core.planning.cost.rows import RowSizes, TextSize, paper_rows, row_sizes
 from vpgtrans_core.planning.cost.shapes import LLMShape, llm_shape
@@ -128,6 +129,7 @@ class Cost:
             in GPU-hours on this chip.
         fits: of each stage.
         disk: bytes of a cache of VPG outputs and of ViT features, if they are kept, and of the model folder.
+        host: the host's memory while the LLM is loaded.
         paper: the paper's runs.
     """
 
@@ -138,6 +140,7 @@ class Cost:
     scratch_paper_code: float
     fits: tuple[Fit, ...]
     disk: dict[str, float]
+    host: HostMemory
     paper: tuple[Comparison, ...]
 
     @property
@@ -152,6 +155,7 @@ class Cost:
         """Plain values, for JSON."""
         totals = [{**dataclasses.asdict(f.memory), "total": f.memory.total} for f in self.fits]
         values = dataclasses.asdict(self)
+        values["host"] |= {"one": self.host.one, "total": self.host.total}
         for fit, memory in zip(values["fits"], totals, strict=True):
             fit["memory"] = memory
         return {**values, "gpu_hours": self.gpu_hours, "usd": self.usd}
@@ -175,6 +179,7 @@ class Estimator:
         self.shape = plan.target.shape
         source = resolve_source(plan.settings.source, registry, plan.settings, weights=False)
         target = resolve_target(plan.settings.target, registry, plan.settings, weights=False)
+        self._file = file_bytes(None if target.prefix else target.folder, target.config, self.shape.parameters)
         self._llm_config, self._llm_adapter = _json(target.config), target.family.adapter
         # Without its LLM, so that sources that differ only in that are counted once.
         vpg_config = {key: value for key, value in source.config.items() if key != "text_config"}
@@ -196,6 +201,7 @@ class Estimator:
             scratch_paper_code=self._hours(theirs * scratch.pairs),
             fits=tuple(self.fit(stage) for stage in self.plan.stages),
             disk=self.disk(),
+            host=host_memory(self.shape, self.plan.settings, self._file, self.precision, self.assumptions.gpus),
             paper=paper_comparisons(self.registry, self.assumptions),
         )
 
