@@ -6,10 +6,10 @@ import gc
 from dataclasses import dataclass
 
 import torch
-from accelerate.utils import InitProcessGroupKwargs
 
 from vpgtrans_core.errors import ConfigError
-from vpgtrans_core.processes.heartbeat import GROUP_TIMEOUT, WatchedAccelerator
+from vpgtrans_core.processes.heartbeat import WatchedAccelerator
+from vpgtrans_core.processes.joining import joined
 from vpgtrans_core.settings import Settings
 
 BYTES_PER_POSITION = 48
@@ -59,13 +59,12 @@ def choose_machine(settings: Settings, half: str) -> Machine:
 
     Raises:
         ConfigError: the device does not exist, or it cannot compute in the precision.
+        VpgtError: the processes of the run have not come together.
     """
     wants_cpu = settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available())
     if not wants_cpu and settings.device != "auto":
         _check_cuda(settings.device)
-    patience = InitProcessGroupKwargs(timeout=GROUP_TIMEOUT)
-    accelerator = WatchedAccelerator(cpu=wants_cpu, mixed_precision="no", kwargs_handlers=[patience])
-    accelerator.watch()
+    accelerator = joined(cpu=wants_cpu)
     device = accelerator.device
     if settings.device.startswith("cuda:") and accelerator.num_processes == 1:
         device = torch.device(settings.device)

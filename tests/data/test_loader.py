@@ -229,7 +229,9 @@ def deaths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_lost_worker_is_replaced_and_nothing_changes(hang: bool, deaths: Path, text: LetterEncoder) -> None:
     data = in_memory()
     before = signal.getsignal(signal.SIGCHLD)
-    survived = steps(data, Deadly(deaths, 2, hang), workers=2, timeout=1.0, augmentation=Augmentation())
+    # A death is seen at once; only a worker that hangs is waited for, so long that a slow one is not taken for it.
+    timeout = 5.0 if hang else 300.0
+    survived = steps(data, Deadly(deaths, 2, hang), workers=2, timeout=timeout, augmentation=Augmentation())
     assert len(list(deaths.iterdir())) == 2
     assert same(survived, steps(data, text, augmentation=Augmentation()))
     assert signal.getsignal(signal.SIGCHLD) == before

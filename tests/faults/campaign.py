@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -125,13 +126,17 @@ class Campaign:
         began = time.monotonic()
         self._program(self._new_out(), None, 0.0)
         longest = time.monotonic() - began
+        first = _seconds_to_first_line()
+        codes: Counter[int] = Counter()
         for number in range(self._number(moments)):
             for which in STOPPED:
                 out = self._new_out()
                 delay = 0.1 + (longest - 0.1) * number / self._number(moments)
                 ending = self._program(out, which, delay)
-                fault = _undefined(ending, which)
+                codes[ending.code] += 1
+                fault = _undefined(ending, which, early=delay < 3 * first, finished=digest(out) is not None)
                 self._judge(tally, f"{which.name} after {delay:.2f} s", out, struck=ending.code != 0, fault=fault)
+        tally.part += f" (ended with {dict(sorted(codes.items()))})"
         return tally
 
     def processes(self, kills: int = 4) -> Tally:
@@ -198,9 +203,8 @@ class Campaign:
         same = digest(out) == wanted
         fault = None if same else f"resume ended with {[e.code for e in resumed]}: {resumed[0].said[-300:]}"
         struck = endings[killed].code == -signal.SIGKILL
-        hung = [rank for rank, ending in enumerate(endings) if rank != killed and ending.code == -signal.SIGKILL]
-        if hung:
-            fault = f"processes {hung} waited for the one that was killed until they were ended themselves"
+        bad = [_bad_survivor(rank, ending) for rank, ending in enumerate(endings) if rank != killed]
+        fault = next(filter(None, bad), fault)
         tally.note(f"{count} processes, {killed} killed after {delay:.2f} s", struck=struck, fault=fault)
         shutil.rmtree(out, ignore_errors=True)
 
@@ -264,14 +268,32 @@ def _unclear(ending: Ending) -> str | None:
     return f"the error does not say {missing}: {ending.said[-300:]}" if missing else None
 
 
-def _undefined(ending: Ending, number: signal.Signals) -> str | None:
-    """Say what is wrong with how a program ended after a signal, or None. Before the program's first line Python ends
-    as it always does."""
-    allowed = {0, STOPPED[number], -number}
+def _undefined(ending: Ending, number: signal.Signals, *, early: bool, finished: bool) -> str | None:
+    """Say what is wrong with how a program ended after a signal, or None.
+
+    It ends with 128 + the signal's number. Only a run that has finished its model may end with 0, and only before the
+    program's first line, where Python ends as it always does, may the signal itself end it.
+    """
+    allowed = {STOPPED[number], *([0] if finished else []), *([-number] if early else [])}
     if ending.code not in allowed:
         return f"it ended with {ending.code}: {ending.said[-300:]}"
-    ours = "vpgtrans_core" in ending.said and "Traceback" in ending.said
+    ours = "Traceback" in ending.said and ("vpgtrans_core" in ending.said or not early)
     return f"a traceback: {ending.said[-300:]}" if ours else None
+
+
+def _seconds_to_first_line() -> float:
+    """How long Python takes to reach the program's first line."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import vpgtrans_core.cli.first"], cwd=ROOT, check=True)
+    return time.monotonic() - began
+
+
+def _bad_survivor(rank: int, ending: Ending) -> str | None:
+    """Say what is wrong with how a process ended after another was killed, or None."""
+    if ending.code == -signal.SIGKILL:
+        return f"process {rank} waited for the one that was killed until it was ended itself"
+    told = "Traceback" not in ending.said and ("error" in ending.said or ending.code == 0)
+    return None if told else f"process {rank} ended with {ending.code}: {ending.said[-600:]}"
 
 
 @contextmanager

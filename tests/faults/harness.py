@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -240,12 +241,19 @@ def start_several(command: list[str], log: Path, count: int) -> list[int]:
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count)}
     shared |= {"LOCAL_WORLD_SIZE": str(count), "ACCELERATE_USE_CPU": "true"}
     return [
-        start(command, log.with_suffix(f".{rank}.log"), None, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+        start(command, log.with_suffix(f".{rank}.log"), _impatient, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
         for rank in range(count)
     ]
 
 
-def wait_for_all(processes: list[int], log: Path, patience: float = 30.0) -> list[Ending]:
+def _impatient() -> None:
+    """Wait less for processes that never come than a user's nodes need to boot."""
+    import vpgtrans_core.processes.joining as joining
+
+    joining.JOIN_TIMEOUT = timedelta(seconds=30)
+
+
+def wait_for_all(processes: list[int], log: Path, patience: float = 150.0) -> list[Ending]:
     """Wait for processes of one run; `patience` seconds after the first bad end the others are ended, as by
     ``torchrun``."""
     endings: dict[int, Ending] = {}

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.run.test_resume import settings
-from vpgtrans_core.processes.heartbeat import BEAT, GROUP_TIMEOUT, PATIENCE
+from vpgtrans_core.processes.heartbeat import BEAT, PATIENCE
+from vpgtrans_core.processes.joining import GROUP_TIMEOUT, JOIN_TIMEOUT
 from vpgtrans_core.processes.launching import remarks
 from vpgtrans_core.run.pipeline import transfer
 
@@ -44,9 +45,7 @@ except VpgtError as error:
 
 def start(values: dict, which: str = "", count: int = 2) -> list[subprocess.Popen]:
     """`count` processes of one run; process 1 sends itself the signal `which` in stage 1 after two steps."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     shared = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
     shared |= {"LOCAL_WORLD_SIZE": str(count), "ACCELERATE_USE_CPU": "true"}
     return [
@@ -116,20 +115,56 @@ def test_a_long_final_write_does_not_end_the_group() -> None:
     assert timedelta(hours=2) < GROUP_TIMEOUT
 
 
-def test_the_process_group_is_given_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    import vpgtrans_core.machine as machine
-    from vpgtrans_core.settings import Settings
+MEETING = """
+import sys
+from datetime import timedelta
+import vpgtrans_core.processes.heartbeat as heartbeat
+import vpgtrans_core.processes.joining as joining
+from vpgtrans_core.errors import VpgtError
 
-    given: dict = {}
+if len(sys.argv) > 1:
+    heartbeat.PATIENCE, joining.JOIN_TIMEOUT = 0.2, timedelta(seconds=float(sys.argv[1]))
+try:
+    joining.joined(cpu=True)
+except VpgtError as error:
+    sys.exit(f"error: {error}")
+import torch
+from torch.distributed.distributed_c10d import _get_default_group, _get_default_store
+print(_get_default_group()._get_backend(torch.device("cpu")).options._timeout.total_seconds())
+"""
 
-    class Accelerator(machine.WatchedAccelerator):
-        def __init__(self, **options: object) -> None:
-            given.update(options)
-            super().__init__(**options)
 
-    monkeypatch.setattr(machine, "WatchedAccelerator", Accelerator)
-    machine.choose_machine(Settings(device="cpu"), "bfloat16")
-    assert [handler.timeout for handler in given["kwargs_handlers"]] == [GROUP_TIMEOUT]
+def meet(rank: int, port: int, *arguments: str) -> subprocess.Popen:
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    return subprocess.Popen(
+        [sys.executable, "-c", MEETING, *arguments],
+        env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def test_a_process_that_never_comes_is_not_waited_for_without_end() -> None:
+    """As when it dies in its imports, before any connection would tell the others."""
+    processes = [meet(rank, free_port(), "1") for rank in (0, 1)]  # each at a place of its own
+    for rank, process in enumerate(processes):
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 1, errors
+        assert f"warning: process {rank} has waited" in errors
+        assert "error: the 2 processes of the run have not come together" in errors and "Traceback" not in errors
+
+
+def test_processes_that_have_met_have_time() -> None:
+    port = free_port()
+    for process in [meet(rank, port) for rank in (0, 1)]:
+        output, errors = process.communicate(timeout=120)
+        assert float(output) == GROUP_TIMEOUT.total_seconds(), errors
+    assert timedelta(minutes=1) < JOIN_TIMEOUT < timedelta(minutes=30)
 
 
 def test_launchers_are_taken_at_their_word() -> None:

@@ -75,8 +75,8 @@ def plan(
 
 
 def cost_text(plan: Plan, cost: Cost) -> list[list[str]]:
-    """Blocks of lines: time and money, memory, disk, the paper's runs, what was assumed."""
-    return [_time(plan, cost), _memory(cost), _disk(cost), _paper(cost), _assumed(plan, cost)]
+    """Blocks of lines: time and money, memory, the host's, disk, the paper's runs, what was assumed."""
+    return [_time(plan, cost), _memory(cost), _host(cost), _disk(cost), _paper(cost), _assumed(plan, cost)]
 
 
 def _time(plan: Plan, cost: Cost) -> list[str]:
@@ -132,6 +132,18 @@ def _fit(fit: Fit, cost: Cost) -> str:
     needs = [f"--quantization {fit.quantization}"] if fit.quantization != "none" else []
     needs += ["--checkpoint-activations"] if fit.checkpointing else []
     return f"{text}; needs {' and '.join(needs)}" if needs else f"{text}; no quantisation needed"
+
+
+def _host(cost: Cost) -> list[str]:
+    from vpgtrans_core.planning.text import size
+
+    host = cost.host
+    count = f"{host.processes} process" + ("es" if host.processes > 1 else "")
+    own = size(host.base + host.own)
+    return [
+        f"host memory while the LLM is loaded: {size(host.total)}: {count} x {own}, and {size(host.file)} of the",
+        f"LLM's file, mapped once for all; each process shows {size(host.one)}",
+    ]
 
 
 def _disk(cost: Cost) -> list[str]:

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,6 @@ PATIENCE = 40.0
 """Seconds after which a late process is named."""
 BEAT = 5.0
 """Seconds between two looks at the other processes."""
-GROUP_TIMEOUT = timedelta(hours=12)
-"""How long processes wait for one another before they give up: the main one may be writing hundreds of gigabytes."""
-
 
 LOST = (
     "connection closed by peer",
@@ -39,6 +35,8 @@ LOST = (
     "broken pipe",
     "remote process exited",
     "timed out waiting",
+    "got 0 bytes",
+    "connection was likely closed",
 )
 """Parts of the backends' error messages when a process has ended."""
 

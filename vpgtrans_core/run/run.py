@@ -78,7 +78,8 @@ class Run:
         check_output(spec)
         out = output_folder(spec.settings)
         check_loggers(spec.settings.log)
-        self.folder: RunFolder = open_folder(out, spec.settings, self.machine, begun_record(spec))
+        with other_processes(self.machine.accelerator, out):
+            self.folder: RunFolder = open_folder(out, spec.settings, self.machine, begun_record(spec))
         if self.machine.is_main:
             add_loggers(spec.settings.log, self.folder.path, spec.registry)
 

@@ -23,6 +23,7 @@ from vpgtrans_core.planning.cost.comparison import (
     vpg_work_of,
 )
 from vpgtrans_core.planning.cost.flops import Flops, image_flops
+from vpgtrans_core.planning.cost.host import HostMemory, file_bytes, host_memory
 from vpgtrans_core.planning.cost.memory import Memory, MemoryModel
 from vpgtrans_core.planning.cost.rows import RowSizes, TextSize, row_sizes
 from vpgtrans_core.registry import Registry
@@ -120,6 +121,7 @@ class Cost:
             in GPU-hours on this chip.
         fits: of each stage.
         disk: bytes of a cache of VPG outputs and of ViT features, if they are kept, and of the model folder.
+        host: the host's memory while the LLM is loaded.
         paper: the paper's runs.
     """
 
@@ -130,6 +132,7 @@ class Cost:
     scratch_paper_code: float
     fits: tuple[Fit, ...]
     disk: dict[str, float]
+    host: HostMemory
     paper: tuple[Comparison, ...]
     describing: StageCost | None = None
 
@@ -149,6 +152,7 @@ class Cost:
         """Plain values, for JSON."""
         totals = [{**dataclasses.asdict(f.memory), "total": f.memory.total} for f in self.fits]
         values = dataclasses.asdict(self)
+        values["host"] |= {"one": self.host.one, "total": self.host.total}
         for fit, memory in zip(values["fits"], totals, strict=True):
             fit["memory"] = memory
         return {**values, "gpu_hours": self.gpu_hours, "usd": self.usd}
@@ -172,6 +176,7 @@ class Estimator:
         self.shape = plan.target.shape
         source = resolve_source(plan.settings.source, registry, plan.settings, weights=False)
         target = resolve_target(plan.settings.target, registry, plan.settings, weights=False)
+        self._file = file_bytes(None if target.prefix else target.folder, target.config, self.shape.parameters)
         self._llm_config, self._llm_adapter = as_key(target.config), target.family.adapter
         # Without its LLM, so that sources that differ only in that are counted once.
         vpg_config = {key: value for key, value in source.config.items() if key != "text_config"}
@@ -193,6 +198,7 @@ class Estimator:
             scratch_paper_code=self._hours(theirs * scratch.pairs),
             fits=tuple(self.fit(stage) for stage in self.plan.stages),
             disk=self.disk(),
+            host=host_memory(self.shape, self.plan.settings, self._file, self.precision, self.assumptions.gpus),
             paper=paper_comparisons(self.registry, self.assumptions.mfu),
             describing=self._describing(),
         )

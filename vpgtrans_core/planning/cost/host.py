@@ -1,0 +1,78 @@
+"""The host's memory while the LLM is loaded: what each process has of its own, and what all share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from vpgtrans_core.models.hub import wanted_files
+from vpgtrans_core.planning.cost.shapes import LLMShape
+from vpgtrans_core.settings import Settings
+
+BASE = 0.6e9
+"""Python with torch, transformers and their buffers. Measured on a CPU: 0.35 GB before a model is loaded."""
+DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """Bytes of the host's memory at the peak of loading.
+
+    The LLM's file is mapped, not read: the system keeps one copy of it for all processes, and drops pages of it when
+    memory is short. Weights of another precision than the run's are converted tensor by tensor. On a GPU the converted
+    tensor goes there at once; on a CPU it stays.
+
+    Attributes:
+        processes: one for each GPU.
+        base: of a process before the LLM.
+        own: the LLM's weights that each process has for itself.
+        file: the LLM's file, once for all processes.
+    """
+
+    processes: int
+    base: float
+    own: float
+    file: float
+
+    @property
+    def one(self) -> float:
+        """The most that one process shows as its resident memory."""
+        return self.base + self.own + self.file
+
+    @property
+    def total(self) -> float:
+        """Of all processes together."""
+        return self.processes * (self.base + self.own) + self.file
+
+
+def host_memory(shape: LLMShape, settings: Settings, file: float, precision: int, processes: int) -> HostMemory:
+    """The host's memory while an LLM is loaded.
+
+    Args:
+        shape: of the LLM.
+        settings: device and precision.
+        file: bytes of the LLM's file.
+        precision: bytes of a weight in a run on a GPU.
+        processes: how many load it.
+    """
+    on_cpu = settings.device == "cpu"
+    run_bytes = 4 if on_cpu and settings.dtype == "auto" else precision
+    converted = shape.loaded if on_cpu else shape.vocab_size * shape.embedding_size
+    converts = abs(file / shape.parameters - run_bytes) > 0.1
+    return HostMemory(processes, BASE, float(run_bytes * converted) if converts else 0.0, file)
+
+
+def file_bytes(folder: Path | None, config: dict[str, Any], weights: int) -> float:
+    """Bytes of an LLM's weights on disk: of the files, else by the config's precision, else at most."""
+    if folder is not None and (sizes := _sizes(folder)):
+        return float(sum(sizes))
+    name = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    return float(DTYPE_BYTES.get(name, 4) * weights)
+
+
+def _sizes(folder: Path) -> list[int]:
+    files = {path.name: path for path in folder.iterdir() if path.is_file()}
+    wanted = [pattern for pattern in wanted_files(list(files)) if pattern.endswith((".safetensors", ".bin"))]
+    return [path.stat().st_size for name, path in files.items() if any(fnmatch(name, each) for each in wanted)]
