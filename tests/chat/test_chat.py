@@ -18,7 +18,7 @@ from vpgtrans_core.errors import ConfigError, DataError, ModelError
 from vpgtrans_core.llm.text import ImagePlace, Text, Tokens
 from vpgtrans_core.registry import default_registry
 from vpgtrans_core.settings import Settings
-from vpgtrans_core.vlm.captioning import answer
+from vpgtrans_core.vlm.captioning import answer, load_model
 
 SHORT = dataclasses.replace(CHAT, max_new_tokens=8)
 QUESTIONS = ("question: what is it ? answer:", "question: what color is it ? answer:")
@@ -190,8 +190,10 @@ def test_an_image_that_is_none(chat: Chat, picture, tmp_path) -> None:
 
 def test_models_that_cannot_chat(tmp_path) -> None:
     registry = default_registry()
+    model = load_model("opt-mini-s", Settings(device="cpu"), registry)
+    model.template = None
     with pytest.raises(ModelError, match="no chat template") as error:
-        Speaker.load("opt-mini-s", Settings(device="cpu"), registry)
+        Speaker(model)
     assert "--template" in error.value.hint
     with pytest.raises(ModelError, match="without a language model"):
         Speaker.load("vpg-mini", Settings(device="cpu", template="plain"), registry)

@@ -186,4 +186,4 @@ def _converse(page: Any, url: str, picture: Path) -> None:
 def _answered(page: Any) -> None:
     """Wait until the question has left the box, and the box takes the next one."""
     page.wait_for_function("document.querySelector('#box textarea').value === ''")
-    page.wait_for_function("!document.querySelector('#box textarea').disabled")
+    page.locator("#box .submit-button").wait_for()
