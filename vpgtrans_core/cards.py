@@ -166,6 +166,9 @@ class VPGFamily:
     a bare model and a head (``model.text_model.``); empty for a folder with the whole LLM under ``language_model.``."""
     llm_head: str = ""
     """What the names of its head begin with there (``lm_head.``)."""
+    bos: BosOrder = "after"
+    """Where BOS stands in trained VL-LLMs of this family whose folder does not state it: BLIP-2's have it after the
+    image, LLaVA's first."""
 
 
 @dataclass(frozen=True)

@@ -39,5 +39,6 @@ def vpgt_vpg_families() -> list[VPGFamily]:
             sources=SOURCES,
             llm_trunk=TRUNK,
             llm_head=HEAD,
+            bos="first",
         )
     ]

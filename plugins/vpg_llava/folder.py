@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from vpg_llava.names import HEAD, HIDDEN, PART, PROJECTOR, TOWER, TRAINED, TRUNK
 from vpg_llava.preprocessing import FILE, image_processor
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import REFERENCES, fsync, write_json
+from vpgtrans_core.llm.text import ImagePlace, Piece, Tokens
 from vpgtrans_core.vpg.image_token import IMAGE, ImageToken, with_image_token
 from vpgtrans_core.vpg.whole import (
     bare_tensors,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from vpg_llava.adapter import LlavaVPG
+    from vpgtrans_core.cards import BosOrder
     from vpgtrans_core.llm.adapter import LLM
 
 TINY_VISION = {
@@ -111,7 +114,7 @@ def _save_settings(
             "save with --save vpg instead, or start the run anew with --save model",
         )
     token = with_image_token(llm.tokenizer, model.config.vocab_size, used_ids(model, settings))
-    config = _config(model, vpg, token, settings, reference)
+    config = _config(model, vpg, token, settings, reference, llm.family.bos)
     config.save_pretrained(folder)
     generation_config(settings, token).save_pretrained(folder)
     _processor(vpg, token, llm, settings).save_pretrained(folder)
@@ -121,7 +124,12 @@ def _save_settings(
 
 
 def _config(
-    model: PreTrainedModel, vpg: LlavaVPG, token: ImageToken, settings: dict[str, Any], reference: dict[str, Any]
+    model: PreTrainedModel,
+    vpg: LlavaVPG,
+    token: ImageToken,
+    settings: dict[str, Any],
+    reference: dict[str, Any],
+    bos: BosOrder,
 ) -> LlavaConfig:
     text = written_config(model.config)
     text.architectures = [type(model).__name__]
@@ -137,6 +145,7 @@ def _config(
         **vpg.settings,
     )
     setattr(config, HIDDEN, vpg.output_size)
+    config.bos = bos
     config.architectures = ["LlavaForConditionalGeneration"]
     config.dtype = model.dtype
     return config
@@ -189,11 +198,18 @@ def _processor(vpg: LlavaVPG, token: ImageToken, llm: LLM, settings: dict[str, A
 
 
 def _template(llm: LLM) -> str:
-    """A chat template that asks as this model was trained: of each message its images, with the start token where the
-    LLM had it, then its words."""
-    start = "".join(llm.tokenizer.convert_ids_to_tokens(list(llm.text.prompt_ids(""))))
+    """A chat template that asks as this model was trained: its start token before or after an image, as the LLM had it,
+    then of each message its images and words."""
+    pieces = llm.text.prompt_text("").pieces
+    place = pieces.index(ImagePlace())
+    before, after = (_spelled(llm, part) for part in (pieces[:place], pieces[place + 1 :]))
     return (
-        "{%- for message in messages -%}{%- for part in message['content'] -%}"
-        "{%- if part['type'] == 'image' -%}" + IMAGE + start + "{%- elif part['type'] == 'text' -%}{{ part['text'] }}"
+        before + "{%- for message in messages -%}{%- for part in message['content'] -%}"
+        "{%- if part['type'] == 'image' -%}" + IMAGE + after + "{%- elif part['type'] == 'text' -%}{{ part['text'] }}"
         "{%- endif -%}{%- endfor -%}{%- endfor -%}"
     )
+
+
+def _spelled(llm: LLM, pieces: Sequence[Piece]) -> str:
+    ids = [i for piece in pieces if isinstance(piece, Tokens) for i in piece.ids]
+    return "".join(llm.tokenizer.convert_ids_to_tokens(ids))

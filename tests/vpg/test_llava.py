@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -16,7 +17,10 @@ from vpg_llava.folder import why_not_whole
 from vpg_llava.preprocessing import CentreCrop, image_processor
 
 from vpgtrans_core import Settings, transfer
+from vpgtrans_core.data.conversation import Caption
 from vpgtrans_core.data.images import normalize, pixels
+from vpgtrans_core.llm.adapter import GenerateOptions
+from vpgtrans_core.models.resolve import resolve_source
 from vpgtrans_core.registry import default_registry
 from vpgtrans_core.testing.tiny_models import save_pictures, save_tiny_llm, tiny_config, tiny_tokenizer
 from vpgtrans_core.vlm.captioning import caption, load_model
@@ -80,64 +84,88 @@ def run(source, target, data, out, **more):
         source=str(source), target=str(target), data=[str(data)], out=str(out), batch_size=6, val_images=2,
         stage1_steps=2, stage2_steps=2, warmup_steps=1, workers=0, augment=False, device="cpu", cache_features=False,
     )  # fmt: skip
-    return transfer(Settings(**{}), **{**values, **more}).record
+    return transfer(Settings(), **{**values, **more}).record
 
 
 JUDGE = """
 import json, sys, torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
-folder, picture, text, end = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
-processor = AutoProcessor.from_pretrained(folder)
-model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-prompt = processor.apply_chat_template([dict(role="user", content=[dict(type="image")])], add_generation_prompt=True)
-one = processor(images=Image.open(picture), text=prompt, add_special_tokens=False, return_tensors="pt")
-said = model.generate(**one, num_beams=1, max_new_tokens=6, min_new_tokens=3, do_sample=False)
-said = processor.batch_decode(said[:, one["input_ids"].shape[1]:], skip_special_tokens=True)
-both = processor(images=Image.open(picture), text=prompt + text, add_special_tokens=False, return_tensors="pt")
-ids = torch.cat([both["input_ids"], torch.tensor([[end]])], 1)
-labels = torch.where(ids == model.config.image_token_id, -100, ids)
-own = len(one["input_ids"][0])
-loss = model(input_ids=ids, pixel_values=both["pixel_values"], labels=labels).loss
-said = said[0].strip().split("\\n")[0].strip()
-print(json.dumps({"loss": float(loss), "said": said, "torchvision": "torchvision" in sys.modules}))
+picture, text, results = Image.open(sys.argv[1]), sys.argv[2], {}
+for folder in sys.argv[3:]:
+    processor = AutoProcessor.from_pretrained(folder)
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    messages = [dict(role="user", content=[dict(type="image")])]
+    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+    one = processor(images=picture, text=prompt, add_special_tokens=False, return_tensors="pt")
+    own = one["input_ids"].shape[1]
+    said = model.generate(**one, num_beams=1, max_new_tokens=6, min_new_tokens=3, do_sample=False)
+    said = processor.batch_decode(said[:, own:], skip_special_tokens=True)[0].strip().split("\\n")[0].strip()
+    both = processor(images=picture, text=prompt + text, add_special_tokens=False, return_tensors="pt")
+    ids = torch.cat([both["input_ids"], torch.tensor([[model.generation_config.eos_token_id[0]]])], 1)
+    labels = ids.clone()
+    image = (ids[0] == model.config.image_token_id).nonzero()[-1] + 1  # a BOS behind the image is a label, too
+    labels[0, :image] = -100
+    loss = model(input_ids=ids, pixel_values=both["pixel_values"], labels=labels).loss
+    results[folder] = dict(loss=float(loss), said=said, start=one["input_ids"][0].tolist())
+print(json.dumps({"torchvision": "torchvision" in sys.modules, "results": results}))
 """
+RUNS = {
+    "narrower": ("llama", {}),
+    "wider": ("qwen2", {}),
+    "tied": ("smollm", {"bos": "first", "method": "inherit"}),
+    "after": ("llama", {"bos": "after"}),
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "method"), [("llama", "vpgtrans"), ("qwen2", "vpgtrans"), ("smollm", "vpgtrans"), ("llama", "scratch")]
-)
-def test_transformers_alone_gives_our_loss_and_our_captions(name, method, source, data, targets, tmp_path):
-    out = tmp_path / "out"
-    record = (
-        run(source, targets[name], data, out, method=method)
-        if method != "scratch"
-        else run(source, targets[name], data, out, method="inherit")
-    )
-    assert record["status"] == "done"
-    model = load_model(str(out), Settings(device="cpu"), default_registry())
-    picture = next((data.parent / "images").glob("*.png"))
-    text = "a red square"
+@pytest.fixture(scope="module")
+def written(source, data, targets, tmp_path_factory) -> dict[str, Path]:
+    home = tmp_path_factory.mktemp("written")
+    for name, (target, more) in RUNS.items():
+        assert run(source, targets[target], data, home / name, **more)["status"] == "done"
+    return {name: home / name for name in RUNS}
+
+
+@pytest.fixture(scope="module")
+def picture(data) -> Path:
+    return next((data.parent / "images").glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def judged(written, picture) -> dict:
+    """What transformers alone computes from the folders, in one new process."""
+    command = [sys.executable, "-c", JUDGE, str(picture), "a red square", *map(str, written.values())]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_transformers_alone_gives_our_loss_and_our_captions(name, written, picture, judged):
+    folder = str(written[name])
+    model = load_model(folder, Settings(device="cpu"), default_registry())
     shown = pixels(Image.open(picture).convert("RGB"), model.vpg.preprocessing)[None]
-    from random import Random
-
-    from vpgtrans_core.data.conversation import Caption
-    from vpgtrans_core.llm.adapter import GenerateOptions
-
-    encoded = model.llm.text.encode(Caption(text), 32, Random(0))
+    encoded = model.llm.text.encode(Caption("a red square"), 32, Random(0))
     rows = model.llm.layout([[encoded]], model.vpg.num_prompts)
     with torch.no_grad():
         ours = float(model.llm.loss(model.soft_prompts(shown, "pixels"), rows)) / rows.labels
     options = GenerateOptions(num_beams=1, max_new_tokens=6, min_new_tokens=3)
-    said = caption(str(out), [picture], options=options, settings=Settings(device="cpu"))[0].text
-    theirs = subprocess.run(
-        [sys.executable, "-c", JUDGE, str(out), str(picture), text, str(model.llm.text.end)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    result = json.loads(theirs.stdout.splitlines()[-1])
-    assert abs(result["loss"] - ours) < 1e-5 * max(1, ours)
-    assert result["said"] == said
-    assert not result["torchvision"]
+    said = caption(folder, [picture], options=options, settings=Settings(device="cpu"))[0].text
+    theirs = judged["results"][folder]
+    assert abs(theirs["loss"] - ours) < 1e-5 * max(1, ours)
+    assert theirs["said"] == said
+    assert not judged["torchvision"]
+
+
+def test_bos_stands_where_the_run_had_it(written, judged):
+    starts = {name: judged["results"][str(folder)]["start"] for name, folder in written.items()}
+    bos, image = starts["narrower"][0], starts["narrower"][1]
+    assert starts["narrower"] == [bos, *[image] * 4] and starts["after"] == [*[image] * 4, bos]
+    for name, order in (("narrower", "first"), ("after", "after")):
+        assert resolve_source(str(written[name]), default_registry(), Settings()).llm.family.bos == order
+
+
+def test_a_folder_that_does_not_state_the_order_of_bos_has_llavas(source):
+    assert "bos" not in json.loads((source / "config.json").read_text())
+    assert resolve_source(str(source), default_registry(), Settings()).llm.family.bos == "first"
 
 
 def test_stage_two_moves_the_mlp_and_nothing_else(source, data, targets, tmp_path):

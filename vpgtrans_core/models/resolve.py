@@ -204,15 +204,16 @@ class Resolver:
     ) -> ResolvedLLM | None:
         """The LLM of a source: in another folder, inside its own, or what its card names.
 
-        It reads texts as the source was trained, so its BOS stands where the folder says, or where the paper's code has
+        It reads texts as the source was trained, so its BOS stands where the folder says, or where the VPG's family has
         it."""
+        usual = vpg_family.bos
         if isinstance(reference := references.get("llm"), dict):
-            return _with_bos(self.reference(reference, place.folder, plugin), reference, name)
+            return _with_bos(self.reference(reference, place.folder, plugin), reference, name, usual)
         if isinstance(text := place.config.get("text_config"), dict):
-            return _with_bos(self._inner_llm(name, plugin, text, place, known, vpg_family), place.config, name)
+            return _with_bos(self._inner_llm(name, plugin, text, place, known, vpg_family), place.config, name, usual)
         if known and known.card.llm:
             llm = self.registry.llm_of(known)
-            return _with_bos(self.target(f"{llm.plugin}:{llm.card.alias}"), {}, name)
+            return _with_bos(self.target(f"{llm.plugin}:{llm.card.alias}"), {}, name, usual)
         return None
 
     def _inner_llm(
@@ -331,9 +332,9 @@ def read_references(folder: Path | None) -> dict[str, Any]:
     return read_json(folder / REFERENCES) if folder and (folder / REFERENCES).is_file() else {}
 
 
-def _with_bos(llm: ResolvedLLM, stated: dict[str, Any], name: str) -> ResolvedLLM:
-    """An LLM with the place of BOS that its VL-LLM's folder states; one that states none has the paper's."""
-    bos = stated.get("bos", "after")
+def _with_bos(llm: ResolvedLLM, stated: dict[str, Any], name: str, usual: BosOrder) -> ResolvedLLM:
+    """An LLM with the place of BOS that its VL-LLM's folder states, or else with the usual one of its family."""
+    bos = stated.get("bos", usual)
     if bos not in get_args(BosOrder):
         raise ModelError(
             f"{name} states {bos!r} for the place of BOS", f"correct 'bos' in its {CONFIG} or {REFERENCES}"
