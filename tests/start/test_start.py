@@ -170,6 +170,18 @@ def test_a_spread_beyond_the_last_ones_is_reached_in_a_bounded_number_of_losses(
         assert factor > 2 * max(SPREADS)
 
 
+@pytest.mark.parametrize(("gain", "chosen"), [(0.005, 8.0), (0.02, 18.0)])
+def test_beyond_the_last_spread_a_step_must_gain_enough(gain: float, chosen: float) -> None:
+    """The loss falls quickly up to 8, and by `gain` a step from there to 18."""
+
+    def loss(weight: torch.Tensor, bias: torch.Tensor) -> float:
+        factor = float(weight[0, 0])
+        beyond = max(0.0, math.log(min(factor, 18.0) / 8.0, 1.5))
+        return 0.97 ** min(factor, 8.0) * (1 - gain) ** beyond
+
+    assert choose_spread((torch.eye(2), torch.zeros(2)), torch.zeros(2), loss)[1] == pytest.approx(chosen)
+
+
 def test_bad_input_is_refused() -> None:
     world = World()
     with pytest.raises(ModelError, match="no word pairs"):

@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vpgtrans_core.data.repetition import loops
 from vpgtrans_core.files import read_json, write_json
 from vpgtrans_core.llm.adapter import GenerateOptions
 from vpgtrans_core.run.self_check import IMAGES
+from vpgtrans_core.sight.repetition import repeats
 from vpgtrans_core.vlm.captioning import GENERATION
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def choose_decoding(model: VLModel, feed: Feed) -> dict[str, Any]:
         images += len(keys)
         for name, options in (("beams", BEAMS), ("greedy", GREEDY)):
             texts = model.generate(visual, batch.kind, "", options, batch.images)
-            counts[name] += sum(loops(text.split()) for text in texts)
+            counts[name] += sum(map(repeats, texts))
     chosen = "greedy" if counts["beams"] > counts["greedy"] else "beams"
     options = GREEDY if chosen == "greedy" else BEAMS
     return {"chosen": chosen, "options": asdict(options), "loops": counts, "images": images}

@@ -6,27 +6,12 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
+from vpgtrans_core.sight.repetition import repeats
+
 MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|<\||https?:|www\.|&[a-z]+;|```|\\[a-z]+\{|\{\{|\[\[|#{2,}|={3,}|(\w\.){3,}")
 """Tags, special tokens, addresses, entities, code and headings; and letters with a dot after each ("a.b.c.d.")."""
-STUTTER = re.compile(r"(\w{2,20}?)\1{3}")
-"""The same letters four times in a row, without spaces ("redredredred")."""
-LOOP_WORDS = 8
-"""Words from which repeated triples of words count."""
-DISTINCT = 0.75
-"""The share of a text's triples of words that must differ."""
 OTHER_SCRIPT = 0.2
 """The share of a text's letters in scripts that no caption uses from which it is written in another script."""
-
-
-def repeats(text: str) -> bool:
-    """Whether a text says one word three times in a row, or most of its triples of words again and again."""
-    if STUTTER.search(text):
-        return True
-    words = re.findall(r"\w+", text.lower())
-    if any(a == b == c for a, b, c in zip(words, words[1:], words[2:], strict=False)):
-        return True
-    triples = list(zip(words, words[1:], words[2:], strict=False))
-    return len(words) >= LOOP_WORDS and len(set(triples)) < DISTINCT * len(triples)
 
 
 def has_markup(text: str) -> bool:

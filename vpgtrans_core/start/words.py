@@ -33,6 +33,8 @@ SPREADS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 an average, and lies nearer to the mean than the words do."""
 BEYOND, MOST_SPREADS = 1.5, 10
 """Factor between spreads beyond those, and the most that are tried: each is a forward pass over the images judged."""
+GAIN = 0.01
+"""The share of the loss that a step beyond `SPREADS` must gain: smaller differences on a few images say little."""
 CHUNK = 8
 """Images whose soft prompts' choice of words is in memory at once."""
 
@@ -192,8 +194,8 @@ def choose_spread(
 ) -> tuple[Linear, float]:
     """Scale the soft prompts' distance from their mean by the factor with the lowest loss on a few images.
 
-    From the middle of `spreads` on it goes where the loss falls, and beyond the last one while it falls there, for at
-    most `MOST_SPREADS` losses in all.
+    From the middle of `spreads` on it goes where the loss falls, and beyond the last one while it falls there by
+    `GAIN`, for at most `MOST_SPREADS` losses in all.
 
     Args:
         projector: weight ``[D_t, D]`` and bias ``[D_t]``.
@@ -217,11 +219,11 @@ def choose_spread(
     tried(line[place])
     for step in (1, -1):
         while len(losses) < MOST_SPREADS:
-            if not 0 <= place + step < len(line):  # the best lies on the edge
-                line.insert(len(line) if step > 0 else 0, line[place] * BEYOND**step)
-                place += step < 0
-            if not tried(line[place + step]) < losses[line[place]]:
+            beyond = not 0 <= place + step < len(line)
+            factor = line[place] * BEYOND**step if beyond else line[place + step]
+            if not tried(factor) < losses[line[place]] * (1 - GAIN * beyond):
                 break
-            place += step
-    best = min(losses, key=lambda factor: losses[factor])
-    return spread(projector, center, best), best
+            if beyond:
+                line.insert(len(line) if step > 0 else 0, factor)
+            place = line.index(factor)
+    return spread(projector, center, line[place]), line[place]

@@ -11,13 +11,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from vpgtrans_core.data.repetition import loops
+from vpgtrans_core.sight import repetition
 
 RULE = {
     "unfinished": "cut at the limit of length",
     "question": "holds a question mark, or question: or answer:",
     "markup": "holds a tag, an address, a bracketed link, or a character that could not be decoded",
-    "repetition": "says something several times in a row: one or two words three times, more words twice",
+    "repetition": repetition.RULE,
     "other script": "more than a fifth of its letters are of another script than the rest",
     "short": "fewer than two words",
     "duplicate": "the image has the same caption already",
@@ -64,7 +64,7 @@ def fault(text: str, cleaned: str, ended: bool = True) -> str | None:
         "unfinished": not ended,
         "question": bool(_QUESTION.search(text)),
         "markup": bool(_MARKUP.search(text)),
-        "repetition": loops([word.strip(",.;:!").lower() for word in words]),
+        "repetition": repetition.repeats(cleaned),
         "other script": other_letters(cleaned) > OTHER_LETTERS,
         "short": len(words) < 2 and cleaned.isascii(),  # a script without spaces may say much in one word
     }
