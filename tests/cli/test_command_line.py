@@ -118,7 +118,7 @@ def test_yaml_and_flags_are_merged_and_all_problems_come_at_once(tmp_path):
     assert done.returncode == 2
     for said in (
         "stage1_lr: must be a number",
-        "did you mean 'batch_size'?",
+        "did you mean 'batch_size'",
         "ratios: must be a number",
         "method: must be",
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -63,9 +64,8 @@ def settings_from(
 
 
 def _parameter(field: dataclasses.Field[Any], name: str) -> inspect.Parameter:
-    hint = get_type_hints(Settings)[field.name]
     flag = "--" + FLAGS.get(name, name).replace("_", "-")
-    kind, metavar = _flag_type(hint)
+    kind, metavar = _flag_type(_hints()[field.name])
     aliases = [f"--{alias.replace('_', '-')}" for alias, name in ALIASES.items() if name == field.name]
     names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag, *(a for a in aliases if a != flag)]
     option = typer.Option(
@@ -78,6 +78,12 @@ def _parameter(field: dataclasses.Field[Any], name: str) -> inspect.Parameter:
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    """The types of all settings; resolving them takes milliseconds, and several commands have a flag for each."""
+    return get_type_hints(Settings)
 
 
 def _flag_type(hint: Any) -> tuple[Any, str | None]:
