@@ -15,7 +15,12 @@ class VpgtError(Exception):
     Args:
         message: what is wrong and where, in one sentence or a short list.
         hint: what to do next; may be empty.
+
+    Attributes:
+        in_every_process: whether all processes of a run meet the same error, so that one of each machine shows it.
     """
+
+    in_every_process = False
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -21,6 +21,7 @@ DOCUMENTS = (
     "docs/checkpoints.md",
     "docs/evaluation.md",
     "docs/lab.md",
+    "docs/launching.md",
     "benchmarks/README.md",
 )
 _PATH = re.compile(r"`((?:vpgtrans_core|plugins|tests|docs|benchmarks|examples|zoo)/[\w/.]*)`")

@@ -40,6 +40,7 @@ from vpgtrans_core.cli import (
 )
 from vpgtrans_core.cli.plugin_commands import PluginCommand, plugin_commands
 from vpgtrans_core.errors import PluginError, VpgtError
+from vpgtrans_core.processes.launching import tell_launcher
 from vpgtrans_core.registry import Registry, load_registry, use_registry
 
 WRONG_INPUT, STRICT, INTERRUPTED = 2, 3, 130
@@ -177,11 +178,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             app(args=arguments, prog_name="vpgt", obj=state)
     except VpgtError as error:
         show_error(error, debug=state.debug)
+        tell_launcher(error, os.environ)
         sys.exit(getattr(error, "exit_code", WRONG_INPUT))
 
 
 def show_error(error: VpgtError, *, debug: bool = False) -> None:
-    """Print ``error:`` and ``hint:`` on stderr, after the traceback if the user asked for it."""
+    """Print ``error:`` and ``hint:`` on stderr, after the traceback if the user asked for it. An error that all
+    processes meet is shown by one of each machine."""
+    if error.in_every_process and os.environ.get("LOCAL_RANK", "0") != "0":
+        return
     if debug:
         traceback.print_exception(error)
     rank = os.environ.get("RANK", "0")

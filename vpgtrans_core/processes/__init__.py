@@ -1,1 +1,1 @@
-"""Several processes: what their launcher was told, and which of them does not answer."""
+"""Several processes: what their launcher was told, whether they share the folder, and which does not answer."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import threading
@@ -22,6 +23,7 @@ from accelerate.utils import broadcast, gather_object
 from torch import Tensor
 
 from vpgtrans_core.errors import VpgtError
+from vpgtrans_core.processes.launching import launcher
 
 PATIENCE = 40.0
 """Seconds after which a late process is named."""
@@ -53,10 +55,12 @@ def other_processes(accelerator: Accelerator, run: Path) -> Iterator[None]:
     except RuntimeError as error:
         if accelerator.num_processes < 2 or not any(text in str(error).lower() for text in LOST):
             raise
-        raise VpgtError(
+        ended = VpgtError(
             f"another process of the run has ended: {str(error).strip().splitlines()[0]}",
             f"its own messages give the cause; continue with --resume --out {run}",
-        ) from error
+        )
+        ended.in_every_process = True
+        raise ended from error
 
 
 class WatchedAccelerator(Accelerator):
@@ -67,6 +71,8 @@ class WatchedAccelerator(Accelerator):
     def watch(self) -> None:
         """Start to watch the other processes, if there are any."""
         if self.num_processes > 1 and self.heartbeat is None:
+            if (parent := launcher()) is not None:
+                threading.Thread(target=_end_with, args=(parent,), name="launcher", daemon=True).start()
             self.heartbeat = Heartbeat(self.process_index, self.num_processes)
 
     def reduce(self, *args: Any, **kwargs: Any) -> Any:
@@ -93,6 +99,19 @@ class WatchedAccelerator(Accelerator):
 
     def _meeting(self) -> contextlib.AbstractContextManager[None]:
         return self.heartbeat.meeting() if self.heartbeat is not None else contextlib.nullcontext()
+
+
+def _end_with(parent: int) -> None:
+    """Stop this process when its launcher is killed, which cannot end it any more: as SIGTERM does, so that training
+    saves a checkpoint; at once if that takes too long, because the others wait."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    with contextlib.suppress(OSError):  # stderr may have ended with the launcher
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print("the launcher of these processes has ended: they stop", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(PATIENCE)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Heartbeat:

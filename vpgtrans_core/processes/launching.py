@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import time
 from collections.abc import Mapping
+from pathlib import Path
+
+from vpgtrans_core.errors import VpgtError
 
 YES = {"1", "true", "yes", "on", "y", "t"}
 
@@ -34,3 +40,18 @@ def remarks(environment: Mapping[str, str]) -> list[str]:
 def is_main() -> bool:
     """Whether this is the main process of those that a launcher started; needs no process group."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def tell_launcher(error: VpgtError, environment: Mapping[str, str]) -> None:
+    """Give ``torchrun`` the error's text, in the file that its report of the first failed process shows.
+    An error that all processes meet follows from that one, or has been shown."""
+    if (path := environment.get("TORCHELASTIC_ERROR_FILE")) and not error.in_every_process:
+        more = {"py_callstack": str(error), "timestamp": str(int(time.time()))}
+        with contextlib.suppress(OSError):
+            Path(path).write_text(json.dumps({"message": {"message": str(error), "extraInfo": more}}))
+
+
+def launcher() -> int | None:
+    """The process id of the ``torchrun`` that started this process and ends it when another one fails; None if
+    something else did."""
+    return os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
 from vpgtrans_core.files import RECORD, fsync, read_json, remove, write_synced, writing
+from vpgtrans_core.processes.shared import TOKEN, check_folder
 from vpgtrans_core.run.lock import LOCK, FolderLock
 from vpgtrans_core.train.signals import Interrupted
 
@@ -272,7 +273,7 @@ def nothing_to_keep(path: Path) -> bool:
 
     if not path.exists():
         return True
-    if not path.is_dir() or not {entry.name for entry in path.iterdir()} <= _OWN:
+    if not path.is_dir() or not _names(path) <= _OWN:
         return False
     with contextlib.suppress(ConfigError):
         record = read_record(path)
@@ -282,7 +283,12 @@ def nothing_to_keep(path: Path) -> bool:
 
 def _is_runs(path: Path) -> bool:
     """Whether a folder is empty or has been the folder of a run."""
-    return (path / RECORD).is_file() or {entry.name for entry in path.iterdir()} <= _OWN
+    return (path / RECORD).is_file() or _names(path) <= _OWN
+
+
+def _names(path: Path) -> set[str]:
+    """The names in a folder; what a kill left of `agreement.check_folder` belongs to no one."""
+    return {entry.name for entry in path.iterdir() if not entry.name.startswith(TOKEN)}
 
 
 def _contents(path: Path) -> list[Path]:
@@ -294,7 +300,7 @@ def open_folder(path: Path, settings: Settings, machine: Machine, begun: dict[st
     once it exists.
 
     Raises:
-        ConfigError: see `RunFolder.create` and `RunFolder.reopen`.
+        ConfigError: see `RunFolder.create`, `RunFolder.reopen` and `check_folder`.
     """
     import torch
 
@@ -313,6 +319,8 @@ def open_folder(path: Path, settings: Settings, machine: Machine, begun: dict[st
     if int(refused):
         folder.close()
         raise ConfigError([f"another process cannot use the output folder {path}"], "its own message gives the cause")
+    with folder._closed_after_an_error():
+        check_folder(machine.accelerator, path)
     return folder
 
 

@@ -22,6 +22,7 @@ from vpgtrans_core.machine import Machine, choose_machine
 from vpgtrans_core.processes.heartbeat import other_processes
 from vpgtrans_core.processes.launching import remarks
 from vpgtrans_core.recipes.stage import Stage
+from vpgtrans_core.run.agreement import check_start
 from vpgtrans_core.run.decoding import choose_decoding, told
 from vpgtrans_core.run.feed import Feed, TrainingData, open_stage_data, training_captions
 from vpgtrans_core.run.finish import check_output, check_writable, identity, write_model
@@ -95,6 +96,7 @@ class Run:
         models = models_record(self.spec)
         data = self._open_data(models)
         begun = begun_with(self.settings, models, data)
+        check_start(self.machine.accelerator, begun)
         checkpoint = self._checkpoint(begun)
         names = dict.fromkeys((self.spec.source.name, self.spec.target.name))
         self.reporter.message(f"loading {' and '.join(names)}")

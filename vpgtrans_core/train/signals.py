@@ -23,6 +23,7 @@ class Interrupted(VpgtError):
         name = signal.Signals(number).name
         super().__init__(f"stopped by {name} after saving a checkpoint", f"continue with --resume --out {folder}")
         self.exit_code = 128 + number
+        self.in_every_process = True
 
 
 class Stopped(KeyboardInterrupt):
