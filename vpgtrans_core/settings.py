@@ -151,7 +151,10 @@ class Settings:
     keep_checkpoints: Count = _setting(2, "Checkpoints kept during training; all are removed at the end.", "output")
 
     batch_size: Positive | None = _setting(
-        None, "Captions per step, over all processes; default: the paper's value for the LLM family.", "training"
+        None,
+        "Captions per step, over all processes; default: 1 % of an epoch, from 32 to the paper's value for the LLM "
+        "family.",
+        "training",
     )
     micro_positions: Positive | None = _setting(
         None, "LLM positions in one forward pass; default chosen for the device and its free memory.", "training"
@@ -192,7 +195,10 @@ class Settings:
         None, "Steps of the linear learning-rate warm-up at the start of stage 3.", "training"
     )
     validate_every: Positive | None = _setting(
-        None, "Steps between measurements of the held-out loss; default four per epoch.", "training"
+        None,
+        "Steps between measurements of the held-out loss; default: four per epoch, fewer where many captions are held "
+        "out.",
+        "training",
     )
     log: tuple[Logger, ...] = _setting(
         (), "Where numbers go besides metrics.jsonl: tensorboard or trackio; can be given several times.", "output"
@@ -233,8 +239,8 @@ class Settings:
     trust_remote_code: bool = _setting(False, "Run Python code that comes with a model.", "machine")
 
 
-def fill(settings: Settings, recipe: Recipe, *, batch_size: int) -> Settings:
-    """Fill open settings with the values of `recipe`; `batch_size`, the LLM family's, is used where it has none."""
+def fill(settings: Settings, recipe: Recipe, *, batch_size: int | None = None) -> Settings:
+    """Fill open settings with the values of `recipe`; `batch_size` is used where it has none, and may stay open."""
     values = {"batch_size": batch_size, "stages": _listed(settings), **recipe.settings}
     if settings.stage3_epochs is not None:
         values["stage3_steps"] = None
@@ -326,7 +332,7 @@ def _data_fits(settings: Settings) -> list[str]:
 
 
 def _stages_fit(settings: Settings) -> list[str]:
-    stages = stages_of(fill(settings, PAPER, batch_size=1))
+    stages = stages_of(fill(settings, PAPER))
     problems = [problem for stage in stages for problem in stage.problems()]
     names = [stage.name for stage in stages]
     problems += [
@@ -370,7 +376,7 @@ def _captions_fit(settings: Settings) -> list[str]:
 
 
 def _template_fits(settings: Settings) -> list[str]:
-    names = [settings.template, *(stage.template for stage in stages_of(fill(settings, PAPER, batch_size=1)))]
+    names = [settings.template, *(stage.template for stage in stages_of(fill(settings, PAPER)))]
     return [f"template: {problem}" for name in dict.fromkeys(names) if name and (problem := template_problem(name))]
 
 

@@ -53,7 +53,7 @@ def test_flops_of_the_paper_s_scale(opt: Cost) -> None:
     one, two = opt.stages
     assert one.flops_per_caption == pytest.approx(1.8e12, rel=0.05)
     assert two.flops_per_caption > one.flops_per_caption
-    assert opt.gpu_hours == pytest.approx(sum(s.total_flops for s in opt.stages) / (312e12 * 0.35) / 3600)
+    assert opt.gpu_hours == pytest.approx(sum(s.total_flops for s in opt.parts) / (312e12 * 0.35) / 3600)
 
 
 def test_the_paper_s_runs_are_near_what_it_reports(opt: Cost) -> None:
@@ -64,6 +64,21 @@ def test_the_paper_s_runs_are_near_what_it_reports(opt: Cost) -> None:
         assert 0.25 < run.implied_mfu < 0.45
         assert run.paper_code == pytest.approx(run.reported, rel=0.3)
         assert run.ours < run.paper_code
+
+
+def test_the_start_and_the_source_s_loss_are_counted(opt: Cost) -> None:
+    """The start from words: 1,024 images through the VPG, and 64 of them ten times through the LLM. No other start
+    looks at images. Without data nothing is held out that the source could be measured on."""
+    (start,) = opt.looks
+    assert start.captions == 10 * 64
+    flops = start.flops
+    assert flops.llm_backward == 0 and flops.llm_forward == opt.stages[0].flops.llm_forward
+    vpg = flops.features + flops.prompts
+    assert start.total_flops == pytest.approx(1024 * vpg + 640 * (flops.total - vpg))
+    assert cost_of(start="converter").looks == ()
+    source, start = cost_of(source="opt-mini-s", target="llama-mini").looks
+    assert (source.name, start.name) == ("source's own loss", "start from words")
+    assert source.captions == 3 * 100 * 5  # with the right pictures, with others and without any
 
 
 def test_captions_of_an_image_share_its_work(opt: Cost) -> None:
@@ -174,7 +189,9 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "59" in table and "32.4" in table and "MFU 0.35" in table and "GPU-HOURS" in table
     values = json.loads(vpgt([*command, "--json"], capsys)[0])
     assert values["plan"]["projector"] == [4096, 768]
-    assert values["cost"]["gpu_hours"] == pytest.approx(2 * sum(s["hours"] for s in values["cost"]["stages"]))
+    assert values["cost"]["gpu_hours"] == pytest.approx(
+        2 * sum(s["hours"] for s in values["cost"]["stages"] + values["cost"]["looks"])
+    )
     assert values["cost"]["fits"][0]["memory"]["total"] < 25e9
     assert "abacus" in vpgt([*command, "--gpu", "abacus"], capsys, code=2)[1]
 

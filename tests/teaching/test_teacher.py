@@ -303,7 +303,7 @@ def test_the_plan_counts_what_the_captions_cost(pictures: Path) -> None:
     assert two.describing is not None
     assert four.describing is not None
     assert two.describing.captions == 2 * PICTURES
-    assert two.gpu_hours == two.describing.gpu_hours + sum(stage.gpu_hours for stage in two.stages)
+    assert two.parts == (two.describing, *two.looks, *two.stages)
     once, twice = two.describing.flops, four.describing.flops
     assert twice.llm_forward == pytest.approx(2 * once.llm_forward)
     assert twice.features == once.features  # the VPG runs once an image

@@ -89,11 +89,10 @@ def _time(plan: Plan, cost: Cost) -> list[str]:
 
     stages, scratch, theirs = cost.stages, cost.scratch, cost.scratch_paper_code
     captions, flops = sum(s.captions for s in stages), sum(s.total_flops for s in cost.parts)
-    told = cost.describing
-    rows = [line(told.name, told.captions, told.flops_per_caption, told.total_flops, told.gpu_hours)] if told else []
-    rows += [
-        line(f"stage {s.number} ({s.name})", s.captions, s.flops_per_caption, s.total_flops, s.gpu_hours)
-        for s in stages
+    names = [part.name for part in cost.before] + [f"stage {s.number} ({s.name})" for s in stages]
+    rows = [
+        line(name, part.captions, part.flops_per_caption, part.total_flops, part.gpu_hours)
+        for name, part in zip(names, cost.parts, strict=True)
     ]
     rows += [
         line("together", captions, None, flops, cost.gpu_hours),

@@ -14,6 +14,7 @@ from vpgtrans_core.errors import ModelError
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.registry import Registry, default_registry
+from vpgtrans_core.run.batch import with_batch
 from vpgtrans_core.run.spec import run_spec
 from vpgtrans_core.settings import Settings, stage_settings
 from vpgtrans_core.sight.cost import measures_source, source_share
@@ -129,6 +130,7 @@ class Plan:
         converter: shape ``[D_target, D_source]`` of the word converter, None where the start needs none.
         rows: how the captions of an image are laid out for the target LLM, in words.
         batch_captions, batch_images: of one step, over all processes; images None without data.
+        batch_rule: where the number of captions comes from.
         data: None when no data is given.
         downloads: models to download from the hub.
         source_share: the work of measuring the source's own held-out loss, as a share of the training's; None where it
@@ -148,6 +150,7 @@ class Plan:
     stages: tuple[StageWork, ...]
     batch_captions: int
     batch_images: int | None
+    batch_rule: str
     data: DataPlan | None
     downloads: tuple[Download, ...]
     source_share: float | None = None
@@ -179,11 +182,12 @@ def plan(
     registry = registry or default_registry()
     spec = run_spec(settings, registry, weights=False)
     spec.require_teacher()
+    each = [data] * len(spec.stages) if data else _open(spec)
+    spec = with_batch(spec, each)
     settings, source, target = spec.settings, spec.source, spec.target
     target_plan = _model(target)
     vpg = _vpg(source, settings, registry)
     source_llm = _source_llm(source, settings)
-    each = [data] * len(spec.stages) if data else _open(spec)
     first = each[0] if each else data
     listed = _data(first, settings)
     begins = stage_settings(settings, spec.stages[0]) if spec.stages else settings
@@ -204,6 +208,7 @@ def plan(
         stages=stages,
         batch_captions=begins.batch_size or 1,
         batch_images=images,
+        batch_rule="its stage's value" if spec.stages and spec.stages[0].batch_size else spec.batch_rule,
         data=listed,
         downloads=_downloads(source, source_llm, target_plan, vpg, settings) if downloads else (),
         source_share=_source_share(settings, source_llm, target_plan, stages, first),

@@ -34,7 +34,9 @@ def plan_text(plan: Plan) -> str:
         else "none",
         "projector": f"{shape(plan.projector)}, {count(plan.projector[0] * (plan.projector[1] + 1))} parameters",
         "rows": plan.rows,
-        "batch": f"{plan.batch_captions} captions" + (f" of {plan.batch_images} images" if plan.batch_images else ""),
+        "batch": f"{plan.batch_captions} captions"
+        + (f" of {plan.batch_images} images" if plan.batch_images else "")
+        + f": {plan.batch_rule}",
         "data": _data(plan),
         **{f"stage {stage.number}": f"{stage.name}: {_stage(stage)}" for stage in plan.stages},
         "source's loss": "not measured"

@@ -205,6 +205,12 @@ class Feed:
     def steps_per_epoch(self) -> int:
         return self.order.steps(1)
 
+    @property
+    def held_out_steps(self) -> float:
+        """How many steps have as many captions as are held out."""
+        held_out = self.all.held_out_images * self.all.held_out.captions_a_visit() if self.all.held_out_images else 0
+        return held_out / (self.images_per_step * self.data.captions_a_visit(self.settings.captions_per_image))
+
     def batches(self, total: int) -> Callable[[int], Iterator[tuple[Batch, float]]]:
         """Return what gives the batches from a first step to step `total`, each with the seconds waited for it."""
 

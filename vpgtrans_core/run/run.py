@@ -23,6 +23,7 @@ from vpgtrans_core.processes.heartbeat import other_processes
 from vpgtrans_core.processes.launching import remarks
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.agreement import check_start
+from vpgtrans_core.run.batch import with_batch
 from vpgtrans_core.run.decoding import choose_decoding, told
 from vpgtrans_core.run.feed import Feed, TrainingData, open_stage_data, training_captions
 from vpgtrans_core.run.finish import check_output, check_writable, identity, write_model
@@ -141,7 +142,19 @@ class Run:
             if not teacher.record:
                 self.reporter.warning("every image has captions: --captions source writes none")
         data[0].caches.say = self.reporter.message
+        self._size_batch(data)
         return data
+
+    def _size_batch(self, data: list[TrainingData]) -> None:
+        """Choose the batch size by the data where it is open; a resumed run has it in its settings."""
+        self.spec = with_batch(self.spec, data)
+        self.settings = self.spec.settings
+        batch = self.folder.record.get("batch")
+        if batch is None or batch["captions"] != self.settings.batch_size:
+            batch = {"captions": self.settings.batch_size, "rule": self.spec.batch_rule}
+            self.folder.write_record(batch=batch)
+        if any(stage.batch_size is None for stage in self.spec.stages):
+            self.reporter.message(f"{batch['captions']:,} captions a step: {batch['rule']}")
 
     def _checkpoint(self, begun: dict[str, Any]) -> Checkpoint | None:
         """The checkpoint to resume from, None to start at the first step.
@@ -247,7 +260,7 @@ class Run:
     ) -> None:
         """Run one stage, from `checkpoint` if there is one, and record it; `begun` goes into its checkpoints."""
         model.train_only(stage.trains)
-        plan = stage_plan(self.settings, stage, feed.steps_per_epoch)
+        plan = stage_plan(self.settings, stage, feed.steps_per_epoch, feed.held_out_steps)
         stepper = self._stepper(model, feed)
         lines = seeing.lines(stepper, feed)
         model.train_only(stage.trains)

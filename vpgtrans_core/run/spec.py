@@ -21,6 +21,7 @@ class RunSpec:
         settings: every setting, the recipe's values filled in.
         stages: in the order of training.
         source_data: ``"module:function"`` that lists the captioned images that come with the source; ``""`` for none.
+        batch_rule: where the batch size comes from; the size is open until the data is known, see `with_batch`.
     """
 
     settings: Settings
@@ -29,6 +30,7 @@ class RunSpec:
     target: ResolvedLLM
     source_data: str
     registry: Registry
+    batch_rule: str = ""
 
     @property
     def has_data(self) -> bool:
@@ -75,7 +77,7 @@ def _own_llm(source: ResolvedSource) -> ResolvedLLM:
 
 
 def run_spec(settings: Settings, registry: Registry, *, weights: bool = True) -> RunSpec:
-    """Resolve the names in `settings` and fill the settings that are open.
+    """Resolve the names in `settings` and fill the settings that are open; the batch size may stay so.
 
     A source that comes with vpgt may name its own recipe and data; they apply to targets that come with vpgt.
 
@@ -91,7 +93,8 @@ def run_spec(settings: Settings, registry: Registry, *, weights: bool = True) ->
     target = _own_llm(source) if tunes else resolve_target(settings.target, registry, settings, weights=weights)
     card = source.card if source.bundled and target.bundled else None
     recipe = RECIPES[card.recipe if card else "paper"]
-    filled = fill(settings, recipe, batch_size=target.family.batch_size)
+    filled = fill(settings, recipe)
     if not target.family.encoder_decoder:
         filled = dataclasses.replace(filled, bos=target.family.bos)
-    return RunSpec(filled, stages_of(filled), source, target, card.data if card else "", registry)
+    rule = "as given" if settings.batch_size else f"the recipe's ({card.recipe})" if card else ""
+    return RunSpec(filled, stages_of(filled), source, target, card.data if card else "", registry, rule)

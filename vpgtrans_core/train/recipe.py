@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -15,26 +16,40 @@ from vpgtrans_core.train.stage import StagePlan
 from vpgtrans_core.vlm.model import VLModel
 
 LOOKS_AN_EPOCH = 4
-"""Measurements of the held-out loss per epoch, unless the settings say otherwise."""
+"""Measurements of the held-out loss per epoch at most, unless the settings say otherwise."""
+LOOKED_AT = 1 / 3
+"""Captions that a measurement reads over those that were trained on since the one before, at most. It computes no
+gradient: a third of the captions is a sixth of the work."""
 COMPILED_FROM = 1e16
 """An LLM's parameters times the captions that a process trains on, from which compiling, which takes a minute, is worth
 it: about half an hour on an H100."""
 
 
-def stage_plan(settings: Settings, stage: Stage, steps_per_epoch: int) -> StagePlan:
-    """The plan of `stage`, for epochs of `steps_per_epoch` steps."""
+def stage_plan(settings: Settings, stage: Stage, steps_per_epoch: int, held_out_steps: float = 0.0) -> StagePlan:
+    """The plan of `stage`.
+
+    Args:
+        steps_per_epoch: of the stage's data.
+        held_out_steps: how many steps have as many captions as are held out.
+    """
     steps = stage.steps_for(steps_per_epoch)
     return StagePlan(
         stage=stage,
         steps=steps,
         factor=stage_factor(stage, steps),
         clip_norm=settings.clip_norm,
-        validate_every=settings.validate_every or max(1, min(steps, steps_per_epoch) // LOOKS_AN_EPOCH),
+        validate_every=settings.validate_every or steps_between_looks(min(steps, steps_per_epoch), held_out_steps),
         seed=settings.seed,
         checkpoint_minutes=settings.checkpoint_minutes,
         checkpoint_steps=settings.checkpoint_steps,
         keep_checkpoints=settings.keep_checkpoints,
     )
+
+
+def steps_between_looks(steps: int, held_out_steps: float) -> int:
+    """Steps between two measurements of the held-out loss: `LOOKS_AN_EPOCH` in `steps`, or fewer, so that measuring is
+    never most of the work."""
+    return max(1, steps // LOOKS_AN_EPOCH, math.ceil(held_out_steps / LOOKED_AT))
 
 
 def stage_factor(stage: Stage, steps: int) -> Callable[[int], float]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.models.resolve import resolve_source, resolve_target
-from vpgtrans_core.planning.cost import paper, teaching
+from vpgtrans_core.planning.cost import looking, paper, teaching
 from vpgtrans_core.planning.cost.chips import Chip
 from vpgtrans_core.planning.cost.comparison import (
     CAPTION_TOKENS,
@@ -26,6 +26,7 @@ from vpgtrans_core.planning.cost.flops import Flops, image_flops
 from vpgtrans_core.planning.cost.host import HostMemory, file_bytes, host_memory
 from vpgtrans_core.planning.cost.memory import Memory, MemoryModel
 from vpgtrans_core.planning.cost.rows import RowSizes, TextSize, row_sizes
+from vpgtrans_core.planning.cost.shapes import LLMShape
 from vpgtrans_core.registry import Registry
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def assumptions_for(plan: Plan, chip: Chip, **given: float | None) -> Assumption
 class StageCost:
     """One stage: FLOPs per caption and in total, wall-clock hours, GPU-hours, US dollars.
 
-    `number` is 0 for training from scratch, which is not a stage of the plan."""
+    `number` is 0 for what is not a stage of the plan: training from scratch, and what comes before the first stage."""
 
     number: int
     name: str
@@ -116,7 +117,9 @@ class Cost:
     """What a transfer costs.
 
     Attributes:
-        stages: its stages; `gpu_hours` and `usd` are their sums, with `describing`, the source's captions, if any.
+        stages: its stages; `gpu_hours` and `usd` are the sums of all `parts`.
+        describing: the source's captions, if it writes any.
+        looks: the source's own loss and the projector's start, as far as they are computed.
         scratch: training from scratch with the paper's data amount, by vpgt; `scratch_paper_code` by the paper's code,
             in GPU-hours on this chip.
         fits: of each stage.
@@ -135,10 +138,16 @@ class Cost:
     host: HostMemory
     paper: tuple[Comparison, ...]
     describing: StageCost | None = None
+    looks: tuple[StageCost, ...] = ()
+
+    @property
+    def before(self) -> tuple[StageCost, ...]:
+        """What is computed before the first stage."""
+        return (*((self.describing,) if self.describing else ()), *self.looks)
 
     @property
     def parts(self) -> tuple[StageCost, ...]:
-        return (*((self.describing,) if self.describing else ()), *self.stages)
+        return (*self.before, *self.stages)
 
     @property
     def gpu_hours(self) -> float:
@@ -183,7 +192,7 @@ class Estimator:
         self._vpg = source.vpg_family.adapter, as_key(vpg_config)
         self.work = vpg_work_of(*self._vpg)
         self.precision = 4 if plan.settings.dtype == "float32" else 2
-        self.rows = self._rows()
+        self.rows = self._rows(self.shape)
 
     def cost(self) -> Cost:
         """The whole estimate."""
@@ -201,6 +210,7 @@ class Estimator:
             host=host_memory(self.shape, self.plan.settings, self._file, self.precision, self.assumptions.gpus),
             paper=paper_comparisons(self.registry, self.assumptions.mfu),
             describing=self._describing(),
+            looks=tuple(look for look in (self._source_loss(), self._start()) if look is not None),
         )
 
     def captions(self, stage: StageWork) -> float:
@@ -275,13 +285,13 @@ class Estimator:
             memory=model.at(max(images, 1)),
         )
 
-    def _rows(self) -> RowSizes:
-        """What the LLM computes of one image."""
+    def _rows(self, shape: LLMShape) -> RowSizes:
+        """What an LLM computes of one image."""
         return row_sizes(
             TextSize(self.assumptions.caption_tokens, self.assumptions.captions_per_image),
             self.plan.vpg.num_prompts,
-            self.shape.embedding_size,
-            encoder_decoder=self.shape.encoder_decoder,
+            shape.embedding_size,
+            encoder_decoder=shape.encoder_decoder,
             share=self.plan.settings.share_prefix,
             max_tokens=self.plan.settings.max_tokens,
             start_first=self.plan.settings.bos == "first",
@@ -309,6 +319,29 @@ class Estimator:
         flops = teaching.describing_flops(self.plan, self.work, self.assumptions.caption_tokens)
         each, name = flops.total / captions, "captions by the source"
         return self._cost(0, name, images * captions, flops, each, teaching.SLOWER)
+
+    def _start(self) -> StageCost | None:
+        """The passes of the start from words; None where the projector starts otherwise."""
+        each = looking.forward_flops(self.plan, self.shape, self.work, self.rows)
+        return self._look("start from words", looking.start_passes(self.plan), each, self.rows)
+
+    def _source_loss(self) -> StageCost | None:
+        """The source's own loss; None where it is not measured."""
+        if self.plan.source_llm is None:
+            return None
+        shape = self.plan.source_llm.shape
+        rows = self._rows(shape)
+        each = looking.forward_flops(self.plan, shape, self.work, rows)
+        return self._look("source's own loss", looking.source_passes(self.plan), each, rows)
+
+    def _look(self, name: str, passes: tuple[float, float], flops: Flops, rows: RowSizes) -> StageCost | None:
+        """Forward passes of so many images through the VPG, and of so many through an LLM."""
+        seen, read = passes
+        if not read:
+            return None
+        captions, vpg = read * rows.captions, flops.features + flops.prompts
+        total = seen * vpg + read * (flops.total - vpg)
+        return self._cost(0, name, captions, flops, total / captions)
 
     def _cost(
         self, number: int, name: str, captions: float, flops: Flops, each: float, slower: float = 1.0
