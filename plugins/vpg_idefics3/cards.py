@@ -56,5 +56,7 @@ def _smolvlm(
 SOURCES = (
     _smolvlm("smolvlm-256m", "HuggingFaceTB/SmolVLM-256M-Instruct", IDEFICS3, BASE, 4, _smollm(576, 30, 9, 3, 1536)),
     _smolvlm("smolvlm-500m", "HuggingFaceTB/SmolVLM-500M-Instruct", IDEFICS3, BASE, 4, _smollm(960, 32, 15, 5, 2560)),
-    _smolvlm("smolvlm2-2.2b", "HuggingFaceTB/SmolVLM2-2.2B-Instruct", SMOLVLM, SO400M, 3, _smollm(2048, 24, 32, 32, 8192)),
+    _smolvlm(
+        "smolvlm2-2.2b", "HuggingFaceTB/SmolVLM2-2.2B-Instruct", SMOLVLM, SO400M, 3, _smollm(2048, 24, 32, 32, 8192)
+    ),
 )

@@ -14,9 +14,10 @@ import torch
 
 from vpgtrans_core.cache import shards, store
 from vpgtrans_core.cache.budget import plan_cache
-from vpgtrans_core.cache.key import CacheKey, cache_root
+from vpgtrans_core.cache.key import CacheKey
 from vpgtrans_core.cache.listing import cache_folders, remove
 from vpgtrans_core.cache.store import FeatureCache
+from vpgtrans_core.files import cache_root
 
 KEY = CacheKey("outputs", "a" * 64, "float32", {"size": 28}, (4, 6))
 NAMES = [bytes([i]) * 16 for i in range(20)]

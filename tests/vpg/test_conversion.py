@@ -261,3 +261,17 @@ def test_every_export_has_a_card(imported, tmp_path, capsys):
         assert str(tmp_path) not in card.content and str(imported) not in card.content
     assert ModelCard.load(imported / "in" / "README.md").data.pipeline_tag == "image-text-to-text"
     assert str(imported) not in (tmp_path / "hf" / "config.json").read_text()
+
+
+def test_an_imported_chat_model_records_the_papers_template(lavis, tmp_path, capsys):
+    kind, folder = lavis
+    if kind != "llama":
+        return
+    (tmp_path / "vl-vicuna.pth").write_bytes((folder / "c.pth").read_bytes())
+    command = import_arguments(folder, tmp_path / "chat")
+    vpgt(capsys, *command[:1], tmp_path / "vl-vicuna.pth", *command[2:])
+    assert "###Assistant: " in (tmp_path / "chat" / "chat_template.jinja").read_text()
+    vpgt(capsys, *import_arguments(folder, tmp_path / "plain"))
+    assert not (tmp_path / "plain" / "chat_template.jinja").exists()
+    vpgt(capsys, *import_arguments(folder, tmp_path / "v"), "--template", "vicuna")
+    assert "ASSISTANT:" in (tmp_path / "v" / "chat_template.jinja").read_text()

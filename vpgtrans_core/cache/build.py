@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from vpgtrans_core.cache.cached_images import CachedImages
-from vpgtrans_core.cache.key import Kind, cache_root
+from vpgtrans_core.cache.key import Kind
 from vpgtrans_core.cache.names import EntryNames
 from vpgtrans_core.cache.store import FeatureCache
 from vpgtrans_core.data.bad import BadLog
@@ -23,6 +23,7 @@ from vpgtrans_core.data.images import Augmentation, normalize
 from vpgtrans_core.data.loader import Loader, ReadOptions, StepReader
 from vpgtrans_core.data.order import Draw, InOrder
 from vpgtrans_core.errors import ConfigError, VpgtError
+from vpgtrans_core.files import cache_root
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.train.stage import Progress

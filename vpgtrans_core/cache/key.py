@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,10 +77,3 @@ def _preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
     """Its values, and which class reads them where that is a family's own."""
     own = {} if type(preprocessing) is Preprocessing else {"class": type(preprocessing).__qualname__}
     return {**dataclasses.asdict(preprocessing), **own}
-
-
-def cache_root(given: str | None = None) -> Path:
-    """The root of caches: as given, ``$VPGT_CACHE``, or ``vpgt`` in the user's cache folder."""
-    if place := given or os.environ.get("VPGT_CACHE"):
-        return Path(place).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vpgt"

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 
 from vpgtrans_core.cache.budget import CachePlan, plan_cache
-from vpgtrans_core.cache.key import CacheKey, Kind, cache_root
+from vpgtrans_core.cache.key import CacheKey, Kind
 from vpgtrans_core.cache.store import FeatureCache
+from vpgtrans_core.files import cache_root
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.vpg.adapter import VPG
 

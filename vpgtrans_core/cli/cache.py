@@ -102,8 +102,8 @@ def info(
     as_json: Json = False,
 ) -> None:
     """List the caches on disk."""
-    from vpgtrans_core.cache.key import cache_root
     from vpgtrans_core.cache.listing import cache_folders
+    from vpgtrans_core.files import cache_root
 
     root = cache_root(cache)
     caches = cache_folders(root, check=check)
@@ -137,9 +137,9 @@ def clear(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Remove caches. A later run computes again what it needs."""
-    from vpgtrans_core.cache.key import cache_root
     from vpgtrans_core.cache.listing import cache_folders, remove
     from vpgtrans_core.errors import did_you_mean
+    from vpgtrans_core.files import cache_root
 
     root = cache_root(cache)
     caches = cache_folders(root)

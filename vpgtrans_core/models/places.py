@@ -11,12 +11,13 @@ from vpgtrans_core.cards import LLMCard, SourceCard
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import CONFIG
 from vpgtrans_core.models import refusals
+from vpgtrans_core.models.gguf_files import Converted, gguf_of, installed_files
 from vpgtrans_core.models.hub import HUB_ID, Hub, HubRefused, HubUnreachable, split_hub_id
 from vpgtrans_core.models.sizes import card_config, read_config
 from vpgtrans_core.registry import KnownLLM, KnownSource, Registry
 from vpgtrans_core.settings import Settings
 
-Origin = Literal["hub", "folder", "bundled"]
+Origin = Literal["hub", "folder", "bundled", "package"]
 Known = KnownLLM | KnownSource
 
 
@@ -27,7 +28,7 @@ class Place:
     Attributes:
         folder: None when only its config is known (planning, not downloaded).
         config: the content of ``config.json``.
-        origin: ``folder``, ``hub`` or ``bundled`` (inside a Python package).
+        origin: ``folder``, ``hub``, ``bundled`` (comes with vpgt or a plugin) or ``package`` (of another package).
         hub_id, revision: set for a model of the hub; `revision` is a commit.
         from_card: the config was made of a card's sizes, because the hub could not be asked or did not tell.
     """
@@ -65,8 +66,12 @@ class Places:
         if not rest:
             raise refusals.unknown([rest], self.registry)
         if known:
-            return self._in_package(known.card) if known.card.bundled else self._known_on_hub(known)
+            if known.card.bundled:
+                return self._in_package(known.card)
+            return self._installed(known) or self._known_on_hub(known)
         folder = Path(rest).expanduser()
+        if file := gguf_of(folder):
+            return self._in_gguf([file])
         if folder.is_dir():
             return self._in_folder(folder)
         if folder.is_file():
@@ -91,6 +96,20 @@ class Places:
         if not (folder / CONFIG).is_file():
             raise ModelError(f"{card.alias} is missing from {folder}", "install the package again")
         return replace(self._in_folder(folder), origin="bundled")
+
+    def _in_gguf(self, files: list[Path], card_config: dict[str, Any] | None = None) -> Place:
+        """A model in a GGUF file, which is converted where weights are needed."""
+        converted = Converted(self.registry.warn_once)
+        folder = converted.folder(files, convert=self.weights)
+        if folder is None:
+            return Place(None, card_config or converted.config(files), "folder", from_card=card_config is not None)
+        return self._in_folder(folder)
+
+    def _installed(self, known: Known) -> Place | None:
+        """A model whose weights lie in installed packages."""
+        if not isinstance(known, KnownLLM) or not (files := installed_files(known.card.packaged)):
+            return None
+        return replace(self._in_gguf(files, self._card_config(known)), origin="package")
 
     def _in_folder(self, folder: Path) -> Place:
         refusals.refuse_folder(folder, self.weights)

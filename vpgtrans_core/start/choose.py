@@ -113,8 +113,8 @@ def _shuffled(settings: Settings, pairs: WordPairs) -> tuple[WordPairs, dict[str
 
 def _paper(words: SourceWords, llm: LLM, captions: Sequence[str], seed: int) -> ProjectorStart:
     """The paper's converter, trained by SGD on the captions' tokens, merged with the source's projector."""
-    same = words.tokenizer.get_vocab() == llm.tokenizer.get_vocab()
     tokens = caption_tokens(words.tokenizer, llm.tokenizer, captions, _table_sizes(words, llm))
+    same = torch.equal(tokens.source, tokens.target)  # tokens that were added and that no caption has change nothing
     everything = torch.arange(_table_sizes(words, llm)[1], device=llm.model.device)
     target = llm.embed(everything).detach().float().cpu()
     converter = fit_sgd(
