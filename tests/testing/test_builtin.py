@@ -66,3 +66,7 @@ class TestQFormer(VPGConformance):
 
 class TestLlava(VPGConformance):
     plugin = "vpg_llava"
+
+
+class TestIdefics3(VPGConformance):
+    plugin = "vpg_idefics3"

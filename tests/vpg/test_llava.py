@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
-from random import Random
 
 import pytest
 import torch
@@ -16,14 +13,12 @@ from vpg_llava.adapter import LlavaVPG
 from vpg_llava.folder import why_not_whole
 from vpg_llava.preprocessing import CentreCrop, image_processor
 
-from vpgtrans_core import Settings, transfer
-from vpgtrans_core.data.conversation import Caption
+from tests.vpg.judging import TARGETS, draw, judge, ours, run
+from vpgtrans_core import Settings
 from vpgtrans_core.data.images import normalize, pixels
-from vpgtrans_core.llm.adapter import GenerateOptions
 from vpgtrans_core.models.resolve import resolve_source
 from vpgtrans_core.registry import default_registry
 from vpgtrans_core.testing.tiny_models import save_pictures, save_tiny_llm, tiny_config, tiny_tokenizer
-from vpgtrans_core.vlm.captioning import caption, load_model
 from vpgtrans_core.vpg.image_token import with_image_token
 from vpgtrans_core.weights import Weights
 
@@ -31,20 +26,6 @@ VISION = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 28,
     "patch_size": 14,
 }  # fmt: skip
-TARGETS = {
-    "llama": ("llama", {"hidden_size": 24, "num_attention_heads": 2}),  # narrower than the source
-    "qwen2": ("qwen2", {"hidden_size": 48, "tie_word_embeddings": True}),  # wider
-    "smollm": ("llama", {"hidden_size": 40, "tie_word_embeddings": True, "num_key_value_heads": 1}),
-}
-
-
-def draw(model: torch.nn.Module) -> None:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn_like(parameter) * (0.2 if parameter.ndim > 1 else 0.1))
-        for name, parameter in model.named_parameters():
-            if "norm" in name and name.endswith("weight"):
-                parameter.add_(1)
 
 
 @pytest.fixture(scope="module")
@@ -79,37 +60,6 @@ def targets(tmp_path_factory) -> dict[str, Path]:
     return {name: save_tiny_llm(home / name, kind, changes=dict(changes)) for name, (kind, changes) in TARGETS.items()}
 
 
-def run(source, target, data, out, **more):
-    values = dict(
-        source=str(source), target=str(target), data=[str(data)], out=str(out), batch_size=6, val_images=2,
-        stage1_steps=2, stage2_steps=2, warmup_steps=1, workers=0, augment=False, device="cpu", cache_features=False,
-    )  # fmt: skip
-    return transfer(Settings(), **{**values, **more}).record
-
-
-JUDGE = """
-import json, sys, torch
-from PIL import Image
-from transformers import AutoProcessor, LlavaForConditionalGeneration
-picture, text, results = Image.open(sys.argv[1]), sys.argv[2], {}
-for folder in sys.argv[3:]:
-    processor = AutoProcessor.from_pretrained(folder)
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    messages = [dict(role="user", content=[dict(type="image")])]
-    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
-    one = processor(images=picture, text=prompt, add_special_tokens=False, return_tensors="pt")
-    own = one["input_ids"].shape[1]
-    said = model.generate(**one, num_beams=1, max_new_tokens=6, min_new_tokens=3, do_sample=False)
-    said = processor.batch_decode(said[:, own:], skip_special_tokens=True)[0].strip().split("\\n")[0].strip()
-    both = processor(images=picture, text=prompt + text, add_special_tokens=False, return_tensors="pt")
-    ids = torch.cat([both["input_ids"], torch.tensor([[model.generation_config.eos_token_id[0]]])], 1)
-    labels = ids.clone()
-    image = (ids[0] == model.config.image_token_id).nonzero()[-1] + 1  # a BOS behind the image is a label, too
-    labels[0, :image] = -100
-    loss = model(input_ids=ids, pixel_values=both["pixel_values"], labels=labels).loss
-    results[folder] = dict(loss=float(loss), said=said, start=one["input_ids"][0].tolist())
-print(json.dumps({"torchvision": "torchvision" in sys.modules, "results": results}))
-"""
 RUNS = {
     "narrower": ("llama", {}),
     "wider": ("qwen2", {}),
@@ -133,30 +83,18 @@ def picture(data) -> Path:
 
 @pytest.fixture(scope="module")
 def judged(written, picture) -> dict:
-    """What transformers alone computes from the folders, in one new process."""
-    command = [sys.executable, "-c", JUDGE, str(picture), "a red square", *map(str, written.values())]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    return judge("LlavaForConditionalGeneration", written, picture)
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_transformers_alone_gives_our_loss_and_our_captions(name, written, picture, judged):
-    folder = str(written[name])
-    model = load_model(folder, Settings(device="cpu"), default_registry())
-    shown = pixels(Image.open(picture).convert("RGB"), model.vpg.preprocessing)[None]
-    encoded = model.llm.text.encode(Caption("a red square"), 32, Random(0))
-    rows = model.llm.layout([[encoded]], model.vpg.num_prompts)
-    with torch.no_grad():
-        ours = float(model.llm.loss(model.soft_prompts(shown, "pixels"), rows)) / rows.labels
-    options = GenerateOptions(num_beams=1, max_new_tokens=6, min_new_tokens=3)
-    said = caption(folder, [picture], options=options, settings=Settings(device="cpu"))[0].text
-    theirs = judged["results"][folder]
-    assert abs(theirs["loss"] - ours) < 1e-5 * max(1, ours)
-    assert theirs["said"] == said
-    assert not judged["torchvision"]
+    loss, said = ours(written[name], picture)
+    assert abs(judged[name]["loss"] - loss) < 1e-5 * max(1, loss)
+    assert judged[name]["said"] == said
 
 
 def test_bos_stands_where_the_run_had_it(written, judged):
-    starts = {name: judged["results"][str(folder)]["start"] for name, folder in written.items()}
+    starts = {name: judged[name]["start"] for name in written}
     bos, image = starts["narrower"][0], starts["narrower"][1]
     assert starts["narrower"] == [bos, *[image] * 4] and starts["after"] == [*[image] * 4, bos]
     for name, order in (("narrower", "first"), ("after", "after")):

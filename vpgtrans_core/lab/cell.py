@@ -144,7 +144,8 @@ def _model(spec: Any) -> VLModel:
     machine = choose_machine(spec.settings, spec.target.family.half)
     vpg = load_vpg(vpg_source(spec.source, spec.settings, spec.registry), machine)
     llm = load_llm(spec.target, machine, spec.settings)
-    return VLModel(vpg, blank_projector(vpg.output_size, llm.embedding_size), llm).to(machine.device)
+    projector = blank_projector(vpg.output_size, llm.embedding_size, has_bias=vpg.projector_bias)
+    return VLModel(vpg, projector, llm).to(machine.device)
 
 
 def _measured(result: TransferResult, run: Path) -> dict[str, Any]:

@@ -98,14 +98,19 @@ class Embeddings:
 
 
 def open_embeddings(
-    folder: str | Path, reader: type[EmbeddingReader] = EmbeddingReader, *, trust_remote_code: bool = False
+    folder: str | Path,
+    reader: type[EmbeddingReader] = EmbeddingReader,
+    *,
+    trust_remote_code: bool = False,
+    prefix: str = LLM_PREFIX,
 ) -> Embeddings:
-    """Open the word embeddings of an LLM's folder, or of the LLM inside a VL-LLM's folder (BLIP-2).
+    """Open the word embeddings of an LLM's folder, or of the LLM inside a VL-LLM's folder.
 
     Args:
         folder: a folder with config.json and weights, sharded or not.
         reader: the family's reader, from its `EmbeddingAccess`; default the plain one.
         trust_remote_code: whether code that comes with the folder may run.
+        prefix: what the LLM's names begin with in a VL-LLM's folder.
 
     Raises:
         ModelError: no such model, no access to its embeddings, or tensors that are missing, misshapen or not finite.
@@ -114,8 +119,8 @@ def open_embeddings(
     made = reader(empty_model(config, trust_remote_code=trust_remote_code))
     weights = Weights(folder)
     shapes = {name: tuple(value.shape) for name, value in made.model.state_dict().items()}
-    table = _find(weights, made.names, folder)
-    found = {name: _find(weights, [name], folder) for name in made.extra()}
+    table = _find(weights, made.names, folder, prefix)
+    found = {name: _find(weights, [name], folder, prefix) for name in made.extra()}
     check_shapes(
         {made.names[0]: made.shape, **{name: shapes[name] for name in found}},
         {made.names[0]: weights.shape(table), **{name: weights.shape(key) for name, key in found.items()}},
@@ -178,17 +183,17 @@ def _scale(module: nn.Module) -> float:
     return 1.0
 
 
-def _find(weights: Weights, names: Iterable[str], folder: str | Path) -> str:
+def _find(weights: Weights, names: Iterable[str], folder: str | Path, prefix: str) -> str:
     """The checkpoint's key for a tensor that the model calls by one of `names`.
 
-    Checkpoints may lack the head model's prefix (``decoder.embed_tokens.weight``) or have another in front of it
+    Checkpoints may lack the head model's prefix (``decoder.embed_tokens.weight``) or have `prefix` in front of it
     (``language_model.``).
     """
     names = list(names)
     for name in names:
         parts = name.split(".")
         spellings = [".".join(parts[i:]) for i in range(len(parts) - 1)]
-        for key in (*(LLM_PREFIX + spelling for spelling in spellings), *spellings):
+        for key in (*(prefix + spelling for spelling in spellings), *spellings):
             if key in weights:
                 return key
     raise ModelError(f"{folder} has no word embeddings: none of {', '.join(names)}", "its weights may be incomplete")

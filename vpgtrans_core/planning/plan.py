@@ -56,6 +56,7 @@ class VPGPlan:
         num_prompts, output_size: Q and D of its output ``[Q, D]``.
         feature_shape: the shape of the frozen part's output for one image.
         frozen, trained: parameters that stay frozen in stage 2, and those that it trains.
+        projector_bias: whether the projector after it has a bias.
     """
 
     name: str
@@ -66,6 +67,11 @@ class VPGPlan:
     image_size: int
     frozen: int
     trained: int
+    projector_bias: bool = True
+
+    def projector_parameters(self, embedding_size: int) -> int:
+        """Parameters of the projector to an LLM of this embedding size."""
+        return embedding_size * (self.output_size + self.projector_bias)
 
 
 @dataclass(frozen=True)
@@ -257,7 +263,8 @@ def _vpg(source: ResolvedSource, settings: Settings, registry: Registry) -> VPGP
     from vpgtrans_core.vlm.assemble import vpg_source
 
     origin = vpg_source(source, settings, registry, weights=False)
-    sizes = load(origin.vpg_family.adapter).describe(origin.config)
+    adapter = load(origin.vpg_family.adapter)
+    sizes = adapter.describe(origin.config)
     return VPGPlan(
         name=origin.name,
         family=origin.vpg_family.name,
@@ -267,6 +274,7 @@ def _vpg(source: ResolvedSource, settings: Settings, registry: Registry) -> VPGP
         image_size=sizes["image_size"],
         frozen=sizes["frozen"],
         trained=sizes["trained"],
+        projector_bias=adapter.projector_bias,
     )
 
 
@@ -330,7 +338,7 @@ def _open(spec: RunSpec) -> list[TrainingData | None]:
 
 def _stage(stage: Stage, settings: Settings, vpg: VPGPlan, target: ModelPlan, data: TrainingData | None) -> StageWork:
     settings = stage_settings(settings, stage)
-    sizes = {"projector": target.shape.embedding_size * (vpg.output_size + 1), "vpg": vpg.trained}
+    sizes = {"projector": vpg.projector_parameters(target.shape.embedding_size), "vpg": vpg.trained}
     trained = sum(sizes[group] for group in stage.trains)
     images_per_step = _images_per_step(data, settings)
     steps = _steps(stage, settings, data, images_per_step)

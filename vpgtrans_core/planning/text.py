@@ -32,7 +32,7 @@ def plan_text(plan: Plan) -> str:
         "converter": f"{shape(plan.converter)} (from the source LLM's word embeddings to the target's)"
         if plan.converter
         else "none",
-        "projector": f"{shape(plan.projector)}, {count(plan.projector[0] * (plan.projector[1] + 1))} parameters",
+        "projector": f"{shape(plan.projector)}, {count(vpg.projector_parameters(plan.projector[0]))} parameters",
         "rows": plan.rows,
         "batch": f"{plan.batch_captions} captions"
         + (f" of {plan.batch_images} images" if plan.batch_images else "")

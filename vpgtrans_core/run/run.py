@@ -107,7 +107,7 @@ class Run:
         self.templates = [self._template(llm, stage) for stage in self.spec.stages]
         template = self._template(llm, self._chat_stage())
         projector = self._narrow(vpg, llm, data, resumed=checkpoint is not None)
-        model = VLModel(vpg, blank_projector(vpg.output_size, llm.embedding_size), llm, template)
+        model = VLModel(vpg, _blank(vpg, llm), llm, template)
         model.to(self.machine.device)
         check_writable(self.folder, model, self.spec.target, self.settings)
         for place, stage in enumerate(self.spec.stages):
@@ -196,7 +196,7 @@ class Run:
         width = vpg.widest(llm.embedding_size) if self.settings.save == "model" else None
         if width is None or width >= vpg.output_size:
             return None
-        model = VLModel(vpg, blank_projector(vpg.output_size, llm.embedding_size), llm).to(self.machine.device)
+        model = VLModel(vpg, _blank(vpg, llm), llm).to(self.machine.device)
         batches = self._feed(model, data, 0, FIRST_STREAM).some_batches(NARROWED_IMAGES)
         return narrow_vpg(model, batches, width, self.spec, self.folder, self.machine, self.reporter)
 
@@ -226,7 +226,7 @@ class Run:
                 say=self.reporter.message,
             )
         with torch.no_grad():
-            for parameter, value in zip((model.projector.weight, model.projector.bias), started.projector, strict=True):
+            for parameter, value in zip(model.projector.parameters(), started.projector, strict=False):  # no bias?
                 parameter.copy_(self.machine.accelerator.broadcast(value.to(model.device)))
         self.folder.write_record(start=started.record)
         self.reporter.message(f"projector initialised: {_brief(started.record)}")
@@ -394,3 +394,7 @@ def _compiler_errors_are_told() -> Iterator[None]:
 def _brief(record: dict[str, Any]) -> str:
     items: Iterable[str] = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items())
     return ", ".join(items)
+
+
+def _blank(vpg: VPG, llm: LLM) -> torch.nn.Linear:
+    return blank_projector(vpg.output_size, llm.embedding_size, has_bias=vpg.projector_bias)

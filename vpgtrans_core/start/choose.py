@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -56,10 +56,12 @@ def start_projector(
         return ProjectorStart(projector, {"start": "random"})
     words, texts = source(), list(captions())
     if settings.start == "words":
-        return _from_words(settings, words, texts, probe, say)
-    if settings.converter == "sgd":
-        return _paper(words, llm, texts, settings.seed)
-    return _merged(settings, words, texts, llm)
+        started = _from_words(settings, words, texts, probe, say)
+    elif settings.converter == "sgd":
+        started = _paper(words, llm, texts, settings.seed)
+    else:
+        started = _merged(settings, words, texts, llm)
+    return replace(started, projector=probe.held(started.projector))
 
 
 def kept_projector(source: ResolvedSource, model: VLModel) -> ProjectorStart:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Protocol
 
 import torch
 
 from vpgtrans_core.data.data import Data
+from vpgtrans_core.start.projector import Linear, unity, without_bias
 from vpgtrans_core.train.step import Batch, Stepper
+from vpgtrans_core.vlm.assemble import fill_projector
 from vpgtrans_core.vlm.model import VLModel
 
 START_IMAGES = 1024
@@ -52,11 +55,17 @@ class StartProbe:
 
     def loss(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
         """The LLM's mean loss on the first of those images with this projector."""
-        with torch.no_grad():
-            self.model.projector.weight.copy_(weight)
-            self.model.projector.bias.copy_(bias)
+        fill_projector(self.model.projector, *self.held((weight, bias)))
         sums = [self.stepper.loss_sum(batch) for batch in self._judged()]
         return sum(s for s, _ in sums) / max(1, sum(n for _, n in sums))
+
+    def held(self, projector: Linear) -> Linear:
+        """A projector as the model can hold it: where it has no bias, the bias is put into the weight."""
+        return projector if self.model.projector.bias is not None else without_bias(projector, self._unity)
+
+    @cached_property
+    def _unity(self) -> torch.Tensor:
+        return unity(self.outputs().cpu().flatten(0, 1))
 
     def _judged(self) -> list[Batch]:
         images = itertools.accumulate((len(batch.texts) for batch in self._computed()), initial=0)

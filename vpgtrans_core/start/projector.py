@@ -50,3 +50,24 @@ def spread(projector: Linear, center: Tensor, factor: float) -> Linear:
     """The projector whose soft prompts lie `factor` times as far from the one of the VPG's output `center` ``[D]``."""
     weight, bias = projector
     return weight * factor, bias + (1 - factor) * (weight @ center)
+
+
+def unity(outputs: Tensor, ridge: float = 1e-3) -> Tensor:
+    """The vector ``v`` ``[D]`` with ``v x`` nearest to 1 for the VPG's outputs ``[N, D]``, in fp64.
+
+    It is their mean, weighted by how little they vary in each direction. `ridge` is relative to the mean variance of a
+    direction.
+    """
+    x = outputs.double()
+    mean = x.mean(0)
+    spread_out = (x - mean).T @ (x - mean) / len(x)
+    spread_out.diagonal().add_(ridge * spread_out.diagonal().mean().clamp_min(1e-30))
+    way = torch.linalg.solve(spread_out, mean)
+    return way / (1 + mean @ way)
+
+
+def without_bias(projector: Linear, unity: Tensor) -> Linear:
+    """The projector with its bias in the weight, ``W + b v`` with ``v x`` about 1 (`unity`), and a bias of zeros."""
+    weight, bias = projector
+    held = weight.double() + torch.outer(bias.double(), unity.to(bias.device))
+    return held.float(), torch.zeros_like(bias)

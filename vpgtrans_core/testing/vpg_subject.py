@@ -70,7 +70,8 @@ class VPGSubject(Subject[VPGFamily]):
         from transformers import AutoConfig
 
         torch.manual_seed(2)
-        return nn.Linear(self.vpg.output_size, AutoConfig.from_pretrained(self.llm("source")).hidden_size)
+        width = AutoConfig.from_pretrained(self.llm("source")).hidden_size
+        return nn.Linear(self.vpg.output_size, width, bias=self.vpg.projector_bias)
 
     @cached_property
     def folder(self) -> Path:

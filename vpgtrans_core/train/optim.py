@@ -53,7 +53,7 @@ def muon(projector: nn.Linear, bias_lr: float, step: float = MUON_STEP, name: st
     weights are restored; the learning rate itself is part of the optimiser's state.
 
     Args:
-        projector: weight ``[D_t, D]`` and bias ``[D_t]``.
+        projector: weight ``[D_t, D]`` and bias ``[D_t]``, or a weight alone.
         bias_lr: AdamW's peak learning rate for the bias.
         step: length of a step relative to the weight's norm.
         name: prefix of the parameters' names.
@@ -64,6 +64,8 @@ def muon(projector: nn.Linear, bias_lr: float, step: float = MUON_STEP, name: st
         momentum=MUON_MOMENTUM,
         weight_decay=0.0,
     )
+    if projector.bias is None:
+        return Together(_with_peaks(weights))
     bias = torch.optim.AdamW([(f"{name}.bias", projector.bias)], lr=bias_lr, weight_decay=0.0)
     return Together(_with_peaks(weights), _with_peaks(bias))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ModelError
+from vpgtrans_core.files import LLM_PREFIX
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.llm.empty import check_size, empty_model, silence
 from vpgtrans_core.machine import Machine
@@ -104,7 +105,8 @@ def load_whole(source: ResolvedSource, machine: Machine, settings: Settings) -> 
     if projector is None or projector[0].shape != (llm.embedding_size, vpg.output_size):
         raise ModelError(f"{source.name} has no projector that fits its language model")
     template = usable_template(settings.template, llm.tokenizer, source.folder)
-    model = VLModel(vpg, projector_module(projector[0], projector[1], machine.device), llm, template)
+    made = projector_module(projector[0], projector[1], machine.device, has_bias=vpg.projector_bias)
+    model = VLModel(vpg, made, llm, template)
     model.requires_grad_(False)
     return model.eval()
 
@@ -151,7 +153,8 @@ def source_words(
             "use --start random, or --method scratch or inherit",
         )
     access = registry.embedding_access(str(source.llm.config.get("model_type")), source.llm.plugin)
-    words = open_embeddings(source.llm.folder, load(access.reader) if access else EmbeddingReader)
+    reader = load(access.reader) if access else EmbeddingReader
+    words = open_embeddings(source.llm.folder, reader, prefix=source.llm.prefix or LLM_PREFIX)
     if words.shape[1] != projector[0].shape[0]:
         raise ModelError(
             f"the source's projector ends in {projector[0].shape[0]} dimensions, its LLM's words have {words.shape[1]}",
@@ -160,15 +163,22 @@ def source_words(
     return SourceWords(projector, words, load_tokenizer(source.llm.folder))
 
 
-def blank_projector(output_size: int, embedding_size: int) -> torch.nn.Linear:
+def blank_projector(output_size: int, embedding_size: int, *, has_bias: bool = True) -> torch.nn.Linear:
     """A projector of zeros ``[embedding_size, output_size]``, to be filled by initialisation or a checkpoint."""
-    return projector_module(torch.zeros(embedding_size, output_size), torch.zeros(embedding_size), torch.device("cpu"))
+    weight, bias = torch.zeros(embedding_size, output_size), torch.zeros(embedding_size)
+    return projector_module(weight, bias, torch.device("cpu"), has_bias=has_bias)
 
 
-def projector_module(weight: Tensor, bias: Tensor, device: torch.device) -> torch.nn.Linear:
-    """A projector as a module: fp32 weight ``[D_llm, D]`` and bias ``[D_llm]`` on `device`."""
-    projector = torch.nn.Linear(weight.shape[1], weight.shape[0], device=device)
-    with torch.no_grad():
-        projector.weight.copy_(weight)
-        projector.bias.copy_(bias)
+def projector_module(weight: Tensor, bias: Tensor, device: torch.device, *, has_bias: bool = True) -> torch.nn.Linear:
+    """A projector as a module: fp32 weight ``[D_llm, D]`` and, if it has one, bias ``[D_llm]`` on `device`."""
+    projector = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=has_bias, device=device)
+    fill_projector(projector, weight, bias)
     return projector
+
+
+@torch.no_grad()
+def fill_projector(projector: torch.nn.Linear, weight: Tensor, bias: Tensor) -> None:
+    """Copy values into a projector; one without a bias takes the weight alone."""
+    projector.weight.copy_(weight)
+    if projector.bias is not None:
+        projector.bias.copy_(bias)

@@ -35,9 +35,12 @@ class VPG(nn.Module, ABC):
         preprocessing: how images become pixels.
         loading_code: Python that loads the folder which `save_model` writes, with ``{folder}`` in it, for the folder's
             README; empty for a family without such a folder, whose runs need ``--save vpg``.
+        projector_bias: whether the linear projector has a bias. Where its folders have no place for one, none is made
+            or trained, and what the start needs of it is put into the weight.
     """
 
     loading_code: ClassVar[str] = ""
+    projector_bias: ClassVar[bool] = True
 
     num_prompts: int
     output_size: int
@@ -66,7 +69,8 @@ class VPG(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def load_projector(cls, folder: str | Path) -> tuple[Tensor, Tensor] | None:
-        """Return the source's projector ``(weight [D_llm, D], bias [D_llm])`` in fp32, or None when there is none."""
+        """Return the source's projector ``(weight [D_llm, D], bias [D_llm])`` in fp32, or None when there is none. The
+        bias of one that has none is zero."""
 
     @classmethod
     @abstractmethod

@@ -262,7 +262,7 @@ class Estimator:
         captions = sum(self.captions(s) / max(s.epochs or 1.0, 1.0) for s in self.plan.stages[:1])
         images = data.images if data else captions / self.assumptions.captions_per_image
         whole = self.plan.settings.save == "model"
-        kept = vpg.trained + self.shape.embedding_size * (vpg.output_size + 1)
+        kept = vpg.trained + vpg.projector_parameters(self.shape.embedding_size)
         frozen = vpg.frozen * 4 + self.shape.loaded * self.precision
         return {
             "cache_of_vpg_outputs": images * OUTPUT_BYTES * vpg.num_prompts * vpg.output_size,

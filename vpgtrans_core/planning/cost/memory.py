@@ -74,7 +74,7 @@ class MemoryModel:
 
     def at(self, images: float) -> Memory:
         """Memory with `images` images computed at once."""
-        projector = self.shape.embedding_size * (self.vpg.output_size + 1)
+        projector = self.vpg.projector_parameters(self.shape.embedding_size)
         frozen_vpg = self.precision * self.vpg.frozen
         return Memory(
             llm_weights=self._llm_weights(),

@@ -1,0 +1,11 @@
+"""What Idefics3's folders call their parts. Loads nothing."""
+
+IDEFICS3 = "idefics3"
+SMOLVLM = "smolvlm"
+PART = "vpgt-idefics3-vpg"
+"""The ``model_type`` of a folder with VPG and projector alone."""
+TOWER = "model.vision_model."
+TRAINED = "model.vision_model.post_layernorm."
+PROJECTOR = "model.connector.modality_projection.proj."
+TRUNK = "model.text_model."
+HEAD = "lm_head."

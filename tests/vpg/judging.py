@@ -1,0 +1,89 @@
+"""What the tests of whole folders have in common: tiny LLMs as targets, runs of two steps, and transformers alone, in a
+new process, as the judge of the folders that the runs wrote."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from PIL import Image
+
+from vpgtrans_core import Settings, transfer
+from vpgtrans_core.data.conversation import Caption
+from vpgtrans_core.data.images import pixels
+from vpgtrans_core.llm.adapter import GenerateOptions
+from vpgtrans_core.registry import default_registry
+from vpgtrans_core.vlm.captioning import caption, load_model
+
+TARGETS = {
+    "llama": ("llama", {"hidden_size": 24, "num_attention_heads": 2}),  # narrower than the source
+    "qwen2": ("qwen2", {"hidden_size": 48, "tie_word_embeddings": True}),  # wider
+    "smollm": ("llama", {"hidden_size": 40, "tie_word_embeddings": True, "num_key_value_heads": 1}),
+}
+TEXT = "a red square"
+JUDGE = """
+import json, sys, torch
+from PIL import Image
+import transformers
+picture, text, results = Image.open(sys.argv[1]), sys.argv[2], {}
+for folder in sys.argv[4:]:
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    model = getattr(transformers, sys.argv[3]).from_pretrained(folder, dtype=torch.float32)
+    messages = [dict(role="user", content=[dict(type="image")])]
+    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+    one = processor(images=picture, text=prompt, add_special_tokens=False, return_tensors="pt")
+    own = one["input_ids"].shape[1]
+    said = model.generate(**one, num_beams=1, max_new_tokens=6, min_new_tokens=3, do_sample=False)
+    said = processor.batch_decode(said[:, own:], skip_special_tokens=True)[0].strip().split("\\n")[0].strip()
+    both = processor(images=picture, text=prompt + text, add_special_tokens=False, return_tensors="pt")
+    ids = torch.cat([both["input_ids"], torch.tensor([[model.generation_config.eos_token_id[0]]])], 1)
+    labels = ids.clone()
+    image = (ids[0] == model.config.image_token_id).nonzero()[-1] + 1  # a BOS behind the image is a label, too
+    labels[0, :image] = -100
+    loss = model(input_ids=ids, pixel_values=both["pixel_values"], labels=labels).loss
+    results[folder] = dict(loss=float(loss), said=said, start=one["input_ids"][0].tolist())
+print(json.dumps({"torchvision": "torchvision" in sys.modules, "results": results}))
+"""
+
+
+def draw(model: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * (0.2 if parameter.ndim > 1 else 0.1))
+        for name, parameter in model.named_parameters():
+            if "norm" in name and name.endswith("weight"):
+                parameter.add_(1)
+
+
+def run(source, target, data, out, **more):
+    values = dict(
+        source=str(source), target=str(target), data=[str(data)], out=str(out), batch_size=6, val_images=2,
+        stage1_steps=2, stage2_steps=2, warmup_steps=1, workers=0, augment=False, device="cpu", cache_features=False,
+    )  # fmt: skip
+    return transfer(Settings(), **{**values, **more}).record
+
+
+def judge(kind: str, folders: Mapping[str, Path], picture: Path) -> dict[str, Any]:
+    """What transformers alone computes from folders of its class `kind`: of each the loss of `TEXT`, a caption and the
+    prompt's ids."""
+    command = [sys.executable, "-c", JUDGE, str(picture), TEXT, kind, *map(str, folders.values())]
+    result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    assert not result["torchvision"]
+    return {name: result["results"][str(folder)] for name, folder in folders.items()}
+
+
+def ours(folder: Path, picture: Path) -> tuple[float, str]:
+    """The loss of `TEXT` and the caption that vpgt itself computes from a folder."""
+    model = load_model(str(folder), Settings(device="cpu"), default_registry())
+    shown = pixels(Image.open(picture).convert("RGB"), model.vpg.preprocessing)[None]
+    rows = model.llm.layout([[model.llm.text.encode(Caption(TEXT), 32, Random(0))]], model.vpg.num_prompts)
+    with torch.no_grad():
+        loss = float(model.llm.loss(model.soft_prompts(shown, "pixels"), rows)) / rows.labels
+    options = GenerateOptions(num_beams=1, max_new_tokens=6, min_new_tokens=3)
+    return loss, caption(str(folder), [picture], options=options, settings=Settings(device="cpu"))[0].text
