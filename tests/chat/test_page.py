@@ -141,7 +141,7 @@ def test_examples_must_be_pictures(tmp_path: Path) -> None:
 
     (tmp_path / "a.png").write_bytes(b"no")
     with pytest.raises(ConfigError, match="has no JPEG, PNG, WEBP images"):
-        example_pictures(tmp_path, tmp_path)
+        example_pictures(tmp_path)
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")

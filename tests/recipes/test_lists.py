@@ -100,7 +100,7 @@ def test_a_record_gives_back_its_settings() -> None:
 
 def test_everything_wrong_with_stages_is_said_at_once() -> None:
     wrong = [
-        "warmup", 3, 1.5,
+        "warmup", 4, 1.5,
         {"name": "a", "trains": ["projektor"], "lr": True, "schedule": "cosin", "texts": "x", "epochs": -1, "stepz": 1},
         {"trains": ["vpg"]},
     ]  # fmt: skip
@@ -108,7 +108,7 @@ def test_everything_wrong_with_stages_is_said_at_once() -> None:
         build({"stages": wrong, "seed": 1.5, "batch_size": 0})
     for said in (
         "unknown stage 'warmup'; did you mean 'warm-up'?",
-        "unknown stage 3; there are 1 (warm-up), 2 (fine-tuning)",
+        "unknown stage 4; there are 1 (warm-up), 2 (fine-tuning), 3 (",
         "unknown stage 1.5",
         "stage 'a': trains: must be one of projector, vpg, not 'projektor'; did you mean 'projector'?",
         "stage 'a': lr: must be a number, not True",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,13 +16,9 @@ from vpgtrans_core.data.images import FORMATS, decode
 from vpgtrans_core.data.regular import MAX_BYTES, read_regular
 from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.llm.adapter import GenerateOptions
-from vpgtrans_core.miniature.world import SIDE, draw, sample
 
 QUESTION = "What is in the picture?"
-DRAWN = 3
 MOST_EXAMPLES = 8
-ENLARGED = 6
-"""Drawn pictures are shown in so many times their own size."""
 OPENED = 0.1
 
 
@@ -46,6 +41,7 @@ def serve(
     *,
     options: GenerateOptions,
     examples: Path | None = None,
+    drawn: Callable[[Path], Sequence[Path]] = lambda folder: (),
     open_browser: bool = False,
     ready: Callable[[str], None] = print,
 ) -> None:
@@ -56,7 +52,8 @@ def serve(
     Args:
         title: the page's heading.
         options: how answers are generated at first.
-        examples: a folder of pictures to offer; default drawn ones.
+        examples: a folder of pictures to offer; default `drawn` ones.
+        drawn: writes pictures to offer into a folder and returns their files.
         ready: told the page's address when it can be opened.
 
     Raises:
@@ -64,7 +61,7 @@ def serve(
     """
     with tempfile.TemporaryDirectory(prefix="vpgt-page-") as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
-        pictures = example_pictures(examples, Path(folder))
+        pictures = example_pictures(examples) if examples else drawn(Path(folder))
         from vpgtrans_core.chat.page import STYLE, Page, theme
 
         blocks = Page(speaker, title, [(path, QUESTION) for path in pictures], options).build()
@@ -88,22 +85,17 @@ def serve(
             blocks.close(verbose=False)
 
 
-def example_pictures(own: Path | None, folder: Path) -> Sequence[Path]:
-    """Pictures to offer: those in `own`, or drawn ones, which are written to `folder`.
+def example_pictures(folder: Path) -> Sequence[Path]:
+    """The first pictures of a folder, in the order of their names.
 
     Raises:
-        ConfigError: `own` has none that the gate lets through.
+        ConfigError: it has none that the gate lets through.
     """
-    return _own(own) if own else _drawn(folder)
-
-
-def _own(folder: Path) -> Sequence[Path]:
-    """The first pictures of a folder, in the order of their names."""
     names = sorted(folder.expanduser().glob("*"))[: 8 * MOST_EXAMPLES]
-    found = [path for path in names if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") and _opens(path)]
-    if not found:
+    pictures = [path for path in names if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") and _opens(path)]
+    if not pictures:
         raise ConfigError([f"{folder} has no {', '.join(FORMATS)} images"], "name a folder that has, with --examples")
-    return found[:MOST_EXAMPLES]
+    return pictures[:MOST_EXAMPLES]
 
 
 def _opens(path: Path) -> bool:
@@ -112,14 +104,3 @@ def _opens(path: Path) -> bool:
     except (OSError, BadSampleError):
         return False
     return True
-
-
-def _drawn(folder: Path) -> Sequence[Path]:
-    """Pictures of the miniature's world."""
-    paths = []
-    for number in range(DRAWN):
-        rng = random.Random(f"page-{number}")
-        picture = draw(sample(rng), rng)
-        paths.append(folder / f"drawn-{number + 1}.png")
-        picture.resize((SIDE * ENLARGED, SIDE * ENLARGED), resample=0).save(paths[-1])
-    return paths

@@ -71,11 +71,13 @@ def chat(
         Terminal(talk, options).run()
         return
     from vpgtrans_core.chat.serving import serve
+    from vpgtrans_core.miniature.examples import draw_examples
 
     if address.warning:
         print(f"warning: {address.warning}", file=sys.stderr)
     print("loading the page...", flush=True)
     serve(
-        speaker, Path(model).name, address, options=options, examples=examples, open_browser=browser,
+        speaker, Path(model).name, address, options=options, examples=examples, drawn=draw_examples,
+        open_browser=browser,
         ready=lambda url: print(f"{url}   (Ctrl-C ends)", flush=True),
     )  # fmt: skip

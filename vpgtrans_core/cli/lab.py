@@ -45,6 +45,7 @@ def run(
     if out is None and len(files) > 1:
         raise ConfigError(["several experiments need a folder for all of them"], "give --out DIR")
     from vpgtrans_core.lab.run import run_lab
+    from vpgtrans_core.miniature.data import save_training
 
     folder = (out or Path("runs", "lab", names[0])).expanduser().absolute()
 
@@ -52,7 +53,7 @@ def run(
         if not quiet:
             print(text, file=sys.stderr, flush=True)
 
-    result = run_lab(experiments, folder, ctx.obj.registry, jobs=jobs, say=say, files=ctx.obj.files)
+    result = run_lab(experiments, folder, ctx.obj.registry, jobs=jobs, say=say, files=ctx.obj.files, draw=save_training)
     if result.failed:
         told = "\n".join(f"  - {name}: {cause}" for name, cause in result.failed.items())
         raise VpgtError(

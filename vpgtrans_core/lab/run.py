@@ -38,6 +38,7 @@ class LabResult:
 def run_lab(
     experiments: Sequence[Experiment], out: Path, registry: Registry, *, jobs: int = 1,
     say: Callable[[str], None] = lambda text: None, files: tuple[str, ...] = (),
+    draw: Callable[[int, Path], None] | None = None,
 ) -> LabResult:  # fmt: skip
     """Run every cell that is not finished, `jobs` at once.
 
@@ -45,6 +46,7 @@ def run_lab(
         out: the laboratory's folder; it may hold finished cells and other experiments.
         say: is told what starts and ends.
         files: single-file plugins that the cells need too.
+        draw: writes so many captioned training pictures to a folder, for experiments that ask for ``pictures``.
 
     Raises:
         VpgtError: a name is not known, the folder holds something else, or another laboratory is at work in it.
@@ -56,7 +58,7 @@ def run_lab(
     lock = FolderLock.take(out)
     try:
         lab.write_experiments(experiments)
-        _draw_pictures(lab, experiments, say)
+        _draw_pictures(lab, experiments, say, draw)
         return _Scheduler(lab, distinct(experiments), jobs, say, files).run()
     finally:
         if lock is not None:
@@ -147,11 +149,14 @@ class _Scheduler:
                 process.kill()
 
 
-def _draw_pictures(lab: LabFolder, experiments: Sequence[Experiment], say: Callable[[str], None]) -> None:
-    """Write the miniature's training pictures for the experiments that are trained on them."""
-    from vpgtrans_core.miniature.data import items, save
-
+def _draw_pictures(
+    lab: LabFolder,
+    experiments: Sequence[Experiment],
+    say: Callable[[str], None],
+    draw: Callable[[int, Path], None] | None,
+) -> None:
+    """Write the training pictures for the experiments that are trained on drawn ones."""
     for count in sorted({one.pictures for one in experiments if one.pictures}):
-        if not (lab.pictures(count) / "captions.json").is_file():
+        if draw is not None and not (lab.pictures(count) / "captions.json").is_file():
             say(f"drawing {count} pictures")
-            save(items("train", count), lab.pictures(count))
+            draw(count, lab.pictures(count))

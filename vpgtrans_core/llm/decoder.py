@@ -80,7 +80,7 @@ class CausalText(TextEncoder):
 
     def prompt_text(self, prompt: str) -> Text:
         before, _ = self._starts
-        return Text((*([Tokens(before)] if before else []), ImagePlace(), Tokens(self.prompt_ids(prompt))))
+        return limited([Tokens(before), ImagePlace(), Tokens(self.prompt_ids(prompt))], None)
 
     @property
     def _starts(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -51,3 +51,8 @@ def save(found: Sequence[Item], folder: Path) -> None:
         item.image.save(folder / name)
         rows += [{"image": name, "caption": caption, "image_id": item.key} for caption in item.captions]
     (folder / "captions.json").write_text(json.dumps(rows, indent=0))
+
+
+def save_training(count: int, folder: Path) -> None:
+    """Write the first `count` training pictures with their captions to `folder`."""
+    save(items("train", count), folder)
