@@ -25,6 +25,7 @@ from vpgtrans_core.planning.cost.comparison import (
 from vpgtrans_core.planning.cost.flops import Flops, image_flops
 from vpgtrans_core.planning.cost.memory import Memory, MemoryModel
 from vpgtrans_core.planning.cost.rows import RowSizes, TextSize, row_sizes
+from vpgtrans_core.planning.cost.ways import QUANTIZATIONS, Way, ways
 from vpgtrans_core.registry import Registry
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class Cost:
         fits: of each stage.
         disk: bytes of a cache of VPG outputs and of ViT features, if they are kept, and of the model folder.
         paper: the paper's runs.
+        ways: to hold the LLM on this GPU.
     """
 
     chip: Chip
@@ -132,6 +134,7 @@ class Cost:
     disk: dict[str, float]
     paper: tuple[Comparison, ...]
     describing: StageCost | None = None
+    ways: tuple[Way, ...] = ()
 
     @property
     def parts(self) -> tuple[StageCost, ...]:
@@ -151,6 +154,8 @@ class Cost:
         values = dataclasses.asdict(self)
         for fit, memory in zip(values["fits"], totals, strict=True):
             fit["memory"] = memory
+        for way, of in zip(values["ways"], self.ways, strict=True):
+            way["memory"]["total"] = of.memory.total
         return {**values, "gpu_hours": self.gpu_hours, "usd": self.usd}
 
 
@@ -195,7 +200,15 @@ class Estimator:
             disk=self.disk(),
             paper=paper_comparisons(self.registry, self.assumptions.mfu),
             describing=self._describing(),
+            ways=self.ways(),
         )
+
+    def ways(self) -> tuple[Way, ...]:
+        """The ways to hold the LLM on this GPU, and the one that is picked."""
+        stages = self.plan.stages
+        room = FULL * self.chip.memory_gb * 1e9
+        given = self.plan.settings.quantization
+        return ways(lambda place, how: self.memory_model(stages[place], how, True), len(stages), given, room)
 
     def captions(self, stage: StageWork) -> float:
         """Captions that a stage trains on: the data's, those of its steps, or as many as in the paper."""
@@ -217,7 +230,7 @@ class Estimator:
         room = FULL * self.chip.memory_gb * 1e9
         a_step = math.ceil(stage.batch_captions / self.rows.captions / self.assumptions.gpus)
         given = settings.quantization
-        for quantization in (given,) if given != "none" else ("none", "8bit", "4bit"):
+        for quantization in (given,) if given != "none" else QUANTIZATIONS:
             for checkpointing in (True,) if settings.checkpoint_activations else (False, True):
                 model = self.memory_model(stage, quantization, checkpointing)
                 most = model.most_images(room, a_step)
