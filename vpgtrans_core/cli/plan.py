@@ -147,7 +147,7 @@ def _ways(cost: Cost, chips: Mapping[str, Chip]) -> list[str]:
     lines = columns(
         ("A COPY OF THE LLM ON EACH GPU", "WEIGHTS GB", "LEAST GB", f"OF {room:.1f} GB"), rows, right=(1, 2)
     )
-    if any(way.fits for way in cost.ways):
+    if not rows or any(way.fits for way in cost.ways):
         return lines
     found = would_fit(cost.ways, chips.values(), FULL)
     if found is None:
