@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from vpgtrans_core.cli.options import settings_from, with_settings
 from vpgtrans_core.cli.transfer import require_models
 
 if TYPE_CHECKING:
+    from vpgtrans_core.planning.cost.chips import Chip
     from vpgtrans_core.planning.cost.estimate import Cost, Fit
     from vpgtrans_core.planning.plan import Plan
 
@@ -27,6 +29,8 @@ PARTS = {
     "working": "working memory",
     "reserved": "reserved",
 }
+
+WAYS = {"none": "not quantised", "8bit": "8 bits (--quantization 8bit)", "4bit": "4 bits (--quantization 4bit)"}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -64,19 +68,22 @@ def plan(
     from vpgtrans_core.planning.plan import plan as make_plan
 
     registry = ctx.obj.registry
-    device = chip(gpu, chips(registry.switches.folder))
+    table = chips(registry.switches.folder)
+    device = chip(gpu, table)
     made = make_plan(settings, registry=registry)
     assumed = assumptions_for(made, device, gpus=gpus, mfu=mfu, price=price, caption_tokens=caption_tokens)
     cost = Estimator(made, registry, device, assumed).cost()
     if as_json:
         print(json.dumps({"plan": made.as_dict(), "cost": cost.as_dict()}, indent=2, default=str))
     else:
-        print(f"{made}\n\n" + "\n\n".join("\n".join(block) for block in cost_text(made, cost)))
+        print(f"{made}\n\n" + "\n\n".join("\n".join(block) for block in cost_text(made, cost, table) if block))
 
 
-def cost_text(plan: Plan, cost: Cost) -> list[list[str]]:
-    """Blocks of lines: time and money, memory, the host's, disk, the paper's runs, what was assumed."""
-    return [_time(plan, cost), _memory(cost), _host(cost), _disk(cost), _paper(cost), _assumed(plan, cost)]
+def cost_text(plan: Plan, cost: Cost, chips: Mapping[str, Chip]) -> list[list[str]]:
+    """Blocks of lines: time, money, memory, ways to hold the LLM, the host's memory, disk, the paper's runs, what was
+    assumed."""
+    ways, host = _ways(cost, chips), _host(cost)
+    return [_time(plan, cost), _memory(cost), ways, host, _disk(cost), _paper(cost), _assumed(plan, cost)]
 
 
 def _time(plan: Plan, cost: Cost) -> list[str]:
@@ -121,6 +128,33 @@ def _memory(cost: Cost) -> list[str]:
         right=range(1, 1 + len(fits)),
     )
     return lines + [_fit(f, cost) for f in fits]
+
+
+def _ways(cost: Cost, chips: Mapping[str, Chip]) -> list[str]:
+    """The ways to hold the LLM, the one that is picked, and what would hold it where none does."""
+    from vpgtrans_core.planning.cost.estimate import FULL
+    from vpgtrans_core.planning.cost.ways import would_fit
+
+    room = FULL * cost.chip.memory_gb
+    rows = [
+        (
+            WAYS[way.quantization],
+            f"{way.memory.llm_weights / 1e9:.2f}",
+            f"{way.memory.total / 1e9:.2f}",
+            "picked" if way.picked else "fits" if way.fits else "too large",
+        )
+        for way in cost.ways
+    ]
+    lines = columns(
+        ("A COPY OF THE LLM ON EACH GPU", "WEIGHTS GB", "LEAST GB", f"OF {room:.1f} GB"), rows, right=(1, 2)
+    )
+    if not rows or any(way.fits for way in cost.ways):
+        return lines
+    found = would_fit(cost.ways, chips.values(), FULL)
+    if found is None:
+        return [*lines, "nothing fits, on none of the GPUs that vpgt knows; a smaller LLM would"]
+    way, chip = found
+    return [*lines, f"nothing fits; {WAYS[way.quantization]} would on {chip.title} (--gpu {chip.name}) or larger"]
 
 
 def _fit(fit: Fit, cost: Cost) -> str:

@@ -27,6 +27,7 @@ from vpgtrans_core.planning.cost.host import HostMemory, file_bytes, host_memory
 from vpgtrans_core.planning.cost.memory import Memory, MemoryModel
 from vpgtrans_core.planning.cost.rows import RowSizes, TextSize, row_sizes
 from vpgtrans_core.planning.cost.shapes import LLMShape
+from vpgtrans_core.planning.cost.ways import QUANTIZATIONS, Way, ways
 from vpgtrans_core.registry import Registry
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ class Cost:
         disk: bytes of a cache of VPG outputs and of ViT features, if they are kept, and of the model folder.
         host: the host's memory while the LLM is loaded.
         paper: the paper's runs.
+        ways: to hold the LLM on this GPU.
     """
 
     chip: Chip
@@ -138,6 +140,7 @@ class Cost:
     host: HostMemory
     paper: tuple[Comparison, ...]
     describing: StageCost | None = None
+    ways: tuple[Way, ...] = ()
     looks: tuple[StageCost, ...] = ()
 
     @property
@@ -164,6 +167,8 @@ class Cost:
         values["host"] |= {"one": self.host.one, "total": self.host.total}
         for fit, memory in zip(values["fits"], totals, strict=True):
             fit["memory"] = memory
+        for way, of in zip(values["ways"], self.ways, strict=True):
+            way["memory"]["total"] = of.memory.total
         return {**values, "gpu_hours": self.gpu_hours, "usd": self.usd}
 
 
@@ -211,7 +216,15 @@ class Estimator:
             paper=paper_comparisons(self.registry, self.assumptions.mfu),
             describing=self._describing(),
             looks=tuple(look for look in (self._source_loss(), self._start()) if look is not None),
+            ways=self.ways(),
         )
+
+    def ways(self) -> tuple[Way, ...]:
+        """The ways to hold the LLM on this GPU, and the one that is picked."""
+        stages = self.plan.stages
+        room = FULL * self.chip.memory_gb * 1e9
+        given = self.plan.settings.quantization
+        return ways(lambda place, how: self.memory_model(stages[place], how, True), len(stages), given, room)
 
     def captions(self, stage: StageWork) -> float:
         """Captions that a stage trains on: the data's, those of its steps, or as many as in the paper."""
@@ -233,7 +246,7 @@ class Estimator:
         room = FULL * self.chip.memory_gb * 1e9
         a_step = math.ceil(stage.batch_captions / self.rows.captions / self.assumptions.gpus)
         given = settings.quantization
-        for quantization in (given,) if given != "none" else ("none", "8bit", "4bit"):
+        for quantization in (given,) if given != "none" else QUANTIZATIONS:
             for checkpointing in (True,) if settings.checkpoint_activations else (False, True):
                 model = self.memory_model(stage, quantization, checkpointing)
                 most = model.most_images(room, a_step)
