@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,17 @@ YAML_LIMIT = 1 << 20
 
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256_files([path])
+
+
+def sha256_files(parts: Iterable[str | Path]) -> str:
+    """SHA-256 of one file that lies in parts, as if they were joined."""
+    digest = hashlib.sha256()
+    for part in parts:
+        with open(part, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:

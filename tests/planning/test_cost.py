@@ -171,6 +171,17 @@ def test_unknown_gpu() -> None:
     assert chip("RTX 4090", chips()).name == "4090"
 
 
+def test_a_plan_for_cores() -> None:
+    """`--gpu cpu`: `--gpus` are cores, and two take half the time."""
+    found = plan(Settings(source="opt-mini-s", target="llama-mini", offline=True), registry=REGISTRY, downloads=False)
+    core = chip("cpu", chips())
+    one, two = (Estimator(found, REGISTRY, core, assumptions_for(found, core, gpus=cores)).cost() for cores in (1, 2))
+    for cost in (one, two):  # core-hours: they do not depend on the number of cores
+        assert cost.gpu_hours == pytest.approx(sum(s.total_flops for s in cost.stages) / (0.1e12 * 0.35) / 3600)
+        assert cost.usd == 0
+    assert two.stages[0].hours == pytest.approx(one.stages[0].hours / 2)
+
+
 def test_largest() -> None:
     assert [largest(partial(ge, most), 10) for most in (0, 1, 7, 10, 99)] == [0, 1, 7, 10, 10]
 

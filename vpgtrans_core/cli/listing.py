@@ -12,6 +12,7 @@ import typer
 from vpgtrans_core.cards import LLMCard
 from vpgtrans_core.cli.columns import columns
 from vpgtrans_core.errors import did_you_mean
+from vpgtrans_core.models.gguf_files import installed_files
 from vpgtrans_core.planning.text import count
 from vpgtrans_core.registry import KnownLLM, KnownSource, Registry
 from vpgtrans_core.registry.loading import PluginRecord
@@ -89,7 +90,8 @@ def _check_family(name: str, registry: Registry) -> None:
 
 
 def _fields(known: KnownLLM | KnownSource) -> dict[str, Any]:
-    return {"family": known.family.name, "plugin": known.plugin, **dataclasses.asdict(known.card)}
+    fields = {"family": known.family.name, "plugin": known.plugin, **dataclasses.asdict(known.card)}
+    return {**fields, "installed": _installed(known)}
 
 
 def _llm_lines(llms: list[KnownLLM]) -> list[str]:
@@ -141,4 +143,11 @@ def _source_lines(sources: list[KnownSource]) -> list[str]:
 
 
 def _place(known: KnownLLM | KnownSource) -> str:
-    return "built in" if known.card.bundled else known.card.hub_id
+    if known.card.bundled:
+        return "built in"
+    return "installed package" if _installed(known) else known.card.hub_id
+
+
+def _installed(known: KnownLLM | KnownSource) -> bool:
+    """Whether the packages that hold its weights are installed."""
+    return isinstance(known, KnownLLM) and bool(installed_files(known.card.packaged))

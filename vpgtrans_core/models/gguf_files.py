@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.files import CONFIG, cache_root, sha256_file
+from vpgtrans_core.files import CONFIG, cache_root, sha256_files
 
 SUFFIX = ".gguf"
 
@@ -45,7 +45,7 @@ def installed_files(names: Sequence[str]) -> list[Path] | None:
 
 
 class Converted:
-    """Folders that were made of GGUF files, in the cache, by the SHA-256 of what they were made of."""
+    """Folders that were made of GGUF files, in the cache, by the SHA-256 of the whole file, in parts or not."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self.root = cache_root() / "gguf"
@@ -57,7 +57,7 @@ class Converted:
         Raises:
             ModelError, UnsafeInput: see `vpgtrans_core.weights.gguf.convert_gguf`.
         """
-        out = self.root / "-".join(sha256_file(file)[:16] for file in files)
+        out = self.root / sha256_files(files)[:16]
         if not (out / CONFIG).is_file() and convert:
             self.note(f"converting {files[0].name} to safetensors in {out}, once (minutes for large vocabularies)")
             self._convert(files, out)

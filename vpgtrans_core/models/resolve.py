@@ -156,8 +156,10 @@ class Resolver:
         refusals.refuse_vl_target(name, place.config, self.registry)
         family, owner = self._llm_family(name, place.config, known, written or plugin)
         card = known.card if known else None
-        wanted = self.settings.bos if self.settings.bos != "auto" else (card and card.bos) or family.bos
-        return ResolvedLLM(name, place, place.config, replace(family, bos=wanted), owner, card)
+        llm = ResolvedLLM(name, place, place.config, family, owner, card)
+        if self.settings.bos != "auto":
+            return replace(llm, family=replace(family, bos=self.settings.bos))
+        return _with_bos(llm, place.config, name, (card and card.bos) or family.bos)
 
     def source(self, name: str) -> ResolvedSource:
         """See `resolve_source`."""
@@ -333,7 +335,7 @@ def read_references(folder: Path | None) -> dict[str, Any]:
 
 
 def _with_bos(llm: ResolvedLLM, stated: dict[str, Any], name: str, usual: BosOrder) -> ResolvedLLM:
-    """An LLM with the place of BOS that its VL-LLM's folder states, or else with the usual one of its family."""
+    """An LLM with the place of BOS that its folder, or its VL-LLM's, states, or else with the usual one."""
     bos = stated.get("bos", usual)
     if bos not in get_args(BosOrder):
         raise ModelError(

@@ -76,6 +76,20 @@ def _own_llm(source: ResolvedSource) -> ResolvedLLM:
     return source.llm
 
 
+def _check_bos(settings: Settings, target: ResolvedLLM) -> None:
+    """Raises:
+    ConfigError: the place of BOS is asked for where it cannot be chosen. Records of resumed runs may say it.
+    """
+    if settings.resume or settings.bos == "auto":
+        return
+    if target.family.encoder_decoder:
+        why = f"bos: {target.name} reads the image in its encoder, whose texts begin with no BOS"
+        raise ConfigError([why], "leave --bos out")
+    if settings.bos != target.family.bos:  # a model that is tuned
+        why = f"bos: {target.name} was trained with BOS {target.family.bos}, not {settings.bos}"
+        raise ConfigError([why], "leave --bos out")
+
+
 def run_spec(settings: Settings, registry: Registry, *, weights: bool = True) -> RunSpec:
     """Resolve the names in `settings` and fill the settings that are open; the batch size may stay so.
 
@@ -91,6 +105,7 @@ def run_spec(settings: Settings, registry: Registry, *, weights: bool = True) ->
     check_names([settings.source] if tunes else [settings.source, settings.target], registry, settings)
     source = resolve_source(settings.source, registry, settings, weights=weights)
     target = _own_llm(source) if tunes else resolve_target(settings.target, registry, settings, weights=weights)
+    _check_bos(settings, target)
     card = source.card if source.bundled and target.bundled else None
     recipe = RECIPES[card.recipe if card else "paper"]
     filled = fill(settings, recipe)
