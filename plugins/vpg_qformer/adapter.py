@@ -177,7 +177,7 @@ class QFormerVPG(VPG):
         return self.qformer(query_embeds=queries, encoder_hidden_states=images).last_hidden_state.float()
 
     @torch.no_grad()
-    def attention(self, features: Tensor) -> Tensor | None:
+    def attention_maps(self, features: Tensor) -> Tensor | None:
         """Shares ``[B, Q, H, W]`` of the queries' cross-attention, the mean over heads and layers; what goes to the
         class token lies nowhere in the picture."""
         norm = self.vision_model.post_layernorm

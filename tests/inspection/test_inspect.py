@@ -77,13 +77,13 @@ def test_attention_does_not_change_what_the_vpg_computes(model, picture) -> None
     features = torch.randn(2, *model.vpg.feature_shape)
     before = model.vpg.prompts(features)
     kernel = model.vpg.qformer.config._attn_implementation
-    assert model.vpg.attention(features) is not None
+    assert model.vpg.attention_maps(features) is not None
     assert model.vpg.qformer.config._attn_implementation == kernel
     assert torch.equal(model.vpg.prompts(features), before)
 
 
 def test_a_family_without_queries_says_so(model, picture) -> None:
-    assert PatchVPG().attention(torch.zeros(1, 4, 12)) is None
+    assert PatchVPG().attention_maps(torch.zeros(1, 4, 12)) is None
     from dataclasses import replace
 
     from vpgtrans_core.cli.inspecting import table

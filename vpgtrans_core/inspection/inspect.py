@@ -98,7 +98,7 @@ def inspect(model: VLModel, images: Sequence[str | Path | Image], words: int = W
         prompts = model.soft_prompts(features, "features")[0].float()
         cosines = torch.nn.functional.normalize(prompts - center, dim=-1) @ directions.T
         nearest = [_distinct(row, names, words) for row in cosines]
-        looks = model.vpg.attention(features)
+        looks = model.vpg.attention_maps(features)
         found.append(
             Inspection(
                 name,

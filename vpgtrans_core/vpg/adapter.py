@@ -86,7 +86,7 @@ class VPG(nn.Module, ABC):
     def prompts(self, features: Tensor) -> Tensor:
         """The trained part: features ``[B, *feature_shape]`` to the VPG's output ``[B, Q, D]`` in fp32."""
 
-    def attention(self, features: Tensor) -> Tensor | None:
+    def attention_maps(self, features: Tensor) -> Tensor | None:
         """Where in the picture each query looks, for features ``[B, *feature_shape]``: shares ``[B, Q, H, W]`` of its
         attention on a grid of patches, not above 1 in sum. None, the default, for a family without queries."""
         return None
