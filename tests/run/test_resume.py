@@ -145,17 +145,21 @@ def test_a_run_with_another_seed_differs(world: Path, whole: Path, tmp_path: Pat
     assert digest(tmp_path / "out") != digest(whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "step", "saved"),
+    [(signal.SIGINT, "step 1.2", 3), (signal.SIGTERM, "step 1.2", 3), (signal.SIGTERM, "step 1.4", 4)],
+)
 def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(
-    world: Path, whole: Path, tmp_path: Path, number: signal.Signals
+    world: Path, whole: Path, tmp_path: Path, number: signal.Signals, step: str, saved: int
 ) -> None:
+    """Also one that comes in the last step of a stage."""
     values = settings(world, tmp_path / "out", checkpoint_steps=100)
-    process = stop(values, "step 1.2", number)
+    process = stop(values, step, number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0 and "after saving a checkpoint" in errors and "--resume" in errors
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["status"] == "interrupted"
-    assert [p.name for p in (tmp_path / "out" / "checkpoints").iterdir()] == ["stage1-00000003"]
+    assert [p.name for p in (tmp_path / "out" / "checkpoints").iterdir()] == [f"stage1-{saved:08}"]
     finish({"out": str(tmp_path / "out"), "resume": True})
     assert digest(tmp_path / "out") == digest(whole)
 

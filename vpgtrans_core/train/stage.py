@@ -183,10 +183,13 @@ class StageRunner:
                     raise Interrupted(stop, str(self.folder.path))
                 if self._finished():
                     break
+            late = self.stepper.largest(signals.received)  # one that came in the last step
         if not state.done:
             state.done = True
             state.held_out_loss = self._validate()
             self.save()
+        if late:
+            raise Interrupted(late, str(self.folder.path))
         self._emit("stage_end", held_out_loss=state.held_out_loss)
         return state
 

@@ -109,8 +109,11 @@ class Stepper:
         loss = self._accumulate(batch, max(sums[0], 1), scale)
         self._sum_gradients()
         total = self.accelerator.reduce(loss, reduction="sum")
-        signal = int(self.accelerator.gather(torch.tensor([signal], device=self.model.device)).max())
-        return StepResult(float(total), sums[0], sums[1], sums[2], signal)
+        return StepResult(float(total), sums[0], sums[1], sums[2], self.largest(signal))
+
+    def largest(self, signal: int) -> int:
+        """The largest of the processes' signals, so that all of them stop at the same step."""
+        return int(self.accelerator.gather(torch.tensor([signal], device=self.model.device)).max())
 
     def _accumulate(self, batch: Batch, labels: int, scale: Callable[[Tensor], Tensor]) -> Tensor:
         """This process's share of the loss and its gradients; micro-batches become smaller when memory runs out."""
