@@ -68,7 +68,7 @@ def held_out_losses(metrics: Sequence[dict[str, Any]]) -> list[tuple[float, floa
     for line in metrics:
         if "held_out_loss" in line:
             looks.append((seconds, line["held_out_loss"]))
-        else:
+        elif "seconds" in line:  # of a step
             seconds += line["seconds"] + line["waited"]
     return looks
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vpg_qformer.image_token import IMAGE
+from vpgtrans_core.vpg.image_token import IMAGE
 from vpgtrans_core.weights import read_json, write_json
 
 PROCESSOR, TOKENIZER = "processor_config.json", "tokenizer_config.json"

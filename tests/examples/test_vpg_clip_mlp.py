@@ -52,7 +52,7 @@ def test_transfer_from_llava_to_another_llm(world: Path, tmp_path: Path, target:
     registry = load_registry()
     registry.add(vpg_clip_mlp, "vpg_clip_mlp")
     result = transfer(
-        registry=registry, source=str(world / "llava"), target=str(world / target), out=str(tmp_path / "out"),
+        registry=registry, source=f"vpg_clip_mlp:{world / 'llava'}", target=str(world / target), out=str(tmp_path / "out"),
         data=[str(world / "data" / "captions.json")], batch_size=12, workers=0, val_images=4, device="cpu",
         warmup_steps=1, stage1_steps=3, stage2_steps=3, augment=False, save="vpg",
     )  # fmt: skip
@@ -77,7 +77,7 @@ def test_a_whole_model_that_could_not_be_written_is_refused_before_training(worl
     registry.add(vpg_clip_mlp, "vpg_clip_mlp")
     with pytest.raises(ConfigError, match="family 'clip_mlp'"):
         transfer(
-            registry=registry, source=str(world / "llava"), target=str(world / "opt"), out=str(tmp_path / "out"),
+            registry=registry, source=f"vpg_clip_mlp:{world / 'llava'}", target=str(world / "opt"), out=str(tmp_path / "out"),
             data=[str(world / "data" / "captions.json")], device="cpu",
         )  # fmt: skip
     assert not (tmp_path / "out").exists()

@@ -177,7 +177,7 @@ def test_a_plan_for_cores() -> None:
     core = chip("cpu", chips())
     one, two = (Estimator(found, REGISTRY, core, assumptions_for(found, core, gpus=cores)).cost() for cores in (1, 2))
     for cost in (one, two):  # core-hours: they do not depend on the number of cores
-        assert cost.gpu_hours == pytest.approx(sum(s.total_flops for s in cost.stages) / (0.1e12 * 0.35) / 3600)
+        assert cost.gpu_hours == pytest.approx(sum(s.total_flops for s in cost.parts) / (0.1e12 * 0.35) / 3600)
         assert cost.usd == 0
     assert two.stages[0].hours == pytest.approx(one.stages[0].hours / 2)
 

@@ -17,7 +17,7 @@ from vpgtrans_core.cache.key import Kind
 from vpgtrans_core.cache.names import EntryNames
 from vpgtrans_core.cache.store import FeatureCache
 from vpgtrans_core.data.bad import BadLog
-from vpgtrans_core.data.conversation import Caption, ImageMark, Span
+from vpgtrans_core.data.conversation import Caption, Conversation, ImageMark, Span
 from vpgtrans_core.data.data import Data
 from vpgtrans_core.data.images import Augmentation, normalize
 from vpgtrans_core.data.loader import Loader, ReadOptions, StepReader
@@ -44,6 +44,13 @@ class NoText:
 
     def encode_spans(self, spans: Sequence[Span | ImageMark], max_tokens: int | None = None) -> None:
         return None
+
+
+class NoTemplate:
+    """The loader's `Template` where texts are of no use."""
+
+    def spans(self, conversation: Conversation) -> list[Span | ImageMark]:
+        return []
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,8 @@ def build_cache(
         for augmentation, view in _views(settings):
             options = ReadOptions(
                 vpg.preprocessing,
-                texts="instruction",  # of samples with several images too; `NoText` makes nothing of them
+                texts="instruction",  # of samples with several images too; nothing is made of them
+                template=NoTemplate(),
                 seed=settings.seed,
                 augmentation=augmentation,
                 views=settings.views,
