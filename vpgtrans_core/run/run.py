@@ -262,8 +262,6 @@ class Run:
         model.train_only(stage.trains)
         plan = stage_plan(self.settings, stage, feed.steps_per_epoch, feed.held_out_steps)
         stepper = self._stepper(model, feed)
-        lines = seeing.lines(stepper, feed)
-        model.train_only(stage.trains)
         runner = StageRunner(
             plan,
             model,
@@ -276,17 +274,19 @@ class Run:
             self._changed_by(stage),
             self.spec.registry.emit,
             extra_state=lambda: {"feed": feed.state(), "begun_with": begun},
-            validated=Watcher(
-                plan,
-                feed,
-                self.folder,
-                lines,
-                self.reporter.warning,
-                lambda step, texts: self._emit("samples", stage.number, step, said=texts),
-            ),
         )
         if checkpoint is not None:
             self._resume(runner, feed, checkpoint)
+        lines = seeing.lines(stepper, feed)  # after the weights are there: what a frozen VPG makes of images is kept
+        model.train_only(stage.trains)
+        runner.validated = Watcher(
+            plan,
+            feed,
+            self.folder,
+            lines,
+            self.reporter.warning,
+            lambda step, texts: self._emit("samples", stage.number, step, said=texts),
+        )
         if runner.state.step == 0:
             self.folder.add_metrics(stage=stage.number, step=0, **lines.as_lines())
         began = time.monotonic()
