@@ -53,7 +53,8 @@ def test_named_classes_exist():
     assert named
     for owner, attribute in named:
         assert re.search(rf"^class {owner}\b", source, re.MULTILINE), owner
-        assert re.search(rf"def {attribute}\b", source), f"{owner}.{attribute}"
+        defined = rf"def {attribute}\b|^    {attribute}: "
+        assert re.search(defined, source, re.MULTILINE), f"{owner}.{attribute}"
 
 
 def test_flags_that_the_readme_names_are_settings_or_options():

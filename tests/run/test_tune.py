@@ -14,6 +14,7 @@ from transformers import AutoProcessor
 
 from tests.run import tiny_world
 from vpgtrans_core import transfer
+from vpgtrans_core.cards import LLMFamily
 from vpgtrans_core.cli.main import main
 from vpgtrans_core.data.conversation import Conversation
 from vpgtrans_core.errors import DataError
@@ -178,7 +179,8 @@ def test_descriptions_are_asked_for_in_the_papers_words(world: Path, data: dict[
         Preprocessing(28), 400, texts="instruction", template=choose_template("minigpt4", tokenizer),
         instructions=INSTRUCTIONS,
     )  # fmt: skip
-    reader = StepReader(open_data([data["align"]]), DecoderOnlyLLM.text_encoder_of(tokenizer), options)
+    encoder = DecoderOnlyLLM.text_encoder_of(tokenizer, LLMFamily("any", ("any",), "any:LLM"))
+    reader = StepReader(open_data([data["align"]]), encoder, options)
     asked = {tokenizer.decode(reader.texts(Draw(0, row, visit))[0].context) for row in range(6) for visit in range(6)}
     found = {one for one in INSTRUCTIONS if any(one in text for text in asked)}
     assert found == set(INSTRUCTIONS) and len(asked) == len(INSTRUCTIONS)

@@ -39,7 +39,7 @@ def test_what_is_not_the_models_stays(folder: Path) -> None:
         (folder / name).write_bytes(b"x")
     (folder / "LICENSE").write_text("mine")
     content = model_content(folder, "me/sees")
-    assert content.aside == [".hidden.json", "c.pth", "checkpoints", "notes.txt", "pytorch_model.bin"]
+    assert content.aside == [".hidden.json", "c.pth", "checkpoints", "notes.txt", "pytorch_model.bin", "samples.html"]
     assert {"LICENSE", "metrics.jsonl", "run.json", "loss.png"} <= content.files.keys()
     assert content.total == sum(content.size(name) for name in content.files)
     assert (folder / "run.json").read_text() != content.files["run.json"]  # ours is left as it was

@@ -314,7 +314,7 @@ def cost(pictures: Path, captions: str) -> Cost:
     registry, gpu = default_registry(), chip("a100", chips())
     made = plan(settings, registry=registry, downloads=False)
     found = Estimator(made, registry, gpu, assumptions_for(made, gpu)).cost()
-    text = "\n".join(line for block in cost_text(made, found) for line in block)
+    text = "\n".join(line for block in cost_text(made, found, chips()) for line in block)
     assert "captions by the source" in text
     assert "sampling captions reaches 1/10 of that share" in text
     return found

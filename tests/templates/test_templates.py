@@ -11,6 +11,7 @@ from tokenizers import AddedToken
 
 from tests.llm import tiny_tokenizers
 from tests.templates import sources
+from vpgtrans_core.cards import LLMFamily
 from vpgtrans_core.data.bad import BadSampleError
 from vpgtrans_core.data.conversation import Conversation, ImageMark, Turn
 from vpgtrans_core.errors import ConfigError, ModelError
@@ -47,7 +48,7 @@ def tokenizer(kind: str, added: tuple[str, ...] = (), chat: str | None = None) -
 
 
 def encoded(made: Any, template: ChatTemplate, talk: Conversation = TALK) -> Text:
-    return chat_text(DecoderOnlyLLM.text_encoder_of(made), template, talk)
+    return chat_text(DecoderOnlyLLM.text_encoder_of(made, LLMFamily("any", ("any",), "any:LLM")), template, talk)
 
 
 def with_image(text: Text, image: int) -> list[int]:

@@ -66,7 +66,7 @@ def test_a_plugin_that_is_disabled(monkeypatch):
 def test_a_projects_folder_and_one_reason_said_once(tmp_path):
     """A new plugin whose model type nobody knows fails meaningfully; it need not be installed."""
     done = vpgt(str(write_plugin("no-such-type", "llm", tmp_path)))
-    assert done.returncode == 1 and "3 passed, 16 failed, 0 unsupported" in done.stdout
+    assert done.returncode == 1 and "3 passed, 17 failed, 0 unsupported" in done.stdout
     assert done.stdout.count("transformers does not support the model type 'no_such_type'") == 1
     assert "for the same reason: embedding access has its shape, " in done.stdout
     (tmp_path / "no-such-type" / "second").mkdir()
@@ -79,5 +79,5 @@ def test_bloom_declares_what_it_cannot_do(tmp_path):
     path = tmp_path / "llm_bloom.py"
     path.write_text(BLOOM)
     done = vpgt(str(path))
-    assert "17 passed, 0 failed, 2 unsupported" in done.stdout, done.stdout
+    assert "18 passed, 0 failed, 2 unsupported" in done.stdout, done.stdout
     assert "a norm stands between" in done.stdout and done.returncode == 0

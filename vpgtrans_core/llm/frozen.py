@@ -89,10 +89,10 @@ class FrozenLLM(LLM):
         """The encoder of texts for the data workers; made from the tokenizer alone."""
 
     @classmethod
-    def text_encoder_of(cls, tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
+    def text_encoder_of(cls, tokenizer: PreTrainedTokenizerBase, family: LLMFamily) -> TextEncoder:
         """The encoder of texts, where no model is loaded."""
         without_model = cls.__new__(cls)
-        without_model.tokenizer = tokenizer
+        without_model.tokenizer, without_model.family = tokenizer, family
         return without_model.text_encoder()
 
     @abstractmethod

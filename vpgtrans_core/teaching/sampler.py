@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vpgtrans_core.cache.build import NoText
+from vpgtrans_core.cache.build import NoTemplate, NoText
 from vpgtrans_core.cache.cached_images import CachedImages
 from vpgtrans_core.cache.key import Kind
 from vpgtrans_core.cache.names import EntryNames
@@ -63,7 +63,7 @@ class Sampler:
         """This process's batches from batch `first` on, in the order of the images."""
         rows = np.arange(len(listing))
         data = Data((listing,), None, (rows,), (rows[:0],), Bounds(1.0, len(listing)))
-        options = ReadOptions(self.model.vpg.preprocessing, texts="instruction")
+        options = ReadOptions(self.model.vpg.preprocessing, texts="instruction", template=NoTemplate())
         caches = self._open(data, options)
         reader = StepReader(data, NoText(), options, next(iter(caches.values()), None))
         order = InOrder(data.train, BATCH)

@@ -46,7 +46,7 @@ def example_of(
     assert place is not None
     tokenizer = load_tokenizer(place, settings.trust_remote_code)
     template = choose_template(settings.template, tokenizer, source.folder if source else None)
-    encoder = load(llm.family.adapter).text_encoder_of(tokenizer)
+    encoder = load(llm.family.adapter).text_encoder_of(tokenizer, llm.family)
     return template, chat_text(encoder, template, conversation), tokenizer
 
 
