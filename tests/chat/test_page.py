@@ -160,6 +160,8 @@ def test_in_a_browser(url: str, picture: Path) -> None:
 
 
 def _converse(page: Any, url: str, picture: Path) -> None:
+    from playwright.sync_api import expect
+
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(url)
@@ -174,12 +176,13 @@ def _converse(page: Any, url: str, picture: Path) -> None:
     box.fill(AGAIN)
     box.press("Enter")
     _answered(page)
-    assert answers.count() == 2 and page.locator("#talk img").count() == 1
+    expect(answers).to_have_count(2)
+    assert page.locator("#talk img").count() == 1
     page.set_input_files("#box input[type=file]", {"name": "bad.png", "mimeType": "image/png", "buffer": b"no image"})
     box.fill(ASK)
     box.press("Enter")
     page.get_by_text("bad.png cannot be used: no image").wait_for()
-    assert answers.count() == 2
+    expect(answers).to_have_count(2)
     assert {address for address in asked if not address.startswith((url, "data:", "blob:"))} == set()
 
 
