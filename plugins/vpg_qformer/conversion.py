@@ -13,7 +13,6 @@ import torch
 
 from vpg_qformer.adapter import QFormerVPG
 from vpg_qformer.config import MODEL_TYPES
-from vpg_qformer.endpoint import is_prepared
 from vpg_qformer.lavis import Imported, export_lavis, read_lavis, save_imported
 from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
 from vpgtrans_core.files import REFERENCES, put_in_place
@@ -130,6 +129,8 @@ def _record_template(folder: Path, llm: LLM, name: str, chats: VPG | None, recor
 
 def _chats(folder: Path) -> bool:
     """Whether the model in a folder has learned conversations: a run records its template then."""
+    from vpg_qformer.endpoint import is_prepared  # with it comes transformers
+
     record = folder / RUN
     return is_prepared(folder) or (record.is_file() and bool(read_json(record).get("template")))
 

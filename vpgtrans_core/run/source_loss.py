@@ -40,6 +40,8 @@ def why_not(spec: RunSpec, data: list[TrainingData]) -> str | None:
         return "training from scratch does not use the source"
     if settings.source_loss:
         return None
+    if any(_has_own_code(llm) for llm in (source, spec.target)):
+        return "the size of an LLM with code of its own is not known before it runs; --source-loss measures it"
     own, target = _parameters(source, settings), _parameters(spec.target, settings)
     held_out = data[0].held_out_images * data[0].held_out.captions_a_visit()
     share = source_share(own, target, held_out, _captions(spec, data))
@@ -101,6 +103,13 @@ def _measure(spec: RunSpec, data: TrainingData, machine: Machine, stage: Stage) 
     values = {"loss": right.mean, "text_only": alone}
     values |= {"own": exchanged.own, "exchanged": exchanged.exchanged} if exchanged else {}
     return {name: value * each for name, value in values.items() if value is not None}
+
+
+def _has_own_code(llm: ResolvedLLM) -> bool:
+    """Whether transformers itself does not know the LLM's type."""
+    from transformers import CONFIG_MAPPING
+
+    return llm.config["model_type"] not in CONFIG_MAPPING
 
 
 def _parameters(llm: ResolvedLLM, settings: Settings) -> float:
