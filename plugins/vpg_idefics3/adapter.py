@@ -121,15 +121,7 @@ class Idefics3VPG(VPG):
     def describe(cls, config: dict[str, Any]) -> dict[str, Any]:
         with torch.device("meta"):
             vpg = cls.from_config(config)
-        trained = sum(p.numel() for _, p in vpg.trained())
-        return {
-            "num_prompts": vpg.num_prompts,
-            "output_size": vpg.output_size,
-            "feature_shape": vpg.feature_shape,
-            "image_size": vpg.vision.image_size,
-            "frozen": sum(p.numel() for p in vpg.parameters()) - trained,
-            "trained": trained,
-        }
+        return vpg.facts(vpg.vision.image_size)
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,22 +12,17 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProces
 from vpg_llava.names import HEAD, HIDDEN, PART, PROJECTOR, TOWER, TRAINED, TRUNK
 from vpg_llava.preprocessing import FILE, image_processor
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.files import REFERENCES, fsync, write_json
-from vpgtrans_core.llm.text import ImagePlace, Piece, Tokens
 from vpgtrans_core.vpg.image_token import IMAGE, ImageToken, with_image_token
-from vpgtrans_core.vpg.whole import (
-    bare_tensors,
-    check_loadable,
-    check_width,
-    generation_config,
-    unquantised,
-    unquantised_place,
-    used_ids,
-    why_other_logits,
-    written_config,
-    written_head,
+from vpgtrans_core.vpg.whole import check_width, generation_config, used_ids, why_other_logits, written_config
+from vpgtrans_core.vpg.writing import (
+    bare_llm_tensors,
+    check_whole,
+    image_template,
+    name_inner,
+    padding,
+    write_part,
+    write_whole,
 )
-from vpgtrans_core.weights import save_model_tensors, save_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -68,37 +62,25 @@ def save_llava(folder: Path, vpg: LlavaVPG, projector: nn.Linear, llm: LLM, refe
     Raises:
         ModelError: the LLM cannot stand in a LLaVA folder, or the unquantised LLM is not at hand.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    model = unquantised(llm, reference)
-    check_loadable(model)
-    config = _save_settings(folder, vpg, projector, llm, model, reference)
-    save_model_tensors(folder, _tensors(vpg, projector, model, rows=config.text_config.vocab_size))
-    for file in folder.iterdir():
-        fsync(file)
+    write_whole(
+        folder,
+        llm,
+        reference,
+        lambda model: _save_settings(folder, vpg, projector, llm, model, reference),
+        lambda model, rows: _tensors(vpg, projector, model, rows),
+    )
 
 
 def check_llava(folder: Path, vpg: LlavaVPG, projector: nn.Linear, llm: LLM, reference: dict[str, Any]) -> None:
     """Write all that `save_llava` writes but the tensors, to learn whether it can."""
-    if unquantised_place(llm, reference) is None:
-        check_loadable(llm.model)
-    _save_settings(folder, vpg, projector, llm, llm.model, reference)
+    check_whole(llm, reference, lambda model: _save_settings(folder, vpg, projector, llm, model, reference))
 
 
 def save_part(folder: Path, vpg: LlavaVPG, projector: nn.Linear | None, references: dict[str, Any]) -> None:
     """Write VPG and projector without the LLM; the ViT is always written along."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.cpu() for name, value in vpg.state_dict().items()}
-    if projector is not None:
-        tensors |= {PROJECTOR + name: value.float().cpu() for name, value in projector.state_dict().items()}
-    save_tensors(folder / "vpg.safetensors", tensors)
+    config = {"model_type": PART, "vision_config": vpg.vision.to_dict(), HIDDEN: vpg.output_size, **vpg.settings}
+    write_part(folder, vpg, projector, PROJECTOR, references, config)
     image_processor(vpg.preprocessing).save_pretrained(folder)
-    references = {name: value for name, value in references.items() if name != "vit"}
-    if references:
-        write_json(folder / REFERENCES, references)
-    write_json(
-        folder / "config.json",
-        {"model_type": PART, "vision_config": vpg.vision.to_dict(), HIDDEN: vpg.output_size, **vpg.settings},
-    )
 
 
 def _save_settings(
@@ -131,12 +113,7 @@ def _config(
     reference: dict[str, Any],
     bos: BosOrder,
 ) -> LlavaConfig:
-    text = written_config(model.config)
-    text.architectures = [type(model).__name__]
-    text._name_or_path = reference.get("id") or ""  # not the folder that it was loaded from: that is nobody else's
-    for name, value in settings.items():
-        setattr(text, name, value)
-    text.vocab_size = max(text.vocab_size, token.id + 1)
+    text = name_inner(written_config(model.config), model, token, settings, reference)
     config = LlavaConfig(
         vision_config=vpg.vision.to_dict(),
         text_config=text.to_dict(),
@@ -161,10 +138,7 @@ def _tensors(vpg: LlavaVPG, projector: nn.Linear, model: PreTrainedModel, rows: 
         tensors[name] = _filled(value.float(), width - units) if trained else value.to(model.dtype)
     tensors[PROJECTOR + "weight"] = _filled(projector.weight.detach().float().T, width - units).T.contiguous()
     tensors[PROJECTOR + "bias"] = projector.bias.detach().float()
-    table = model.get_input_embeddings().weight
-    for name, value in bare_tensors(model).items():
-        tensors[TRUNK + name] = _grown(value, rows) if value.data_ptr() == table.data_ptr() else value
-    tensors[HEAD + "weight"] = _grown(written_head(model).detach(), rows).clone()
+    tensors |= bare_llm_tensors(model, TRUNK, HEAD, rows)
     assert any(name.startswith(TOWER) for name in tensors)
     return tensors
 
@@ -174,42 +148,13 @@ def _filled(value: Tensor, rows: int) -> Tensor:
     return torch.cat([value, value.new_zeros(rows, *value.shape[1:])]) if rows else value
 
 
-def _grown(value: Tensor, rows: int) -> Tensor:
-    missing = rows - len(value)
-    return (
-        torch.cat([value, *[value.float().mean(0, keepdim=True).to(value.dtype)] * missing]) if missing > 0 else value
-    )
-
-
 def _processor(vpg: LlavaVPG, token: ImageToken, llm: LLM, settings: dict[str, Any]) -> LlavaProcessor:
-    tokenizer = token.tokenizer
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(settings["pad_token_id"])
-    tokenizer.padding_side = "left"
     return LlavaProcessor(
         image_processor=image_processor(vpg.preprocessing),
-        tokenizer=tokenizer,
+        tokenizer=padding(token.tokenizer, settings),
         patch_size=vpg.vision.patch_size,
         vision_feature_select_strategy=vpg.settings["vision_feature_select_strategy"],
         num_additional_image_tokens=int(vpg.vision.model_type == "clip_vision_model"),
         image_token=IMAGE,
-        chat_template=_template(llm),
+        chat_template=image_template(llm),
     )
-
-
-def _template(llm: LLM) -> str:
-    """A chat template that asks as this model was trained: its start token before or after an image, as the LLM had it,
-    then of each message its images and words."""
-    pieces = llm.text.prompt_text("").pieces
-    place = pieces.index(ImagePlace())
-    before, after = (_spelled(llm, part) for part in (pieces[:place], pieces[place + 1 :]))
-    return (
-        before + "{%- for message in messages -%}{%- for part in message['content'] -%}"
-        "{%- if part['type'] == 'image' -%}" + IMAGE + after + "{%- elif part['type'] == 'text' -%}{{ part['text'] }}"
-        "{%- endif -%}{%- endfor -%}{%- endfor -%}"
-    )
-
-
-def _spelled(llm: LLM, pieces: Sequence[Piece]) -> str:
-    ids = [i for piece in pieces if isinstance(piece, Tokens) for i in piece.ids]
-    return "".join(llm.tokenizer.convert_ids_to_tokens(ids))

@@ -147,15 +147,7 @@ class QFormerVPG(VPG):
         sizes = sizes_of(config)
         with torch.device("meta"):
             vpg = cls(sizes)
-        trained = sum(p.numel() for _, p in vpg.trained())
-        return {
-            "num_prompts": vpg.num_prompts,
-            "output_size": vpg.output_size,
-            "feature_shape": vpg.feature_shape,
-            "image_size": sizes.vision.image_size,
-            "frozen": sum(p.numel() for p in vpg.parameters()) - trained,
-            "trained": trained,
-        }
+        return vpg.facts(sizes.vision.image_size)
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from transformers import Blip2Config, Blip2Processor
 
@@ -15,15 +14,8 @@ from vpg_qformer.reading import PROJECTOR
 from vpgtrans_core.files import LLM_PREFIX
 from vpgtrans_core.llm.text import ImagePlace, Tokens
 from vpgtrans_core.vpg.image_token import ImageToken, put_start_before_images, with_image_token
-from vpgtrans_core.vpg.whole import (
-    check_loadable,
-    check_width,
-    generation_config,
-    unquantised,
-    unquantised_place,
-    used_ids,
-)
-from vpgtrans_core.weights import fsync, save_model_tensors
+from vpgtrans_core.vpg.whole import check_width, generation_config, used_ids
+from vpgtrans_core.vpg.writing import check_whole, name_inner, padding, with_rows, write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,13 +33,13 @@ def save_blip2(folder: Path, vpg: QFormerVPG, projector: nn.Linear, llm: LLM, ll
     Raises:
         ModelError: the LLM cannot stand in a BLIP-2 folder, or the unquantised LLM is not at hand.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    model = unquantised(llm, llm_reference)
-    check_loadable(model)
-    config = _save_settings(folder, vpg, projector, llm, model, llm_reference)
-    save_model_tensors(folder, _tensors(vpg, projector, model, rows=config.text_config.vocab_size))
-    for file in folder.iterdir():
-        fsync(file)
+    write_whole(
+        folder,
+        llm,
+        llm_reference,
+        lambda model: _save_settings(folder, vpg, projector, llm, model, llm_reference),
+        lambda model, rows: _tensors(vpg, projector, model, rows),
+    )
 
 
 def check_blip2(folder: Path, vpg: QFormerVPG, projector: nn.Linear, llm: LLM, llm_reference: dict[str, Any]) -> None:
@@ -56,9 +48,7 @@ def check_blip2(folder: Path, vpg: QFormerVPG, projector: nn.Linear, llm: LLM, l
     Raises:
         ModelError: see `save_blip2`. transformers raises errors of its own, too.
     """
-    if unquantised_place(llm, llm_reference) is None:
-        check_loadable(llm.model)
-    _save_settings(folder, vpg, projector, llm, llm.model, llm_reference)
+    check_whole(llm, llm_reference, lambda model: _save_settings(folder, vpg, projector, llm, model, llm_reference))
 
 
 def _save_settings(
@@ -91,12 +81,7 @@ def _start_before_images(llm: LLM) -> tuple[int, ...]:
 def _config(
     model: PreTrainedModel, vpg: QFormerVPG, token: ImageToken, settings: dict[str, Any], reference: dict[str, Any]
 ) -> Blip2Config:
-    text = copy.deepcopy(model.config)
-    text.architectures = [type(model).__name__]  # vLLM builds the LLM by this name
-    text._name_or_path = reference.get("id") or ""  # not the folder that it was loaded from: that is nobody else's
-    for name, value in settings.items():
-        setattr(text, name, value)
-    text.vocab_size = max(text.vocab_size, token.id + 1)
+    text = name_inner(copy.deepcopy(model.config), model, token, settings, reference)
     # Without a prompt transformers starts the text with this token: an encoder's text is then just its end.
     start = text.eos_token_id if text.is_encoder_decoder else getattr(text, "bos_token_id", None)
     start = text.eos_token_id if start is None else start
@@ -116,8 +101,7 @@ def _config(
 def _tensors(vpg: QFormerVPG, projector: nn.Linear, model: PreTrainedModel, rows: int) -> dict[str, Tensor]:
     """All tensors under transformers' names; of tied ones the first, which is the input embedding.
 
-    `rows` is how many rows the table and the head shall have. A row for ``<image>`` is the mean of the others: its
-    logit is then never above the largest, and its share of the softmax never above one in the number of rows.
+    `rows` is how many rows the table and the head shall have.
     """
     tensors = {name: value.to(model.dtype) for name, value in vpg.frozen_tensors().items()} | vpg.trained_tensors()
     tensors |= {PROJECTOR + name: value.float() for name, value in projector.state_dict().items()}
@@ -127,9 +111,7 @@ def _tensors(vpg: QFormerVPG, projector: nn.Linear, model: PreTrainedModel, rows
     seen = set()
     for name, value in model.state_dict().items():
         if value.data_ptr() not in seen or value.numel() == 0:
-            missing = rows - len(value) if value.data_ptr() in tables else 0
-            mean = value.float().mean(0, keepdim=True).to(value.dtype) if missing > 0 else value
-            tensors[LLM_PREFIX + name] = torch.cat([value, *[mean] * missing]) if missing > 0 else value
+            tensors[LLM_PREFIX + name] = with_rows(value, rows) if value.data_ptr() in tables else value
         seen.add(value.data_ptr())
     return tensors
 
@@ -142,7 +124,5 @@ def _processor(
     tokenizer, own = token.tokenizer, vpg.num_prompts
     if start:
         tokenizer, own = put_start_before_images(token, start, vpg.num_prompts), 0
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(settings["pad_token_id"])
-    tokenizer.padding_side = "right" if seq2seq else "left"
+    tokenizer = padding(tokenizer, settings, "right" if seq2seq else "left")
     return Blip2Processor(image_processor(vpg.preprocessing), tokenizer, num_query_tokens=own)

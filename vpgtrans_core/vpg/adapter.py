@@ -76,7 +76,20 @@ class VPG(nn.Module, ABC):
     @abstractmethod
     def describe(cls, config: dict[str, Any]) -> dict[str, Any]:
         """Return the sizes in a folder's ``config.json`` that planning needs, without weights: ``num_prompts``,
-        ``output_size``, ``feature_shape``, ``image_size`` and parameter counts ``frozen`` and ``trained``."""
+        ``output_size``, ``feature_shape``, ``image_size`` and parameter counts ``frozen`` and ``trained``: the `facts`
+        of a VPG on the meta device."""
+
+    def facts(self, image_size: int) -> dict[str, Any]:
+        """What `describe` returns, of this VPG."""
+        trained = sum(parameter.numel() for _, parameter in self.trained())
+        return {
+            "num_prompts": self.num_prompts,
+            "output_size": self.output_size,
+            "feature_shape": self.feature_shape,
+            "image_size": image_size,
+            "frozen": sum(parameter.numel() for parameter in self.parameters()) - trained,
+            "trained": trained,
+        }
 
     @abstractmethod
     def features(self, pixels: Tensor) -> Tensor:
