@@ -118,7 +118,7 @@ def wrong(sentence: str, scene: Scene) -> set[int]:
 def right(sentence: str, scene: Scene) -> dict[str, bool]:
     """Whether a sentence is right on each of `KINDS`: it tells all of it, and nothing else.
 
-    A sentence has the count right if it names as many things, each of them once, as the picture has.
+    A sentence has the count right if it names as many things as the picture has; the same thing said twice is one.
     """
     said = claims(sentence)
     of = {kind: [c for c in said if c.kind == kind] for kind in ("colour", "noun", "place")}
@@ -126,11 +126,17 @@ def right(sentence: str, scene: Scene) -> dict[str, bool]:
     things = scene.things
     scored["noun"] &= all(any(t.noun in c.means for c in of["noun"]) for t in things)
     scored["colour"] &= all(any(t.colour in c.means for c in of["colour"]) for t in things)
-    scored["count"] = _count(sentence, of["noun"]) == len(things)
+    scored["count"] = _count(sentence, said) == len(things)
     return {kind: scored[kind] for kind in KINDS}
 
 
-def _count(sentence: str, nouns: list[Claim]) -> int:
-    said = words(sentence)
-    numbers = [next((_NUMBERS[w] for w in said[max(0, c.index - 3) : c.index] if w in _NUMBERS), 1) for c in nouns]
-    return sum(numbers)
+def _count(sentence: str, told: list[Claim]) -> int:
+    """How many things a sentence names. What it says again in the same words is the same thing."""
+    said, named, before = words(sentence), dict[object, int](), -1
+    for noun in sorted((c for c in told if c.kind == "noun"), key=lambda c: c.index):
+        traits = frozenset(c.means for c in told if c.kind in ("colour", "size") and before < c.index < noun.index)
+        number = next((_NUMBERS[w] for w in said[max(0, noun.index - 3) : noun.index] if w in _NUMBERS), 1)
+        thing = (noun.means or said[noun.index], traits)
+        named[thing] = max(named.get(thing, 0), number)
+        before = noun.index
+    return sum(named.values())

@@ -43,6 +43,7 @@ def test_every_caption_of_the_world_is_right(item):
         ("two teal cups at night", LONE, [], {"count"}),
         ("a small red circle and a large turquoise cup on the table", PAIR, [], set()),
         ("a large red cup next to a teal ball on a desk", PAIR, ["red", "teal"], {"colour"}),
+        ("a large teal cup and a large teal cup at night", LONE, [], set()),
         ("a small red ball on the floor", PAIR, [], {"colour", "noun", "count"}),
         ("ground, ground, ground", PAIR, [], set(KINDS)),
         ("", PAIR, [], set(KINDS)),

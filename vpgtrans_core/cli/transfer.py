@@ -39,6 +39,11 @@ def transfer(
     """Transfer the visual prompt generator of a trained VL-LLM to another frozen language model."""
     settings = settings_from(config, flags)
     require_models(settings)
+    run_or_plan(ctx, settings, dry_run, as_json, quiet)
+
+
+def run_or_plan(ctx: typer.Context, settings: Settings, dry_run: bool, as_json: bool, quiet: bool) -> None:
+    """Run with progress on the terminal, or show the plan."""
     if dry_run:
         show_plan(ctx, settings, as_json)
         return

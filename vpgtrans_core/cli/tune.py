@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from vpgtrans_core.cli.options import settings_from, with_settings
-from vpgtrans_core.cli.transfer import show_plan
+from vpgtrans_core.cli.transfer import run_or_plan
 from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.settings import tuning_values
 
@@ -56,14 +55,4 @@ def tune(
         raise ConfigError(
             ["MODEL is missing"], "for example `vpgt tune runs/mini --data llava.json`; --resume --out DIR needs none"
         )
-    if dry_run:
-        show_plan(ctx, settings, as_json)
-        return
-    from vpgtrans_core.cli.progress import Reporter
-    from vpgtrans_core.run.pipeline import transfer as run
-
-    with Reporter(quiet=quiet) as reporter:
-        ctx.obj.registry.on_warning = reporter.warning
-        result = run(settings, reporter=reporter, registry=ctx.obj.registry)
-    if as_json and reporter.speaks:
-        print(json.dumps(result.record, indent=2, default=str))
+    run_or_plan(ctx, settings, dry_run, as_json, quiet)
