@@ -90,8 +90,8 @@ def load_vpg(source: ResolvedSource, machine: Machine, *, lazily: bool = False) 
     return vpg
 
 
-def load_whole(source: ResolvedSource, machine: Machine, settings: Settings) -> VLModel:
-    """Load a whole VL-LLM for inference.
+def load_whole(source: ResolvedSource, machine: Machine, settings: Settings, *, lazily: bool = False) -> VLModel:
+    """Load a whole VL-LLM for inference; `lazily` leaves the VPG's frozen part on disk until pixels come.
 
     Raises:
         ModelError: it is a VPG alone, or its projector does not fit its language model.
@@ -101,7 +101,7 @@ def load_whole(source: ResolvedSource, machine: Machine, settings: Settings) -> 
             f"{source.name} is a VPG without a language model: it generates no text", "transfer it to an LLM first"
         )
     projector = load(source.vpg_family.adapter).load_projector(source.folder)
-    vpg, llm = load_vpg(source, machine), load_llm(source.llm, machine, settings)
+    vpg, llm = load_vpg(source, machine, lazily=lazily), load_llm(source.llm, machine, settings)
     if projector is None or projector[0].shape != (llm.embedding_size, vpg.output_size):
         raise ModelError(f"{source.name} has no projector that fits its language model")
     template = usable_template(settings.template, llm.tokenizer, source.folder)
