@@ -18,6 +18,7 @@ from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
 from vpgtrans_core.files import REFERENCES, put_in_place
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.machine import choose_machine
+from vpgtrans_core.models.refusals import refuse_apart
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, resolve_source, resolve_target
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.run.card import plain_model_card, write_model_card
@@ -97,6 +98,8 @@ def export_model(
     source = resolve_source(model, registry, settings)
     if source.folder is None or not set(source.vpg_family.model_types) & set(MODEL_TYPES):
         raise ModelError(f"{model} holds no Q-Former VPG; its plugin has to export it")
+    if to != "hf" and source.llm:
+        refuse_apart(model, source.llm.adapter, f"--to {to} would leave that out")
     if to == "lavis":
         _export_lavis(source, source.folder, Path(out), with_vit, overwrite)
         return

@@ -138,14 +138,15 @@ def _score(lab: LabFolder, cell: Cell, settings: Settings, kept: list[Point], re
 def _model(spec: Any) -> VLModel:
     """The model as training assembled it, so that the weights of its checkpoints fit."""
     from vpgtrans_core.machine import choose_machine
-    from vpgtrans_core.vlm.assemble import blank_projector, load_llm, load_vpg, vpg_source
+    from vpgtrans_core.vlm.assemble import blank_projector, load_llm, load_vpg, stage_lora, vpg_source
     from vpgtrans_core.vlm.model import VLModel
 
     machine = choose_machine(spec.settings, spec.target.family.half)
     vpg = load_vpg(vpg_source(spec.source, spec.settings, spec.registry), machine)
     llm = load_llm(spec.target, machine, spec.settings)
     projector = blank_projector(vpg.output_size, llm.embedding_size, has_bias=vpg.projector_bias)
-    return VLModel(vpg, projector, llm).to(machine.device)
+    lora = stage_lora(llm, spec.settings, spec.stages)
+    return VLModel(vpg, projector, llm, lora=lora).to(machine.device)
 
 
 def _measured(result: TransferResult, run: Path) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def first_record(
         },
         "environment": environment(),
         "plugins": spec.registry.snapshot(),
+        "lora": model.lora and model.lora.describe() | {"merged": spec.settings.save == "model"},
     }
 
 
