@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Gt, Le, Lt
 
 from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.recipes.adapters import LORA, lora_problems
 from vpgtrans_core.recipes.captions import caption_problems
 from vpgtrans_core.recipes.items import StageItem, recipe_number, stage_items, stage_with, whole_stage
 from vpgtrans_core.recipes.lists import LISTS, LR_FACTOR, PAPER, THEN, TUNING, Recipe
@@ -125,6 +126,9 @@ class Settings:
         "method",
     )
     then_data: tuple[str, ...] = _setting((), "Conversations or descriptions for --then.", "method")
+    lora: Positive | None = _setting(
+        None, "Rank of LoRA adapters in the LLM's attention, which instruction tuning then trains too (PEFT).", "method"
+    )
     start: Start = _setting(
         "words", "How the projector is initialised: words, converter (as in the paper), or random.", "method"
     )
@@ -300,6 +304,8 @@ def _recipe_stages(settings: Settings) -> dict[int, Stage]:
     own[1] = dataclasses.replace(own[1], early_stop=settings.early_stop)
     if settings.then:
         own[TUNING] = dataclasses.replace(own[TUNING], data=settings.then_data, **THEN[settings.then])
+    if settings.lora:
+        own[TUNING] = dataclasses.replace(own[TUNING], trains=(*own[TUNING].trains, LORA))
     if settings.template != "auto":
         own[TUNING] = dataclasses.replace(own[TUNING], template=None)
     return own
@@ -381,10 +387,16 @@ def _captions_fit(settings: Settings) -> list[str]:
     return caption_problems(settings.captions, settings.caption_share)
 
 
+def _lora_fits(settings: Settings) -> list[str]:
+    stages = stages_of(fill(settings, PAPER))
+    return lora_problems(settings.lora, stages, settings.quantization, settings.save)
+
+
 def _template_fits(settings: Settings) -> list[str]:
     names = [settings.template, *(stage.template for stage in stages_of(fill(settings, PAPER)))]
     return [f"template: {problem}" for name in dict.fromkeys(names) if name and (problem := template_problem(name))]
 
 
-RELATIONS = (_data_fits, _captions_fit, _template_fits, _then_fits, _stages_fit, _compile_fits, _resume_fits)
+OF_STAGES = (_template_fits, _then_fits, _stages_fit, _lora_fits)
+RELATIONS = (_data_fits, _captions_fit, *OF_STAGES, _compile_fits, _resume_fits)
 """What must hold between settings; each returns its problems."""

@@ -148,13 +148,14 @@ def _score(lab: LabFolder, cell: Cell, settings: Settings, kept: list[Point], re
 
 def _model(spec: RunSpec, machine: Machine) -> VLModel:
     """The model as training assembled it, so that the weights of its checkpoints fit."""
-    from vpgtrans_core.vlm.assemble import blank_projector, load_llm, load_vpg, vpg_source
+    from vpgtrans_core.vlm.assemble import blank_projector, load_llm, load_vpg, stage_lora, vpg_source
     from vpgtrans_core.vlm.model import VLModel
 
     vpg = load_vpg(vpg_source(spec.source, spec.settings, spec.registry), machine, lazily=True)
     llm = load_llm(spec.target, machine, spec.settings)
     projector = blank_projector(vpg.output_size, llm.embedding_size, has_bias=vpg.projector_bias)
-    return VLModel(vpg, projector, llm).to(machine.device)
+    lora = stage_lora(llm, spec.settings, spec.stages)
+    return VLModel(vpg, projector, llm, lora=lora).to(machine.device)
 
 
 def _measured(result: TransferResult, run: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,11 @@ from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import LLM_PREFIX
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.llm.empty import check_size, empty_model, silence
+from vpgtrans_core.llm.lora import Lora, apply_adapter
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, resolve_source
+from vpgtrans_core.recipes.adapters import lora_rank
+from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.templates import usable_template
@@ -40,10 +44,10 @@ class SourceWords:
 
 
 def load_llm(llm: ResolvedLLM, machine: Machine, settings: Settings) -> LLM:
-    """Load a frozen LLM from its own folder, or out of a VL-LLM's."""
+    """Load a frozen LLM from its own folder, or out of a VL-LLM's, with the LoRA adapter that is kept for it."""
     adapter = load(llm.family.adapter)
     quantization = None if settings.quantization == "none" else settings.quantization
-    return adapter.load(
+    loaded: LLM = adapter.load(
         llm.folder,
         family=llm.family,
         dtype=machine.dtype,
@@ -53,6 +57,15 @@ def load_llm(llm: ResolvedLLM, machine: Machine, settings: Settings) -> LLM:
         quantization=quantization,
         trust_remote_code=settings.trust_remote_code,
     )
+    if llm.adapter is not None:
+        apply_adapter(loaded, llm.adapter, merge=quantization is None)
+    return loaded
+
+
+def stage_lora(llm: LLM, settings: Settings, stages: Sequence[Stage]) -> Lora | None:
+    """The adapters that the stages of a run train in its LLM; None for none."""
+    rank = lora_rank(settings.lora, stages)
+    return None if rank is None else Lora(llm, rank, settings.seed)
 
 
 def _inner_model(llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Settings) -> PreTrainedModel:
