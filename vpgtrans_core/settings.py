@@ -17,6 +17,7 @@ from annotated_types import Gt, Le, Lt
 from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.recipes.adapters import LORA, lora_problems
 from vpgtrans_core.recipes.captions import caption_problems
+from vpgtrans_core.recipes.holding import Place, Quantization, holding_problems
 from vpgtrans_core.recipes.items import StageItem, recipe_number, stage_items, stage_with, whole_stage
 from vpgtrans_core.recipes.lists import LISTS, LR_FACTOR, PAPER, THEN, TUNING, Recipe
 from vpgtrans_core.recipes.stage import Amount, Count, Optimizer, Positive, Rate, Stage, data_problems
@@ -31,7 +32,6 @@ Save = Literal["model", "vpg"]
 Bos = Literal["auto", "first", "after"]
 Logger = Literal["tensorboard", "trackio"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-Quantization = Literal["none", "8bit", "4bit"]
 ALIASES = {
     "from": "source",
     "to": "target",
@@ -228,6 +228,11 @@ class Settings:
         "machine",
     )
     quantization: Quantization = _setting("none", "Load the frozen LLM in 8 or 4 bits (bitsandbytes).", "machine")
+    place: Place | None = _setting(
+        None,
+        "Spread the LLM over this machine's GPUs (auto), and over its main memory where they are too small (auto:cpu).",
+        "machine",
+    )
     share_prefix: bool = _setting(
         True, "Share the visual prefix between the captions of an image, where the LLM allows it.", "machine"
     )
@@ -368,15 +373,14 @@ def _then_fits(settings: Settings) -> list[str]:
     return problems
 
 
-def _compile_fits(settings: Settings) -> list[str]:
-    if not settings.compile:
-        return []
-    problems = []
-    if settings.checkpoint_activations:
-        problems.append("compile: blocks recomputed by checkpoint_activations run uncompiled; give one of the two")
-    if settings.quantization != "none":
-        problems.append("compile: a quantised LLM cannot be compiled; give one of compile and quantization")
-    return problems
+def _holding_fits(settings: Settings) -> list[str]:
+    return holding_problems(
+        compile=settings.compile,
+        checkpoint_activations=settings.checkpoint_activations,
+        quantization=settings.quantization,
+        place=settings.place,
+        device=settings.device,
+    )
 
 
 def _resume_fits(settings: Settings) -> list[str]:
@@ -389,7 +393,7 @@ def _captions_fit(settings: Settings) -> list[str]:
 
 def _lora_fits(settings: Settings) -> list[str]:
     stages = stages_of(fill(settings, PAPER))
-    return lora_problems(settings.lora, stages, settings.quantization, settings.save)
+    return lora_problems(settings.lora, stages, settings.quantization, settings.save, settings.place)
 
 
 def _template_fits(settings: Settings) -> list[str]:
@@ -398,5 +402,5 @@ def _template_fits(settings: Settings) -> list[str]:
 
 
 OF_STAGES = (_template_fits, _then_fits, _stages_fit, _lora_fits)
-RELATIONS = (_data_fits, _captions_fit, *OF_STAGES, _compile_fits, _resume_fits)
+RELATIONS = (_data_fits, _captions_fit, *OF_STAGES, _holding_fits, _resume_fits)
 """What must hold between settings; each returns its problems."""

@@ -49,7 +49,15 @@ from vpgtrans_core.train.checkpoint import Checkpoint, newest_checkpoint
 from vpgtrans_core.train.recipe import compiles, stage_optimizer, stage_plan
 from vpgtrans_core.train.stage import Progress, StageRunner, load_weights
 from vpgtrans_core.train.step import Stepper
-from vpgtrans_core.vlm.assemble import blank_projector, load_llm, load_vpg, source_words, stage_lora, vpg_source
+from vpgtrans_core.vlm.assemble import (
+    blank_projector,
+    load_llm,
+    load_vpg,
+    micro_positions,
+    source_words,
+    stage_lora,
+    vpg_source,
+)
 from vpgtrans_core.vlm.model import VLModel
 from vpgtrans_core.vpg.adapter import VPG
 
@@ -104,7 +112,7 @@ class Run:
         vpg = self._load_vpg()
         check_positions(self.spec, vpg.num_prompts)
         seeing = self._look_at_source(data)
-        llm = self._load_llm()
+        llm = load_llm(self.spec.target, self.machine, self.settings, vpg)
         self.templates = [stage_template(self.spec, stage, llm.tokenizer) for stage in self.spec.stages]
         chat = chat_stage(self.spec.stages)
         template = stage_template(self.spec, chat, llm.tokenizer)
@@ -183,12 +191,6 @@ class Run:
         if self.folder.record.get("source_sight") is None or not self.settings.resume:
             self.folder.write_record(source_sight=measure_source(self.spec, data, self.machine))
         return Seeing(self.machine, self.folder.record["source_sight"])
-
-    def _load_llm(self) -> LLM:
-        llm = load_llm(self.spec.target, self.machine, self.settings)
-        if self.settings.checkpoint_activations:
-            llm.checkpoint_activations()
-        return llm
 
     def _narrow(self, vpg: VPG, llm: LLM, data: Sequence[TrainingData], resumed: bool) -> Linear | None:
         """Leave out outputs of the VPG where the finished model's folder has no room for all of them; return the
@@ -323,10 +325,7 @@ class Run:
         return Feed(data[place], settings, model, self.machine, stream, stage, template, self.reporter.warning)
 
     def _stepper(self, model: VLModel, feed: Feed | None = None) -> Stepper:
-        config = model.llm.model.config.get_text_config()
-        positions = self.settings.micro_positions or self.machine.positions_at_once(
-            config.num_hidden_layers, config.hidden_size
-        )
+        positions = micro_positions(self.machine, model.llm, self.settings)
         keep = feed.keep if feed is not None else None
         return Stepper(model, self.machine.accelerator, positions, self.machine.autocast, keep)
 
