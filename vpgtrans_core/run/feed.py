@@ -288,7 +288,7 @@ class Feed:
 
     def check_lengths(self) -> None:
         """Look at the texts of the first step before any is trained on; the same ones in every process. Say it where
-        --max-tokens is more than the LLM has positions for.
+        the LLM has fewer positions than they want.
 
         Raises:
             DataError: the limit of length leaves nothing to learn in most of them.
@@ -297,7 +297,7 @@ class Feed:
         for draw in self.order.step(0)[:CHECKED_IMAGES]:
             lengths.count(reader.texts(draw))
         lengths.check(self.limit)
-        if beyond := self.limit.beyond:
+        if beyond := self.limit.beyond(lengths.length_for(1)):
             self._say(f"stage {self.stream}: {beyond}")
 
     def all_lengths(self) -> Lengths:
