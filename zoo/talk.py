@@ -1,4 +1,4 @@
-"""Talk with a transferred miniature: it is tuned on conversations for half a minute, then asked about new pictures.
+"""Talk with a transferred miniature: it is tuned on conversations, then asked about new pictures.
 
 ``python -m zoo.talk RUN_FOLDER --out DIR`` writes the tuned model to ``DIR/talk``, prints what it answers in
 conversations, and draws them as ``DIR/talk.png``. It is the end of ``make demo-mini``.
@@ -23,7 +23,7 @@ from vpgtrans_core.registry import default_registry
 from vpgtrans_core.run.pipeline import tune
 from vpgtrans_core.settings import Settings
 
-STEPS = 40
+STEPS = 80
 PICTURES = 20
 SHOWN = 3
 SHORT = dataclasses.replace(CHAT, max_new_tokens=8)
