@@ -126,7 +126,7 @@ class FrozenLLM(LLM):
         return weight
 
     def embed(self, ids: Tensor) -> Tensor:
-        return self.model.get_input_embeddings()(ids)
+        return self.model.get_input_embeddings()(ids).to(ids.device)
 
     def check_ids(self, texts: Iterable[Text]) -> None:
         """Check that the embedding table has a row for every token of some texts; a tokenizer may have more tokens.

@@ -32,6 +32,7 @@ from vpgtrans_core.processes.heartbeat import WatchedAccelerator
 from vpgtrans_core.recipes.captions import captions_each
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.lengths import Lengths
+from vpgtrans_core.run.positions import check_room
 from vpgtrans_core.settings import Settings, stage_settings, stages_of
 from vpgtrans_core.templates import ChatTemplate
 from vpgtrans_core.train.step import Batch, View
@@ -291,11 +292,13 @@ class Feed:
         the LLM has fewer positions than they want.
 
         Raises:
-            DataError: the limit of length leaves nothing to learn in most of them.
+            DataError: the limit of length leaves nothing to learn in most of them, or one is too long for the LLM.
         """
         reader, lengths = self._reader(augment=False), Lengths()
         for draw in self.order.step(0)[:CHECKED_IMAGES]:
-            lengths.count(reader.texts(draw))
+            texts = reader.texts(draw)
+            lengths.count(texts)
+            check_room(texts, self.model.llm, self.model.vpg.num_prompts, self.settings.max_tokens)
         lengths.check(self.limit)
         if beyond := self.limit.beyond(lengths.length_for(1)):
             self._say(f"stage {self.stream}: {beyond}")

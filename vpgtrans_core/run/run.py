@@ -10,13 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 from vpgtrans_core.cache.opening import wants_cache
 from vpgtrans_core.cards import RunEvent
-from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.llm.adapter import LLM
-from vpgtrans_core.llm.blocks import why_not_compile
+from vpgtrans_core.llm.blocks import compiler_errors_are_told, why_not_compile
 from vpgtrans_core.loggers import add_loggers, check_loggers
 from vpgtrans_core.machine import Machine, choose_machine
 from vpgtrans_core.processes.heartbeat import other_processes
@@ -31,6 +29,7 @@ from vpgtrans_core.run.finish import check_output, check_writable, identity, wri
 from vpgtrans_core.run.folder import DONE, RunFolder, fail, now, open_folder
 from vpgtrans_core.run.identity import HASHES, begun_with, note_changes
 from vpgtrans_core.run.narrowing import NARROWED_IMAGES, keep_narrowed, narrow_vpg
+from vpgtrans_core.run.positions import check_positions
 from vpgtrans_core.run.record import begun_record, first_record, models_record, stage_record
 from vpgtrans_core.run.resuming import output_folder
 from vpgtrans_core.run.seeing import Seeing, verdict_of
@@ -44,12 +43,21 @@ from vpgtrans_core.sight.verdict import sentence
 from vpgtrans_core.start.choose import kept_projector, start_projector
 from vpgtrans_core.start.probe import StartProbe
 from vpgtrans_core.start.projector import Linear
+from vpgtrans_core.start.same_base import AS_GOOD
 from vpgtrans_core.teaching.teacher import Teacher
 from vpgtrans_core.train.checkpoint import Checkpoint, newest_checkpoint
 from vpgtrans_core.train.recipe import compiles, stage_optimizer, stage_plan
 from vpgtrans_core.train.stage import Progress, StageRunner, load_weights
 from vpgtrans_core.train.step import Stepper
-from vpgtrans_core.vlm.assemble import blank_projector, load_llm, load_vpg, source_words, stage_lora, vpg_source
+from vpgtrans_core.vlm.assemble import (
+    blank_projector,
+    load_llm,
+    load_vpg,
+    micro_positions,
+    source_words,
+    stage_lora,
+    vpg_source,
+)
 from vpgtrans_core.vlm.model import VLModel
 from vpgtrans_core.vpg.adapter import VPG
 
@@ -102,8 +110,9 @@ class Run:
         names = dict.fromkeys((self.spec.source.name, self.spec.target.name))
         self.reporter.message(f"loading {' and '.join(names)}")
         vpg = self._load_vpg()
+        check_positions(self.spec, vpg.num_prompts)
         seeing = self._look_at_source(data)
-        llm = self._load_llm()
+        llm = load_llm(self.spec.target, self.machine, self.settings, vpg)
         self.templates = [stage_template(self.spec, stage, llm.tokenizer) for stage in self.spec.stages]
         chat = chat_stage(self.spec.stages)
         template = stage_template(self.spec, chat, llm.tokenizer)
@@ -168,7 +177,7 @@ class Run:
         checkpoint = None
         if self.settings.resume:
             checkpoint = newest_checkpoint(self.folder.checkpoints, self.reporter.warning)
-            note_changes(self.folder, checkpoint, begun, self.settings, self.reporter.warning)
+            note_changes(self.folder, checkpoint, begun, self.spec, self.reporter.warning)
         if checkpoint is None:
             self.folder.cut_metrics(0)  # a resumed run without a checkpoint starts again
         return checkpoint
@@ -182,12 +191,6 @@ class Run:
         if self.folder.record.get("source_sight") is None or not self.settings.resume:
             self.folder.write_record(source_sight=measure_source(self.spec, data, self.machine))
         return Seeing(self.machine, self.folder.record["source_sight"])
-
-    def _load_llm(self) -> LLM:
-        llm = load_llm(self.spec.target, self.machine, self.settings)
-        if self.settings.checkpoint_activations:
-            llm.checkpoint_activations()
-        return llm
 
     def _narrow(self, vpg: VPG, llm: LLM, data: Sequence[TrainingData], resumed: bool) -> Linear | None:
         """Leave out outputs of the VPG where the finished model's folder has no room for all of them; return the
@@ -277,10 +280,13 @@ class Run:
             self.reporter.warning,
             lambda step, texts: self._emit("samples", stage.number, step, said=texts),
         )
+        same_base = "same_base" in self.folder.record.get("start", {})
+        if same_base and stage.early_stop and lines.source is not None:
+            runner.enough = AS_GOOD * lines.source
         if runner.state.step == 0:
             self.folder.add_metrics(stage=stage.number, step=0, **lines.as_lines())
         began = time.monotonic()
-        with _compiler_errors_are_told() if compiled else contextlib.nullcontext():
+        with compiler_errors_are_told() if compiled else contextlib.nullcontext():
             state = runner.run()
         losses = seeing.after(stepper, feed, state)
         done = stage_record(stage, state, time.monotonic() - began, self.machine.device) | feed.tell_lengths()
@@ -319,10 +325,7 @@ class Run:
         return Feed(data[place], settings, model, self.machine, stream, stage, template, self.reporter.warning)
 
     def _stepper(self, model: VLModel, feed: Feed | None = None) -> Stepper:
-        config = model.llm.model.config.get_text_config()
-        positions = self.settings.micro_positions or self.machine.positions_at_once(
-            config.num_hidden_layers, config.hidden_size
-        )
+        positions = micro_positions(self.machine, model.llm, self.settings)
         keep = feed.keep if feed is not None else None
         return Stepper(model, self.machine.accelerator, positions, self.machine.autocast, keep)
 
@@ -372,15 +375,6 @@ class Run:
 
     def _emit(self, kind: str, stage: int | None = None, step: int | None = None, **values: Any) -> None:
         self.spec.registry.emit(RunEvent(kind, str(self.folder.path), stage, step, values))
-
-
-@contextlib.contextmanager
-def _compiler_errors_are_told() -> Iterator[None]:
-    try:
-        yield
-    except TorchDynamoException as error:
-        cause = str(error).strip().partition("\n")[0]
-        raise VpgtError(f"the LLM cannot be compiled: {cause}", "--no-compile runs it uncompiled") from error
 
 
 def _brief(record: dict[str, Any]) -> str:
