@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 
 from vpgtrans_core.cli.plan_ways import name
+from vpgtrans_core.planning.cost.assumptions import assumptions_for
 from vpgtrans_core.planning.cost.chips import chip, chips
 from vpgtrans_core.planning.cost.costs import Cost
-from vpgtrans_core.planning.cost.estimate import Estimator, assumptions_for
+from vpgtrans_core.planning.cost.estimate import Estimator
 from vpgtrans_core.planning.plan import plan
 from vpgtrans_core.registry import default_registry
 from vpgtrans_core.settings import Settings

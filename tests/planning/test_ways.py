@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from tests.planning.test_cost import REGISTRY, cost_of, vpgt
+from vpgtrans_core.planning.cost.assumptions import assumptions_for
 from vpgtrans_core.planning.cost.chips import chip, chips, with_link
 from vpgtrans_core.planning.cost.costs import Cost
-from vpgtrans_core.planning.cost.estimate import FULL, Estimator, assumptions_for
+from vpgtrans_core.planning.cost.estimate import FULL, Estimator
 from vpgtrans_core.planning.cost.holding import spread, weights_of
 from vpgtrans_core.planning.cost.ways import LINK_SHARE, Way, would_fit
 from vpgtrans_core.planning.plan import Plan, plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,13 @@ from vpgtrans_core.files import LLM_PREFIX
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.llm.empty import check_size, empty_model, silence
 from vpgtrans_core.llm.loading import load_model
+from vpgtrans_core.llm.lora import Lora, apply_adapter
 from vpgtrans_core.llm.placing import Placement, placement, shares
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, resolve_source
+from vpgtrans_core.recipes.adapters import lora_rank
 from vpgtrans_core.recipes.holding import SPILLS
+from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.templates import usable_template
@@ -47,7 +51,7 @@ class SourceWords:
 
 
 def load_llm(llm: ResolvedLLM, machine: Machine, settings: Settings, vpg: VPG | None = None) -> LLM:
-    """Load a frozen LLM from its own folder, or out of a VL-LLM's.
+    """Load a frozen LLM from its own folder, or out of a VL-LLM's, with the LoRA adapter that is kept for it.
 
     Args:
         vpg: the one that is to be trained in front of it, if any.
@@ -80,9 +84,17 @@ def load_llm(llm: ResolvedLLM, machine: Machine, settings: Settings, vpg: VPG | 
         quantization=quantization,
         trust_remote_code=settings.trust_remote_code,
     )
+    if llm.adapter is not None:
+        apply_adapter(loaded, llm.adapter, merge=quantization is None)
     if vpg is not None and (settings.checkpoint_activations or settings.place == SPILLS):
         loaded.checkpoint_activations()  # what is computed with weights from host memory would be kept on the GPU
     return loaded
+
+
+def stage_lora(llm: LLM, settings: Settings, stages: Sequence[Stage]) -> Lora | None:
+    """The adapters that the stages of a run train in its LLM; None for none."""
+    rank = lora_rank(settings.lora, stages)
+    return None if rank is None else Lora(llm, rank, settings.seed)
 
 
 def micro_positions(machine: Machine, llm: LLM, settings: Settings) -> int:
@@ -135,8 +147,8 @@ def load_vpg(source: ResolvedSource, machine: Machine, *, lazily: bool = False) 
     return vpg
 
 
-def load_whole(source: ResolvedSource, machine: Machine, settings: Settings) -> VLModel:
-    """Load a whole VL-LLM for inference.
+def load_whole(source: ResolvedSource, machine: Machine, settings: Settings, *, lazily: bool = False) -> VLModel:
+    """Load a whole VL-LLM for inference; `lazily` leaves the VPG's frozen part on disk until pixels come.
 
     Raises:
         ModelError: it is a VPG alone, or its projector does not fit its language model.
@@ -146,7 +158,7 @@ def load_whole(source: ResolvedSource, machine: Machine, settings: Settings) -> 
             f"{source.name} is a VPG without a language model: it generates no text", "transfer it to an LLM first"
         )
     projector = load(source.vpg_family.adapter).load_projector(source.folder)
-    vpg, llm = load_vpg(source, machine), load_llm(source.llm, machine, settings)
+    vpg, llm = load_vpg(source, machine, lazily=lazily), load_llm(source.llm, machine, settings)
     if projector is None or projector[0].shape != (llm.embedding_size, vpg.output_size):
         raise ModelError(f"{source.name} has no projector that fits its language model")
     template = usable_template(settings.template, llm.tokenizer, source.folder)

@@ -6,27 +6,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from vpgtrans_core.planning.cost.assumptions import Assumptions
 from vpgtrans_core.planning.cost.chips import Chip
-from vpgtrans_core.planning.cost.comparison import CAPTION_TOKENS, Comparison
+from vpgtrans_core.planning.cost.comparison import Comparison
 from vpgtrans_core.planning.cost.flops import Flops
 from vpgtrans_core.planning.cost.host import HostMemory
 from vpgtrans_core.planning.cost.memory import Memory
 from vpgtrans_core.planning.cost.ways import Way
-
-MFU = 0.35
-"""The share of a GPU's peak that training reaches. The paper's four runs imply 0.3 to 0.4 for its own code; one H100
-reached 0.34 to 0.51 with OPT and LLaMA, and 0.14 to 0.25 with T5 (benchmarks/README.md)."""
-
-
-@dataclass(frozen=True)
-class Assumptions:
-    """The assumptions of the estimate; each can be set."""
-
-    mfu: float = MFU
-    caption_tokens: float = CAPTION_TOKENS
-    captions_per_image: float = 1.0
-    price: float = 0.0
-    gpus: int = 1
 
 
 @dataclass(frozen=True)
