@@ -59,6 +59,7 @@ def first_record(
         "environment": environment(),
         "plugins": spec.registry.snapshot(),
         "needs": needed_plugins(spec.registry, spec.source.plugin, spec.target.plugin, spec.target.family),
+        "lora": model.lora and model.lora.describe() | {"merged": spec.settings.save == "model"},
     }
 
 
