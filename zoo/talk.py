@@ -43,10 +43,12 @@ class Said:
 
 def tuned(run: Path, out: Path, steps: int = STEPS) -> Path:
     """The model in `run`, tuned on conversations about the pictures that it was trained on."""
-    options = {"steps": steps, "batch_size": 240, "lr": 1e-3, "min_lr": 1e-4, "lr_warmup_steps": 5, "val_images": 50}
+    options = {"steps": steps, "batch_size": 240, "lr": 1e-3, "min_lr": 1e-4, "lr_warmup_steps": 5, "val_images": 100}
     with tempfile.TemporaryDirectory() as folder:
         data = save(items("train", IMAGES), Path(folder))
-        tune(str(run), data=(str(data),), out=str(out), device="cpu", workers=0, overwrite=True, **options)
+        tune(
+            str(run), data=(str(data),), out=str(out), device="cpu", workers=0, augment=False, overwrite=True, **options
+        )
     return out
 
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from test_lavis import close, write_lavis
 from tiny import VPG_CONFIG, load_llm, save_llm, shake
 from torch import nn
@@ -15,6 +16,12 @@ from vpg_qformer.adapter import QFormerVPG
 import vpgtrans_core
 from tests.run import tiny_world
 from vpgtrans_core.cli.main import main
+from vpgtrans_core.data.conversation import Conversation
+from vpgtrans_core.llm.adapter import GenerateOptions
+from vpgtrans_core.registry import default_registry
+from vpgtrans_core.settings import Settings
+from vpgtrans_core.templates import chat_text
+from vpgtrans_core.vlm.captioning import answer, load_model
 
 PIXELS = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
 
@@ -263,7 +270,7 @@ def test_every_export_has_a_card(imported, tmp_path, capsys):
     assert str(imported) not in (tmp_path / "hf" / "config.json").read_text()
 
 
-def test_an_imported_chat_model_records_the_papers_template(lavis, tmp_path, capsys):
+def test_an_imported_chat_model_talks_in_the_papers_template(lavis, tmp_path, capsys, monkeypatch):
     kind, folder = lavis
     if kind != "llama":
         return
@@ -275,3 +282,16 @@ def test_an_imported_chat_model_records_the_papers_template(lavis, tmp_path, cap
     assert not (tmp_path / "plain" / "chat_template.jinja").exists()
     vpgt(capsys, *import_arguments(folder, tmp_path / "v"), "--template", "vicuna")
     assert "ASSISTANT:" in (tmp_path / "v" / "chat_template.jinja").read_text()
+    # and it chats in it, without being told so
+    picture = tmp_path / "red.png"
+    Image.new("RGB", (28, 28), "red").save(picture)
+    lines = iter(["a red circle ?", "on the left ?", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    told = vpgt(capsys, "chat", tmp_path / "chat", picture, "--device", "cpu", "--max-new-tokens", "4")
+    assert "Template: minigpt4." in told and "error" not in told
+    model = load_model(str(tmp_path / "chat"), Settings(device="cpu"), default_registry())
+    asked = Conversation.about_image("a red circle ?")
+    assert answer(model, asked, [picture], options=GenerateOptions(1, 4, 1)) in told
+    read = chat_text(model.llm.text, model.template, asked)
+    shown = "".join(model.llm.tokenizer.decode(read.context[1:]).split())
+    assert shown == "###Human:<Img></Img>aredcircle?###Assistant:"

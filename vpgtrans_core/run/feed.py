@@ -32,7 +32,6 @@ from vpgtrans_core.processes.heartbeat import WatchedAccelerator
 from vpgtrans_core.recipes.captions import captions_each
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.lengths import Lengths
-from vpgtrans_core.run.positions import check_room
 from vpgtrans_core.settings import Settings, stage_settings, stages_of
 from vpgtrans_core.templates import ChatTemplate
 from vpgtrans_core.train.step import Batch, View
@@ -296,9 +295,7 @@ class Feed:
         """
         reader, lengths = self._reader(augment=False), Lengths()
         for draw in self.order.step(0)[:CHECKED_IMAGES]:
-            texts = reader.texts(draw)
-            lengths.count(texts)
-            check_room(texts, self.model.llm, self.model.vpg.num_prompts, self.settings.max_tokens)
+            lengths.count(reader.texts(draw))
         lengths.check(self.limit)
         if beyond := self.limit.beyond(lengths.length_for(1)):
             self._say(f"stage {self.stream}: {beyond}")

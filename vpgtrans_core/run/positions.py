@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vpgtrans_core.errors import ConfigError, DataError
+from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.spec import RunSpec
 from vpgtrans_core.settings import stage_settings
 
-if TYPE_CHECKING:
-    from vpgtrans_core.llm.adapter import LLM
-    from vpgtrans_core.llm.text import Text
-
 STATED = ("max_position_embeddings", "n_positions")
 """Where configs state how many positions their model has. T5's ``n_positions`` says only how it was trained."""
+
+WORD = 2
+"""Tokens of a conversation at least: one that is read, and one that is learned."""
 
 
 def positions_of(config: dict[str, Any], encoder_decoder: bool) -> int | None:
@@ -24,7 +23,8 @@ def positions_of(config: dict[str, Any], encoder_decoder: bool) -> int | None:
 
 
 def check_positions(spec: RunSpec, num_prompts: int) -> None:
-    """Refuse a run whose images and texts do not fit the LLM.
+    """Refuse a run whose images and captions do not fit the LLM. Conversations need room for an image and a word: where
+    the LLM's positions end before ``--max-tokens``, they are cut and counted (`Limit`), as few may be so long.
 
     Args:
         num_prompts: soft prompts an image.
@@ -33,7 +33,7 @@ def check_positions(spec: RunSpec, num_prompts: int) -> None:
         ConfigError: the target has fewer positions than an image and a text of ``--max-tokens`` take.
     """
     positions = positions_of(spec.target.config, spec.target.family.encoder_decoder)
-    longest = [stage_settings(spec.settings, stage).max_tokens for stage in spec.stages] or [spec.settings.max_tokens]
+    longest = [_least(spec, stage) for stage in spec.stages] or [spec.settings.max_tokens]
     needed = num_prompts + max(longest)
     if positions is None or needed <= positions:
         return
@@ -47,20 +47,6 @@ def check_positions(spec: RunSpec, num_prompts: int) -> None:
     )
 
 
-def check_room(texts: Iterable[Text], llm: LLM, num_prompts: int, max_tokens: int) -> None:
-    """Refuse texts with more images than the LLM has positions for.
-
-    Args:
-        num_prompts: soft prompts an image.
-
-    Raises:
-        DataError: a text and its images take more positions than there are.
-    """
-    for text in texts:
-        room = llm.room(text, num_prompts)
-        if room is not None and room < 0:
-            raise DataError(
-                f"a text of {text.tokens} tokens with {len(text.image_places)} images of {num_prompts} soft prompts is "
-                f"{-room} positions too long for the LLM",
-                f"lower --max-tokens (now {max_tokens}), or give samples of fewer images",
-            )
+def _least(spec: RunSpec, stage: Stage) -> int:
+    """The tokens that a stage's texts must have room for."""
+    return stage_settings(spec.settings, stage).max_tokens if stage.texts == "caption" else WORD
