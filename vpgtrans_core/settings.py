@@ -131,6 +131,12 @@ class Settings:
     converter: Converter = _setting(
         "ridge", "How the word converter is fitted: ridge (closed form) or sgd (as in the paper).", "method"
     )
+    same_base: bool = _setting(
+        True,
+        "Where the target is a fine-tune of the source's LLM, keep the source's projector; leave the warm-up out if "
+        "the held-out loss is then as good as the source's.",
+        "method",
+    )
     shuffle_pairs: bool = _setting(False, "Control: initialise from shuffled word pairs.", "method")
 
     out: str | None = _setting(None, "Output folder; default runs/SOURCE--TARGET.", "output")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from vpgtrans_core.cards import BosOrder, LLMCard, LLMFamily, SourceCard, VPGFamily
+from vpgtrans_core.cards import BosOrder, LLMCard, LLMFamily, SourceCard, VPGFamily, know_classes
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import CONFIG, LLM_PREFIX, REFERENCES, read_json
 from vpgtrans_core.models import refusals
@@ -254,10 +254,12 @@ class Resolver:
     def _llm_family(
         self, name: str, config: dict[str, Any], known: KnownLLM | None, plugin: str | None
     ) -> tuple[LLMFamily, str | None]:
-        """The family of an LLM and the plugin that has it."""
+        """The family of an LLM and the plugin that has it; transformers then knows the family's classes."""
         if known:
+            know_classes(known.family)
             return known.family, known.plugin
         if family := self.registry.llm_family_of(str(config.get("model_type")), plugin):
+            know_classes(family)
             return family, self.registry.owner(family)
         try:
             return fallback_of(config), None

@@ -15,6 +15,7 @@ from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.registry import Registry, default_registry
 from vpgtrans_core.run.batch import with_batch
+from vpgtrans_core.run.positions import check_positions
 from vpgtrans_core.run.spec import run_spec
 from vpgtrans_core.settings import Settings, stage_settings
 from vpgtrans_core.sight.cost import measures_source, source_share
@@ -193,6 +194,7 @@ def plan(
     settings, source, target = spec.settings, spec.source, spec.target
     target_plan = _model(target)
     vpg = _vpg(source, settings, registry)
+    check_positions(spec, vpg.num_prompts)
     source_llm = _source_llm(source, settings)
     first = each[0] if each else data
     listed = _data(first, settings)

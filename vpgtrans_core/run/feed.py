@@ -25,6 +25,7 @@ from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.loader import Gather, Loader, Missed, ReadOptions, StepData, StepReader
 from vpgtrans_core.data.order import InOrder
 from vpgtrans_core.data.pictures import Describe, Wanted
+from vpgtrans_core.errors import DataError
 from vpgtrans_core.llm.text import Text
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.processes.heartbeat import WatchedAccelerator
@@ -281,12 +282,24 @@ class Feed:
         """Look at the texts of the first step before any is trained on; the same ones in every process.
 
         Raises:
-            DataError: the limit of length leaves nothing to learn in most of them.
+            DataError: the limit of length leaves nothing to learn in most of them, or one is too long for the LLM.
         """
         reader, lengths = self._reader(augment=False), Lengths()
         for draw in self.order.step(0)[:CHECKED_IMAGES]:
-            lengths.count(reader.texts(draw))
+            texts = reader.texts(draw)
+            lengths.count(texts)
+            self._check_room(texts)
         lengths.check(self.settings.max_tokens)
+
+    def _check_room(self, texts: Iterable[Text]) -> None:
+        for text in texts:
+            room = self.model.llm.room(text, self.model.vpg.num_prompts)
+            if room is not None and room < 0:
+                raise DataError(
+                    f"a text of {text.tokens} tokens with {len(text.image_places)} images of "
+                    f"{self.model.vpg.num_prompts} soft prompts is {-room} positions too long for the LLM",
+                    f"lower --max-tokens (now {self.settings.max_tokens}), or give samples of fewer images",
+                )
 
     def all_lengths(self) -> Lengths:
         """The counts of all processes together; every process must ask."""

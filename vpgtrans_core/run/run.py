@@ -10,13 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 from vpgtrans_core.cache.opening import wants_cache
 from vpgtrans_core.cards import RunEvent
-from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.llm.adapter import LLM
-from vpgtrans_core.llm.blocks import why_not_compile
+from vpgtrans_core.llm.blocks import compiler_errors_are_told, why_not_compile
 from vpgtrans_core.loggers import add_loggers, check_loggers
 from vpgtrans_core.machine import Machine, choose_machine
 from vpgtrans_core.processes.heartbeat import other_processes
@@ -30,6 +28,7 @@ from vpgtrans_core.run.finish import check_output, check_writable, identity, wri
 from vpgtrans_core.run.folder import DONE, RunFolder, fail, now, open_folder
 from vpgtrans_core.run.identity import HASHES, begun_with, note_changes
 from vpgtrans_core.run.narrowing import NARROWED_IMAGES, keep_narrowed, narrow_vpg
+from vpgtrans_core.run.positions import check_positions
 from vpgtrans_core.run.record import begun_record, first_record, models_record, stage_record
 from vpgtrans_core.run.resuming import output_folder
 from vpgtrans_core.run.seeing import Seeing, verdict_of
@@ -43,6 +42,7 @@ from vpgtrans_core.sight.verdict import sentence
 from vpgtrans_core.start.choose import kept_projector, start_projector
 from vpgtrans_core.start.probe import StartProbe
 from vpgtrans_core.start.projector import Linear
+from vpgtrans_core.start.same_base import AS_GOOD
 from vpgtrans_core.teaching.teacher import Teacher
 from vpgtrans_core.templates import ChatTemplate, choose_template, usable_template
 from vpgtrans_core.train.checkpoint import Checkpoint, newest_checkpoint
@@ -102,6 +102,7 @@ class Run:
         names = dict.fromkeys((self.spec.source.name, self.spec.target.name))
         self.reporter.message(f"loading {' and '.join(names)}")
         vpg = self._load_vpg()
+        check_positions(self.spec, vpg.num_prompts)
         seeing = self._look_at_source(data)
         llm = self._load_llm()
         self.templates = [self._template(llm, stage) for stage in self.spec.stages]
@@ -166,7 +167,7 @@ class Run:
         checkpoint = None
         if self.settings.resume:
             checkpoint = newest_checkpoint(self.folder.checkpoints, self.reporter.warning)
-            note_changes(self.folder, checkpoint, begun, self.settings, self.reporter.warning)
+            note_changes(self.folder, checkpoint, begun, self.spec, self.reporter.warning)
         if checkpoint is None:
             self.folder.cut_metrics(0)  # a resumed run without a checkpoint starts again
         return checkpoint
@@ -287,10 +288,13 @@ class Run:
             self.reporter.warning,
             lambda step, texts: self._emit("samples", stage.number, step, said=texts),
         )
+        same_base = "same_base" in self.folder.record.get("start", {})
+        if same_base and stage.early_stop and lines.source is not None:
+            runner.enough = AS_GOOD * lines.source
         if runner.state.step == 0:
             self.folder.add_metrics(stage=stage.number, step=0, **lines.as_lines())
         began = time.monotonic()
-        with _compiler_errors_are_told() if compiled else contextlib.nullcontext():
+        with compiler_errors_are_told() if compiled else contextlib.nullcontext():
             state = runner.run()
         losses = seeing.after(stepper, feed, state)
         done = stage_record(stage, state, time.monotonic() - began, self.machine.device) | feed.tell_lengths()
@@ -380,15 +384,6 @@ class Run:
 
     def _emit(self, kind: str, stage: int | None = None, step: int | None = None, **values: Any) -> None:
         self.spec.registry.emit(RunEvent(kind, str(self.folder.path), stage, step, values))
-
-
-@contextlib.contextmanager
-def _compiler_errors_are_told() -> Iterator[None]:
-    try:
-        yield
-    except TorchDynamoException as error:
-        cause = str(error).strip().partition("\n")[0]
-        raise VpgtError(f"the LLM cannot be compiled: {cause}", "--no-compile runs it uncompiled") from error
 
 
 def _brief(record: dict[str, Any]) -> str:
