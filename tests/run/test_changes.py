@@ -122,6 +122,14 @@ def test_a_change_is_accepted_when_told_and_recorded(run: Path) -> None:
     assert result.record["status"] == "done"
 
 
+def test_an_accepted_rate_is_the_one_that_is_used(run: Path) -> None:
+    """The optimiser's state has the old one."""
+    transfer(out=str(run / "out"), resume=True, accept_changes=True, stage2_lr=1e-2)
+    lines = [json.loads(line) for line in (run / "out/metrics.jsonl").read_text().splitlines()]
+    rates = [line["lr"] for line in lines if "lr" in line and line["stage"] == 2]
+    assert len(rates) == 4 and max(rates[:2]) <= 1e-4 and min(rates[2:]) > 1e-3
+
+
 def test_data_and_models_may_move(run: Path, whole: str) -> None:
     (run / "data").rename(run / "elsewhere")
     (run / "llm").rename(run / "llm-moved")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vpgtrans_core.data import images
-from vpgtrans_core.data.bad import BAD_TEXT, BadLog, BadSample, BadSampleError
+from vpgtrans_core.data.bad import BAD_TEXT, TOO_LONG, BadLog, BadSample, BadSampleError
 from vpgtrans_core.data.conversation import Template, TextKind
 from vpgtrans_core.data.data import Data
 from vpgtrans_core.data.images import Augmentation
@@ -22,6 +22,9 @@ from vpgtrans_core.data.order import Draw
 from vpgtrans_core.data.preprocessing import Preprocessing
 from vpgtrans_core.data.sample import CachedKind, Encoder, Sample, VisualKind
 from vpgtrans_core.data.workers import read_in_workers
+
+FEWEST_TOKENS = 2
+"""A text has at least a beginning and a label."""
 
 
 class Steps(Protocol):
@@ -50,6 +53,8 @@ class ReadOptions:
         template: what makes a text of a conversation.
         instructions: what asks for captions without a prompt where conversations are learned; one at random.
         max_tokens: longest text.
+        positions: of the LLM, which soft prompts and text share; None where there is no end.
+        num_prompts: soft prompts an image.
         seed: of captions, splits and augmentation.
         captions_per_image: texts of an image a visit; None for all.
         augmentation: None for none.
@@ -65,6 +70,14 @@ class ReadOptions:
     texts: TextKind = "caption"
     template: Template | None = None
     instructions: tuple[str, ...] = ()
+    positions: int | None = None
+    num_prompts: int = 0
+
+    def limit(self, images: int) -> int:
+        """The longest text about so many images."""
+        if self.positions is None:
+            return self.max_tokens
+        return min(self.max_tokens, self.positions - images * self.num_prompts)
 
     def view(self, visit: int) -> int:
         """Which view of an image is shown on this visit."""
@@ -173,9 +186,14 @@ class StepReader:
         everything = range(len(draws))
         if self.features is not None:
             cached = [self._cached(draw, sample) for draw, sample in zip(draws, samples, strict=True)]
-            pixels, bad = self._decode([i for i in everything if cached[i] is None], draws, samples)
+            rest = [i for i in everything if cached[i] is None]
+            pixels, bad = self._decode(rest, draws, samples)
             if all(p is None for p in pixels):
                 return self.features.kind, cached, bad
+            others = [i for i in everything if cached[i] is not None]
+            more, worse = self._decode(others, draws, samples)
+            decoded = dict(zip(rest + others, pixels + more, strict=True))
+            return "pixels", [decoded[i] for i in everything], bad + worse
         pixels, bad = self._decode(everything, draws, samples)
         return "pixels", pixels, bad
 
@@ -226,12 +244,15 @@ class StepReader:
             if len(sample.images) > 1:
                 raise BadSampleError(BAD_TEXT, f"{len(sample.images)} images, but a caption describes one")
             captions = self._choose(draw, sample.key, sample.captions)
-            return [self.text.encode(caption, options.max_tokens, rng) for caption in captions]
+            limit = options.limit(1)
+            return [self.text.encode(caption, limit, rng) for caption in captions]
         if options.template is None:
             raise ValueError("conversations need a template")
         asked_by = rng.choice(options.instructions) if options.instructions else ""
         conversations = self._choose(draw, sample.key, sample.conversations(asked_by))
-        return [self.text.encode_spans(options.template.spans(c), options.max_tokens) for c in conversations]
+        if (limit := options.limit(len(sample.images))) < FEWEST_TOKENS:
+            raise BadSampleError(TOO_LONG, f"{len(sample.images)} images leave no room for a text")
+        return [self.text.encode_spans(options.template.spans(c), limit) for c in conversations]
 
     def _choose(self, draw: Draw, key: str, texts: Sequence[Any]) -> Sequence[Any]:
         """The texts of this visit: in turn from a shuffled round, so that all of them are used equally often."""

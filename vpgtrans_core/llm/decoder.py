@@ -15,6 +15,7 @@ from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import Rows
 from vpgtrans_core.llm.frozen import FrozenLLM, end_token, start_tokens
 from vpgtrans_core.llm.loss import label_loss
+from vpgtrans_core.llm.positions import positions_of
 from vpgtrans_core.llm.rows import DecoderRows, decoder_rows
 from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens, length, limited
 from vpgtrans_core.llm.verbatim import verbatim_pieces
@@ -167,8 +168,8 @@ class DecoderOnlyLLM(FrozenLLM):
         return label_loss(hidden, rows.targets, self.head, self.vocab_size)
 
     def room(self, prompt: Text, num_prompts: int) -> int | None:
-        positions = self._text_config("max_position_embeddings")
-        return positions and positions - length(prompt.pieces, num_prompts)
+        positions = positions_of(self.model.config)
+        return None if positions is None else positions - length(prompt.pieces, num_prompts)
 
     def generation_settings(self) -> dict[str, Any]:
         ends = within([self.text.end, self.tokenizer.eos_token_id], self.vocab_size) or [self.text.end]

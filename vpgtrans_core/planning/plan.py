@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ModelError
+from vpgtrans_core.models.kinds import needs_code
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.registry import Registry, default_registry
@@ -193,6 +194,7 @@ def plan(
     settings, source, target = spec.settings, spec.source, spec.target
     target_plan = _model(target)
     vpg = _vpg(source, settings, registry)
+    _check_positions(target, vpg)
     source_llm = _source_llm(source, settings)
     first = each[0] if each else data
     listed = _data(first, settings)
@@ -243,6 +245,17 @@ def _model(llm: ResolvedLLM) -> ModelPlan:
 
     shape = llm_shape(llm.config, llm.family.adapter)
     return ModelPlan(llm.name, llm.hub_id, llm.revision, llm.origin, llm.family.name, llm.from_card, shape)
+
+
+def _check_positions(target: ResolvedLLM, vpg: VPGPlan) -> None:
+    """Raises:
+    ModelError: an image's soft prompts do not fit into the LLM; one whose config needs its own code is asked later.
+    """
+    from vpgtrans_core.llm.empty import config_of
+    from vpgtrans_core.llm.positions import check_positions
+
+    if not needs_code(target.config):
+        check_positions(config_of(target.config), target.name, vpg.num_prompts)
 
 
 def _source_llm(source: ResolvedSource, settings: Settings) -> ModelPlan | None:

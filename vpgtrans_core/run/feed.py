@@ -25,6 +25,7 @@ from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.loader import Gather, Loader, Missed, ReadOptions, StepData, StepReader
 from vpgtrans_core.data.order import InOrder
 from vpgtrans_core.data.pictures import Describe, Wanted
+from vpgtrans_core.llm.positions import check_positions
 from vpgtrans_core.llm.text import Text
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.processes.heartbeat import WatchedAccelerator
@@ -193,7 +194,7 @@ class Feed:
         self.texts: TextKind = stage.texts if stage else "caption"
         self.instructions = stage.instructions if stage else ()
         self.template = template
-        self.lengths = Lengths()
+        self.lengths = self._new_lengths()
         self._say = say
         self._told = False
         batch_size = settings.batch_size or 1
@@ -282,15 +283,29 @@ class Feed:
 
         Raises:
             DataError: the limit of length leaves nothing to learn in most of them.
+            ModelError: an image and a text do not fit into the LLM's positions, or a text of the data has a token that
+                the LLM has no embedding of.
         """
-        reader, lengths = self._reader(augment=False), Lengths()
+        llm = self.model.llm
+        check_positions(llm.model.config, self.settings.target or self.settings.source, self.model.vpg.num_prompts)
+        for data in {id(d): d for d in (self.data, self.all.held_out)}.values():
+            llm.check_words([listing.texts.data for listing in data.listings])
+        reader, lengths = self._reader(augment=False), self._new_lengths()
         for draw in self.order.step(0)[:CHECKED_IMAGES]:
             lengths.count(reader.texts(draw))
         lengths.check(self.settings.max_tokens)
 
+    def _new_lengths(self) -> Lengths:
+        room = self._positions
+        return Lengths(room=None if room is None else max(0, room - self.model.vpg.num_prompts))
+
+    @property
+    def _positions(self) -> int | None:
+        return self.model.llm.room(Text(()), 0)
+
     def all_lengths(self) -> Lengths:
         """The counts of all processes together; every process must ask."""
-        total = Lengths()
+        total = self._new_lengths()
         for lengths in self.machine.accelerator.gather_object([self.lengths]):
             total.add(lengths)
         return total
@@ -355,6 +370,8 @@ class Feed:
             texts=self.texts,
             template=self.template,
             instructions=self.instructions,
+            positions=self._positions,
+            num_prompts=self.model.vpg.num_prompts,
         )
         data = self.all.held_out if held_out else self.data
         features = CachedImages(cache, EntryNames(data, options)) if cache is not None else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.cards import load
-from vpgtrans_core.errors import ConfigError, VpgtError
+from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
 from vpgtrans_core.files import DiskFull, writing
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, needs_code
 from vpgtrans_core.run.card import CURVE, last_part, write_model_card
@@ -158,4 +158,7 @@ def _hashes(folder: Path | None, *patterns: str) -> dict[str, str]:
     """SHA-256 of the files of a folder that match a pattern, by name."""
     if folder is None:
         return {}
-    return {path.name: sha256_file(path) for pattern in patterns for path in sorted(folder.glob(pattern))}
+    try:
+        return {path.name: sha256_file(path) for pattern in patterns for path in sorted(folder.glob(pattern))}
+    except OSError as error:
+        raise ModelError(f"a file of the model in {folder} cannot be read: {error}") from error

@@ -30,6 +30,7 @@ class Lengths:
         silent: texts that no label was left of.
         starved: texts that at most one label was left of several: nothing can be learned from them.
         lengths: how many texts have each length, before they are cut.
+        room: tokens that the LLM has positions for beside the soft prompts of an image; None where there is no end.
     """
 
     labels: int = 0
@@ -37,6 +38,7 @@ class Lengths:
     silent: int = 0
     starved: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
+    room: int | None = None
 
     def count(self, texts: Iterable[Text]) -> None:
         """Count some more texts."""
@@ -77,10 +79,11 @@ class Lengths:
             DataError: naming the limit that would hold 90 % of the texts.
         """
         if self.starved > STARVED * self.texts:
+            limit = min(max_tokens, self.room or max_tokens)
             raise DataError(
-                f"the limit of {max_tokens} tokens leaves at most one label in {self.starved} of {self.texts} texts "
+                f"the limit of {limit} tokens leaves at most one label in {self.starved} of {self.texts} texts "
                 "(the questions alone fill it), so the model would learn nothing",
-                f"--max-tokens {self.length_for(WHOLE)} holds {WHOLE:.0%} of the texts whole",
+                self._advice(),
             )
 
     def length_for(self, share: float) -> int:
@@ -98,10 +101,20 @@ class Lengths:
         if not self.cut:
             return None
         nothing = f" ({self.silent} texts have no label left)" if self.silent else ""
+        limit = f"--max-tokens {max_tokens}"
+        if self.room is not None and self.room < max_tokens:
+            limit = f"the LLM has positions for {self.room} tokens beside an image; that"
         return (
-            f"--max-tokens {max_tokens} cuts off {self.cut:,} of {self.cut + self.labels:,} labels, "
-            f"{self.share:.1%}{nothing}; --max-tokens {self.length_for(WHOLE)} leaves {WHOLE:.0%} of the texts whole"
+            f"{limit} cuts off {self.cut:,} of {self.cut + self.labels:,} labels, {self.share:.1%}{nothing}; "
+            + self._advice()
         )
+
+    def _advice(self) -> str:
+        """What would leave most texts whole."""
+        needed = self.length_for(WHOLE)
+        if self.room is not None and self.room < needed:
+            return f"{WHOLE:.0%} of the texts need up to {needed} tokens: choose an LLM with more positions"
+        return f"--max-tokens {needed} leaves {WHOLE:.0%} of the texts whole"
 
     def describe(self) -> dict[str, Any]:
         """For run.json."""
