@@ -261,13 +261,13 @@ def disk_full(error: BaseException) -> DiskFull | None:
     """The error to show for one that means a full disk, wherever it was met; None for another error."""
     if not is_full(error):
         return None
-    named: BaseException | None = error
-    while named is not None and not getattr(named, "filename", None):
-        named = named.__cause__ or named.__context__
-    place = Path(os.fsdecode(named.filename)) if isinstance(named, OSError) else Path()  # type: ignore[arg-type]
-    return DiskFull(
-        f"the disk is full: {place} cannot be written, {free_bytes(place):,} bytes are free", "make room, and try again"
-    )
+    cause: BaseException | None = error
+    while cause is not None and not getattr(cause, "filename", None):
+        cause = cause.__cause__ or cause.__context__
+    if not isinstance(cause, OSError):
+        return DiskFull(f"the disk is full: {str(error).splitlines()[0]}", "make room, and try again")
+    place = Path(os.fsdecode(cause.filename))
+    return DiskFull(f"the disk is full: {place} cannot be written, {free_bytes(place):,} bytes are free", "make room")
 
 
 def is_full(error: BaseException | None) -> bool:
