@@ -150,13 +150,6 @@ def test_each_image_is_decoded_once(tmp_path: Path, text: LetterEncoder, monkeyp
     assert torch.equal(read.visual, StepReader(from_json(tmp_path, 6), text, ReadOptions(SIZE)).read(0, draws).visual)
 
 
-def test_soft_prompts_and_text_share_the_positions(tmp_path: Path, text: LetterEncoder) -> None:
-    options = ReadOptions(SIZE, max_tokens=32, positions=40, num_prompts=36)
-    read = StepReader(from_json(tmp_path, 2), text, options).read(0, [Draw(0, 0, 0)])
-    assert all(len(one.target) == 4 + 1 for one in read.texts[0])  # the encoder adds a number of its own
-    assert [options.limit(n) for n in (0, 1, 2)] == [32, 4, -32]
-
-
 # --- bad samples ---
 
 

@@ -14,17 +14,15 @@ import torch
 from torch import Tensor
 
 from vpgtrans_core.data import images
-from vpgtrans_core.data.bad import BAD_TEXT, TOO_LONG, BadLog, BadSample, BadSampleError
+from vpgtrans_core.data.bad import BAD_TEXT, BadLog, BadSample, BadSampleError
 from vpgtrans_core.data.conversation import Template, TextKind
 from vpgtrans_core.data.data import Data
 from vpgtrans_core.data.images import Augmentation
+from vpgtrans_core.data.limit import Limit
 from vpgtrans_core.data.order import Draw
 from vpgtrans_core.data.preprocessing import Preprocessing
 from vpgtrans_core.data.sample import CachedKind, Encoder, Sample, VisualKind
 from vpgtrans_core.data.workers import read_in_workers
-
-FEWEST_TOKENS = 2
-"""A text has at least a beginning and a label."""
 
 
 class Steps(Protocol):
@@ -53,8 +51,7 @@ class ReadOptions:
         template: what makes a text of a conversation.
         instructions: what asks for captions without a prompt where conversations are learned; one at random.
         max_tokens: longest text.
-        positions: of the LLM, which soft prompts and text share; None where there is no end.
-        num_prompts: soft prompts an image.
+        positions, num_prompts: what else limits it, see `Limit`.
         seed: of captions, splits and augmentation.
         captions_per_image: texts of an image a visit; None for all.
         augmentation: None for none.
@@ -73,11 +70,20 @@ class ReadOptions:
     positions: int | None = None
     num_prompts: int = 0
 
-    def limit(self, images: int) -> int:
-        """The longest text about so many images."""
-        if self.positions is None:
-            return self.max_tokens
-        return min(self.max_tokens, self.positions - images * self.num_prompts)
+    def longest(self, images: int = 1) -> int:
+        """The most tokens of a text that shows so many images.
+
+        Raises:
+            BadSampleError: they leave no room for any.
+        """
+        limit = Limit(self.max_tokens, self.positions, self.num_prompts)
+        if (tokens := limit.tokens(images)) < 1:
+            raise BadSampleError(
+                BAD_TEXT,
+                f"{images} images take {images * self.num_prompts} of the {self.positions} positions that the language "
+                "model has",
+            )
+        return tokens
 
     def view(self, visit: int) -> int:
         """Which view of an image is shown on this visit."""
@@ -244,15 +250,12 @@ class StepReader:
             if len(sample.images) > 1:
                 raise BadSampleError(BAD_TEXT, f"{len(sample.images)} images, but a caption describes one")
             captions = self._choose(draw, sample.key, sample.captions)
-            limit = options.limit(1)
-            return [self.text.encode(caption, limit, rng) for caption in captions]
+            return [self.text.encode(caption, options.longest(), rng) for caption in captions]
         if options.template is None:
             raise ValueError("conversations need a template")
         asked_by = rng.choice(options.instructions) if options.instructions else ""
         conversations = self._choose(draw, sample.key, sample.conversations(asked_by))
-        if (limit := options.limit(len(sample.images))) < FEWEST_TOKENS:
-            raise BadSampleError(TOO_LONG, f"{len(sample.images)} images leave no room for a text")
-        return [self.text.encode_spans(options.template.spans(c), limit) for c in conversations]
+        return [self.text.encode_spans(options.template.spans(c), options.longest(len(c.marks))) for c in conversations]
 
     def _choose(self, draw: Draw, key: str, texts: Sequence[Any]) -> Sequence[Any]:
         """The texts of this visit: in turn from a shuffled round, so that all of them are used equally often."""

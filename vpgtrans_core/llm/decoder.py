@@ -15,7 +15,6 @@ from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import Rows
 from vpgtrans_core.llm.frozen import FrozenLLM, end_token, start_tokens
 from vpgtrans_core.llm.loss import label_loss
-from vpgtrans_core.llm.positions import positions_of
 from vpgtrans_core.llm.rows import DecoderRows, decoder_rows
 from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens, length, limited
 from vpgtrans_core.llm.verbatim import verbatim_pieces
@@ -152,7 +151,8 @@ class DecoderOnlyLLM(FrozenLLM):
             arguments: dict[str, Any] = {"attention_mask": rows.attention}
         else:
             arguments = {"attention_mask": self.attention(rows.mask()), "position_ids": rows.depths}
-        return getattr(self.model, self.trunk_name())(inputs_embeds=inputs, use_cache=False, **arguments)[0]
+        hidden = getattr(self.model, self.trunk_name())(inputs_embeds=inputs, use_cache=False, **arguments)[0]
+        return hidden.to(inputs.device)  # the last block may be on another device
 
     def layout(self, texts: Sequence[Sequence[Text]], num_prompts: int, images: Sequence[int] = ()) -> DecoderRows:
         self.check_ids(text for sample in texts for text in sample)
@@ -168,8 +168,8 @@ class DecoderOnlyLLM(FrozenLLM):
         return label_loss(hidden, rows.targets, self.head, self.vocab_size)
 
     def room(self, prompt: Text, num_prompts: int) -> int | None:
-        positions = positions_of(self.model.config)
-        return None if positions is None else positions - length(prompt.pieces, num_prompts)
+        positions = self._text_config("max_position_embeddings")
+        return positions and positions - length(prompt.pieces, num_prompts)
 
     def generation_settings(self) -> dict[str, Any]:
         ends = within([self.text.end, self.tokenizer.eos_token_id], self.vocab_size) or [self.text.end]

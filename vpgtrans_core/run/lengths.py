@@ -1,4 +1,4 @@
-"""The lengths of a stage's texts, and how many of their labels --max-tokens has cut off."""
+"""The lengths of a stage's texts, and how many of their labels the limit of length has cut off."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from vpgtrans_core.data.limit import Limit
 from vpgtrans_core.errors import DataError
 from vpgtrans_core.llm.text import Text
 
@@ -17,7 +18,7 @@ ALARMING = 0.02
 STARVED = 0.5
 """Share of the texts with at most one label left, above which a stage does not begin."""
 WHOLE = 0.9
-"""Share of the texts that the recommended --max-tokens leaves whole."""
+"""Share of the texts that the recommended limit leaves whole."""
 
 
 @dataclass
@@ -30,7 +31,6 @@ class Lengths:
         silent: texts that no label was left of.
         starved: texts that at most one label was left of several: nothing can be learned from them.
         lengths: how many texts have each length, before they are cut.
-        room: tokens that the LLM has positions for beside the soft prompts of an image; None where there is no end.
     """
 
     labels: int = 0
@@ -38,7 +38,6 @@ class Lengths:
     silent: int = 0
     starved: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
-    room: int | None = None
 
     def count(self, texts: Iterable[Text]) -> None:
         """Count some more texts."""
@@ -72,18 +71,17 @@ class Lengths:
         """Whether enough texts are counted, and enough labels cut, for a warning at once."""
         return self.share >= ALARMING and self.texts >= EARLY
 
-    def check(self, max_tokens: int) -> None:
+    def check(self, limit: Limit) -> None:
         """Refuse a limit that leaves nothing to learn in most texts.
 
         Raises:
             DataError: naming the limit that would hold 90 % of the texts.
         """
         if self.starved > STARVED * self.texts:
-            limit = min(max_tokens, self.room or max_tokens)
             raise DataError(
-                f"the limit of {limit} tokens leaves at most one label in {self.starved} of {self.texts} texts "
-                "(the questions alone fill it), so the model would learn nothing",
-                self._advice(),
+                f"the limit of {limit.tokens()} tokens leaves at most one label in {self.starved} of {self.texts} "
+                "texts (the questions alone fill it), so the model would learn nothing",
+                limit.leaves(self.length_for(WHOLE), WHOLE),
             )
 
     def length_for(self, share: float) -> int:
@@ -96,25 +94,16 @@ class Lengths:
                 return length
         return 0
 
-    def message(self, max_tokens: int) -> str | None:
+    def message(self, limit: Limit) -> str | None:
         """The warning about cut labels, or None if none is cut."""
         if not self.cut:
             return None
         nothing = f" ({self.silent} texts have no label left)" if self.silent else ""
-        limit = f"--max-tokens {max_tokens}"
-        if self.room is not None and self.room < max_tokens:
-            limit = f"the LLM has positions for {self.room} tokens beside an image; that"
         return (
-            f"{limit} cuts off {self.cut:,} of {self.cut + self.labels:,} labels, {self.share:.1%}{nothing}; "
-            + self._advice()
+            f"the limit of {limit.tokens()} tokens (--max-tokens) cuts off {self.cut:,} of "
+            f"{self.cut + self.labels:,} labels, {self.share:.1%}{nothing}; "
+            f"{limit.leaves(self.length_for(WHOLE), WHOLE)}"
         )
-
-    def _advice(self) -> str:
-        """What would leave most texts whole."""
-        needed = self.length_for(WHOLE)
-        if self.room is not None and self.room < needed:
-            return f"{WHOLE:.0%} of the texts need up to {needed} tokens: choose an LLM with more positions"
-        return f"--max-tokens {needed} leaves {WHOLE:.0%} of the texts whole"
 
     def describe(self) -> dict[str, Any]:
         """For run.json."""
