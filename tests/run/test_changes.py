@@ -80,6 +80,11 @@ def edit_tokenizer(run: Path) -> None:
     file.write_text(file.read_text() + "\n")
 
 
+def edit_special_tokens(run: Path) -> None:
+    file = run / "llm" / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"add_bos_token": False}))
+
+
 def edit_seed(run: Path) -> None:
     file = run / "out" / "run.json"
     file.write_text(file.read_text().replace('"seed": 0', '"seed": 7'))
@@ -96,6 +101,7 @@ CHANGES = [
     (add_row, "24 images with 72 captions before, 24 with 73 now"),
     (scale_llm, "target: changed contents in model.safetensors"),
     (edit_tokenizer, "target: changed contents in tokenizer.json"),
+    (edit_special_tokens, "target: changed contents in tokenizer_config.json"),
     (edit_seed, "seed: was 0, is now 7"),
     (edit_rate, "stage2_lr: was 0.0001, is now 0.5"),
 ]

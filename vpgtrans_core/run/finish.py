@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 CONFIGS = ("config.json", "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "*.bin")
 """Files that, besides the weights in safetensors, decide what a model computes."""
+TEXTS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+PICTURES = ("preprocessor_config.json", "processor_config.json", "references.json")
+"""Those that decide how it reads texts and images, and where its parts are."""
 TRY_BYTES = 4 << 20
 """Approximate size on disk of a model's settings and tokenizer."""
 
@@ -157,6 +160,7 @@ def identity(model: ResolvedSource | ResolvedLLM) -> dict[str, Any]:
         "model_type": model.config.get("model_type"),
         "sha256": hashes,
         "config_sha256": texts,
+        "reading_sha256": _hashes(model.folder, *TEXTS, *PICTURES),
     }
 
 

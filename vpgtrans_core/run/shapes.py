@@ -41,6 +41,7 @@ class DataShape(TypedDict, total=False):
 class ModelShape(TypedDict, total=False):
     sha256: dict[str, str]
     config_sha256: dict[str, str]
+    reading_sha256: dict[str, str]
 
 
 class LossesShape(TypedDict, total=False):
