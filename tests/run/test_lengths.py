@@ -204,6 +204,13 @@ def test_texts_longer_than_the_positions_are_cut_and_told(long_talk: Path, tmp_p
     assert "16 images take 128 of the 128 positions" in json.dumps(bad)
 
 
+def test_positions_that_suffice_are_not_spoken_of() -> None:
+    limit = Limit(160, positions=128, num_prompts=8)
+    assert limit.beyond(120) is None and "texts are cut after 120 tokens" in str(limit.beyond(121))
+    assert Limit(100, 128, 8).beyond(500) is None and Limit(10**6).beyond(10**5) is None
+    assert (limit.tokens(1), limit.tokens(2), limit.tokens(16), Limit(7).tokens(99)) == (120, 112, 0, 7)
+
+
 def test_where_nothing_would_be_left_the_run_does_not_begin(long_talk: Path, tmp_path: Path) -> None:
     rows = json.loads(long_talk.read_text())[:-1]
     for row in rows:

@@ -289,7 +289,7 @@ class Feed:
 
     def check_lengths(self) -> None:
         """Look at the texts of the first step before any is trained on; the same ones in every process. Say it where
-        --max-tokens is more than the LLM has positions for.
+        the LLM has fewer positions than they want.
 
         Raises:
             DataError: the limit of length leaves nothing to learn in most of them, or one is too long for the LLM.
@@ -303,7 +303,7 @@ class Feed:
             lengths.count(texts)
             check_room(texts, self.model.llm, self.model.vpg.num_prompts, self.settings.max_tokens)
         lengths.check(self.limit)
-        if beyond := self.limit.beyond:
+        if beyond := self.limit.beyond(lengths.length_for(1)):
             self._say(f"stage {self.stream}: {beyond}")
 
     def all_lengths(self) -> Lengths:
