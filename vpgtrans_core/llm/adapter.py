@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +115,16 @@ class LLM(ABC):
 
         Raises:
             ValueError: a text has an image or a label where the LLM can have none.
+        """
+
+    def check_words(self, texts: Iterable[bytes]) -> None:  # noqa: B027 - an LLM may embed whatever it is given
+        """Check before training that the LLM has an embedding of what is written in a data set.
+
+        Args:
+            texts: UTF-8, many texts in each.
+
+        Raises:
+            ModelError: it has not; names the token.
         """
 
     def positions(self, texts: Sequence[Text], num_prompts: int) -> int:

@@ -21,7 +21,7 @@ from vpgtrans_core.llm.loading import load_model, load_tokenizer
 from vpgtrans_core.llm.sampling import GivenDraws, Sampled
 from vpgtrans_core.llm.streaming import GrowingText, StopWhen
 from vpgtrans_core.llm.text import Piece, Text, TextEncoder, length
-from vpgtrans_core.llm.vocabulary import check_ids
+from vpgtrans_core.llm.vocabulary import check_ids, check_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -135,6 +135,9 @@ class FrozenLLM(LLM):
             ModelError: it has not; names the token.
         """
         check_ids(texts, self.tokenizer, self.vocab_size)
+
+    def check_words(self, texts: Iterable[bytes]) -> None:
+        check_tokens(texts, self.tokenizer, self.vocab_size)
 
     def compile(self) -> None:
         compile_blocks(self.model, self.trunks())

@@ -293,7 +293,10 @@ class Feed:
 
         Raises:
             DataError: the limit of length leaves nothing to learn in most of them, or one is too long for the LLM.
+            ModelError: a text of the data has a token that the LLM has no embedding of.
         """
+        for data in {id(d): d for d in (self.data, self.all.held_out)}.values():
+            self.model.llm.check_words([listing.texts.data for listing in data.listings])
         reader, lengths = self._reader(augment=False), Lengths()
         for draw in self.order.step(0)[:CHECKED_IMAGES]:
             texts = reader.texts(draw)
