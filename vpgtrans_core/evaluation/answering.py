@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from vpgtrans_core.data.bad import BadSampleError
 from vpgtrans_core.data.images import open_image, pixels
 from vpgtrans_core.data.sample import ImageRef
+from vpgtrans_core.data.tiles import Visual, stacked
 from vpgtrans_core.errors import DataError
 from vpgtrans_core.evaluation.task import EvalSample
 from vpgtrans_core.llm.adapter import GenerateOptions
@@ -82,32 +82,32 @@ def answer(
             continue
         outputs = see(model, chunk.images, batch)
         for numbers in open_batches:
-            visual = torch.stack([outputs[samples[number].image.name] for number in numbers])
+            visual = stacked([outputs[samples[number].image.name] for number in numbers])
             asked = [prompts[number] for number in numbers]
             texts = model.generate(visual, "outputs", asked, options(asked[0]))
             yield list(zip(numbers, texts, strict=True))
 
 
 @torch.no_grad()
-def see(model: VLModel, images: Sequence[ImageRef], batch: int) -> Mapping[str, Tensor]:
+def see(model: VLModel, images: Sequence[ImageRef], batch: int) -> Mapping[str, Visual]:
     """What the VPG makes of each image, ``[Q, D]``, by the image's name.
 
     Raises:
         DataError: an image cannot be read.
     """
 
-    def load(ref: ImageRef) -> Tensor:
+    def load(ref: ImageRef) -> Visual:
         try:
             return pixels(open_image(ref), model.vpg.preprocessing)
         except BadSampleError as error:
             detail = f" ({error.detail})" if error.detail else ""
             raise DataError(f"the image {ref.name} cannot be used: {error.kind}{detail}", "replace it") from error
 
-    outputs: dict[str, Tensor] = {}
+    outputs: dict[str, Visual] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(images), batch):
             several = images[start : start + batch]
-            stacked = torch.stack(list(pool.map(load, several))).to(model.device)
-            seen, _ = model.frozen(stacked, "pixels")
+            shown = stacked(list(pool.map(load, several))).to(model.device)
+            seen, _ = model.frozen(shown, "pixels")
             outputs |= {ref.name: one for ref, one in zip(several, seen, strict=True)}
     return outputs

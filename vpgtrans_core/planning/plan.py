@@ -53,8 +53,10 @@ class VPGPlan:
 
     Attributes:
         name: the source that it comes from; for training from scratch the pre-trained VPG.
-        num_prompts, output_size: Q and D of its output ``[Q, D]``.
+        num_prompts, output_size: Q and D of its output ``[Q, D]``; where pictures are cut into tiles, those of a usual
+            picture.
         feature_shape: the shape of the frozen part's output for one image.
+        tiles: how many tiles a usual picture has.
         frozen, trained: parameters that stay frozen in stage 2, and those that it trains.
         projector_bias: whether the projector after it has a bias.
     """
@@ -68,6 +70,7 @@ class VPGPlan:
     frozen: int
     trained: int
     projector_bias: bool = True
+    tiles: int = 1
 
     def projector_parameters(self, embedding_size: int) -> int:
         """Parameters of the projector to an LLM of this embedding size."""
@@ -265,16 +268,18 @@ def _vpg(source: ResolvedSource, settings: Settings, registry: Registry) -> VPGP
     origin = vpg_source(source, settings, registry, weights=False)
     adapter = load(origin.vpg_family.adapter)
     sizes = adapter.describe(origin.config)
+    tiles, (rows, *width) = sizes.get("tiles", 1), sizes["feature_shape"]
     return VPGPlan(
         name=origin.name,
         family=origin.vpg_family.name,
-        num_prompts=sizes["num_prompts"],
+        num_prompts=sizes.get("picture_prompts", sizes["num_prompts"]),
         output_size=sizes["output_size"],
-        feature_shape=tuple(sizes["feature_shape"]),
+        feature_shape=(tiles * rows, *width),
         image_size=sizes["image_size"],
         frozen=sizes["frozen"],
         trained=sizes["trained"],
         projector_bias=adapter.projector_bias,
+        tiles=tiles,
     )
 
 

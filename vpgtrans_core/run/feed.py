@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from vpgtrans_core.cache.cached_images import CachedImages
 from vpgtrans_core.cache.key import Kind
@@ -25,6 +24,7 @@ from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.loader import Gather, Loader, Missed, ReadOptions, StepData, StepReader
 from vpgtrans_core.data.order import InOrder
 from vpgtrans_core.data.pictures import Describe, Wanted
+from vpgtrans_core.data.tiles import Visual
 from vpgtrans_core.llm.text import Text
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.processes.heartbeat import WatchedAccelerator
@@ -328,7 +328,7 @@ class Feed:
         return self._open_cache("features" if self.model.trains_vpg else "outputs")
 
     @property
-    def keep(self) -> Callable[[Sequence[View], Tensor, VisualKind], Tensor] | None:
+    def keep(self) -> Callable[[Sequence[View], Visual, VisualKind], Visual] | None:
         """What the step gives its frozen results to."""
         features = self._reader(augment=True, cache=self.cache).features
         return features.keep if isinstance(features, CachedImages) else None
