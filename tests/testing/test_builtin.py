@@ -70,3 +70,7 @@ class TestLlava(VPGConformance):
 
 class TestIdefics3(VPGConformance):
     plugin = "vpg_idefics3"
+
+
+class TestInternVL(VPGConformance):
+    plugin = "vpg_internvl"
