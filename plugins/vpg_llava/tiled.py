@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vpgtrans_core.weights import Weights
 
 NEWLINE = "image_newline"
-CLOSE = 1e-5
+CLOSE = 1e-6
 """How near to the folder's, relative to its length, the soft prompt that ends a row has to come."""
 STEPS = 500
 """Steps at most to find it: a vector that takes more lies where the projector hardly reaches, and would be huge."""

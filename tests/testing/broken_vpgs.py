@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import nn
 
+from vpgtrans_core.data.preprocessing import Preprocessing
 from vpgtrans_core.testing.patch_vpg import PATCH, PatchVPG
 from vpgtrans_core.weights import Weights, save_tensors
 
@@ -40,6 +44,28 @@ class CountsWrong(Plain):
 class NormOfTheBatch(Plain):
     def prompts(self, features):
         return super().prompts(features - features.mean(0, keepdim=True))
+
+
+@dataclass(frozen=True)
+class Halves(Preprocessing):
+    """Two tiles a picture, and one soft prompt more than there is."""
+
+    tiled: ClassVar[bool] = True
+
+    def tiles(self, image):
+        return [self.fit(image)] * 2
+
+    def count(self, width, height):
+        return 2
+
+    def runs(self, width, height):
+        return 4, "and", 5
+
+
+class PromisesMore(Plain):
+    def __init__(self):
+        super().__init__()
+        self.preprocessing = Halves(size=self.preprocessing.size)
 
 
 class DropoutInFeatures(Plain):

@@ -66,6 +66,17 @@ class TestQFormer(VPGConformance):
 
 class TestLlava(VPGConformance):
     plugin = "vpg_llava"
+    family = "llava"
+
+
+class TestLlavaNext(VPGConformance):
+    plugin = "vpg_llava"
+    family = "llava-next"
+
+
+class TestLlavaOnevision(VPGConformance):
+    plugin = "vpg_llava"
+    family = "llava-onevision"
 
 
 class TestIdefics3(VPGConformance):
