@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from vpg_llava.cards import NEXT_SOURCES, ONEVISION_SOURCES, SOURCES
 from vpg_llava.names import HEAD, LLAVA, NEXT, NEXT_PART, ONEVISION, ONEVISION_PART, PART, TRUNK
+from vpg_llava.refused import REFUSED
 from vpgtrans_core import hookimpl
 from vpgtrans_core.cards import API_VERSION, SourceCard, VPGFamily
 
@@ -42,7 +44,7 @@ VPGT_CONFORMANCE = {
 def vpgt_vpg_families() -> list[VPGFamily]:
     """Three families: transformers' LLaVA, LLaVA-NeXT and LLaVA-OneVision folders, and ours without the LLM."""
     return [
-        _family("llava", (LLAVA, PART), "vpg_llava.adapter:LlavaVPG", SOURCES),
+        dataclasses.replace(_family("llava", (LLAVA, PART), "vpg_llava.adapter:LlavaVPG", SOURCES), refused=REFUSED),
         _family("llava-next", (NEXT, NEXT_PART), "vpg_llava.tiled:LlavaNextVPG", NEXT_SOURCES),
         _family("llava-onevision", (ONEVISION, ONEVISION_PART), "vpg_llava.tiled:LlavaOnevisionVPG", ONEVISION_SOURCES),
     ]

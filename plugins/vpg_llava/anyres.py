@@ -82,6 +82,14 @@ class AnyRes(Preprocessing):
     def runs(self, width: int, height: int) -> Sequence[int | str]:
         return (self.side**2 + self.field(width, height).prompts,)
 
+    @property
+    def most_prompts(self) -> int:
+        limit = math.inf if self.most is None else SHRINKS_ABOVE**2 * self.most * self.side**2
+        sides = (
+            (height // self.size * self.side, width // self.size * self.side) for height, width in self.resolutions
+        )
+        return self.side**2 + max(int(min(rows * columns, limit)) + rows for rows, columns in sides)
+
     def field(self, width: int, height: int) -> Field:
         """The field of a picture of this size, as transformers' classes compute it."""
         resolution = self._resolution(width, height)

@@ -61,6 +61,10 @@ class Halves(Preprocessing):
     def runs(self, width, height):
         return 4, "and", 5
 
+    @property
+    def most_prompts(self):
+        return 10
+
 
 class PromisesMore(Plain):
     def __init__(self):

@@ -18,7 +18,8 @@ class Preprocessing:
     processor does, then scaled to mean 0 and deviation 1. A family whose own processor crops or pads derives from this
     class and overrides `fit`; an object travels to data workers and is part of a cache's key.
 
-    A family that cuts pictures into tiles sets `tiled` and overrides `tiles`, `count` and `runs`.
+    A family that cuts pictures into tiles sets `tiled` and overrides `tiles`, `count`, `runs` and
+    `most_prompts`.
 
     Attributes:
         tiled: whether pictures have several tiles, as many as fit their shape.
@@ -48,6 +49,11 @@ class Preprocessing:
     def usual_tiles(self) -> int:
         """How many tiles a usual picture has."""
         return self.count(*USUAL)
+
+    @property
+    def most_prompts(self) -> int:
+        """How many positions a picture takes at most, words included. Asked of a tiled family only."""
+        raise NotImplementedError(f"{type(self).__name__} is tiled and does not say how many soft prompts there are")
 
     def runs(self, width: int, height: int) -> Sequence[int | str]:
         """What stands in a text in the place of a picture of this size: numbers of soft prompts, and words between

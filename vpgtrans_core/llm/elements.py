@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vpgtrans_core.llm.shown import Elements, Images, positions_of
+from vpgtrans_core.llm.shown import Elements, Images, positions_of_some
 from vpgtrans_core.llm.text import ImagePlace, Piece, Text, length
 
 
@@ -57,9 +57,8 @@ def images_of_samples(samples: int, counts: Sequence[int]) -> list[range]:
 
 def lengths_of(texts: Sequence[Sequence[Text]], num_prompts: Images, counts: Sequence[int]) -> Iterator[int]:
     """How many positions each text takes; `counts` says how many images each sample has, empty for one each."""
-    taken = positions_of(num_prompts)
     for sample, numbers in zip(texts, images_of_samples(len(texts), counts), strict=True):
-        own = taken if isinstance(taken, int) else taken[numbers.start : numbers.stop]
+        own = positions_of_some(num_prompts, numbers)
         yield from (length(text.pieces, own) for text in sample)
 
 

@@ -29,9 +29,16 @@ def prompts_of(shown: Shown) -> int:
 
 def positions_of(images: Images) -> int | list[int]:
     """How many positions images take: all the same number, or each its own."""
-    if isinstance(images, int):
-        return images
+    return images if isinstance(images, int) else _each(images)
+
+
+def _each(images: Sequence[Shown]) -> list[int]:
     return [sum(run if isinstance(run, int) else len(run) for run in shown) for shown in images]
+
+
+def positions_of_some(images: Images, some: range) -> int | list[int]:
+    """How many positions some of the images take, those of one sample: all the same number, or each its own."""
+    return images if isinstance(images, int) else _each(images[some.start : some.stop])
 
 
 class Elements:

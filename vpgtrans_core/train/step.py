@@ -19,7 +19,7 @@ from vpgtrans_core.data.sample import View, VisualKind
 from vpgtrans_core.data.tiles import Visual, changed
 from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.llm.elements import images_of_samples
-from vpgtrans_core.llm.shown import positions_of
+from vpgtrans_core.llm.shown import positions_of_some
 from vpgtrans_core.llm.text import Text
 from vpgtrans_core.vlm.model import VLModel
 
@@ -176,10 +176,8 @@ class Stepper:
         """Cut a batch between samples so that no part computes more than `micro_positions` positions (one sample at
         least)."""
         start = 0
-        taken = positions_of(self.model.shown(batch.visual))
-        numbers = images_of_samples(len(batch.texts), batch.images)
-        each = [taken if isinstance(taken, int) else taken[n.start : n.stop] for n in numbers]
-        sizes = map(self.model.llm.positions, batch.texts, each)
+        shown, numbers = self.model.shown(batch.visual), images_of_samples(len(batch.texts), batch.images)
+        sizes = map(self.model.llm.positions, batch.texts, (positions_of_some(shown, own) for own in numbers))
         for end in _cuts(list(sizes), self.micro_positions):
             yield batch.part(start, end)
             start = end

@@ -37,14 +37,18 @@ class VPG(nn.Module, ABC):
         output_size: D, the width of the VPG's output.
         feature_shape: the shape ``(N, C)`` of the features of one image, or tile.
         preprocessing: how images become pixels.
-        loading_code: Python that loads the folder which `save_model` writes, with ``{folder}`` in it, for the folder's
-            README; empty for a family without such a folder, whose runs need ``--save vpg``.
+        loading_code: Python for the folder's README: it loads the folder which `save_model` writes, called
+            ``{folder}``, and prints the caption of ``picture.png``; empty for a family without such a folder, whose
+            runs need ``--save vpg``.
         projector_bias: whether the linear projector has a bias. Where its folders have no place for one, none is made
             or trained, and what the start needs of it is put into the weight.
+        formats: forms of its own that ``vpgt export --to`` writes, each with ``"module:function"``, which is called
+            with the `ResolvedSource`, the output's path, `overwrite` and the command's further options.
     """
 
     loading_code: ClassVar[str] = ""
     projector_bias: ClassVar[bool] = True
+    formats: ClassVar[dict[str, str]] = {}
 
     num_prompts: int
     output_size: int
@@ -85,12 +89,12 @@ class VPG(nn.Module, ABC):
 
     def facts(self, image_size: int) -> dict[str, Any]:
         """What `describe` returns, of this VPG; of a tiled family also ``tiles`` and ``picture_prompts``, how many
-        tiles and soft prompts a usual picture has."""
+        tiles and soft prompts a usual picture has, and ``most_prompts``, how many any has at most."""
         trained = sum(parameter.numel() for _, parameter in self.trained())
         images, tiled = self.preprocessing, {}
         if images.tiled:
             prompts = sum(run for run in images.runs(*USUAL) if isinstance(run, int))
-            tiled = {"tiles": images.usual_tiles, "picture_prompts": prompts}
+            tiled = {"tiles": images.usual_tiles, "picture_prompts": prompts, "most_prompts": images.most_prompts}
         return {
             **tiled,
             "num_prompts": self.num_prompts,
@@ -108,6 +112,11 @@ class VPG(nn.Module, ABC):
     @abstractmethod
     def prompts(self, features: Tensor) -> Tensor:
         """The trained part: features ``[B, *feature_shape]`` to the VPG's output ``[B, Q, D]`` in fp32."""
+
+    @property
+    def most_prompts(self) -> int:
+        """How many positions of an LLM an image takes at most."""
+        return self.preprocessing.most_prompts if self.preprocessing.tiled else self.num_prompts
 
     def arrange(self, outputs: Tiles) -> Sequence[Tensor]:
         """The outputs ``[n, D]`` of each picture, in the order in which the LLM reads them, from those of its tiles
@@ -154,6 +163,11 @@ class VPG(nn.Module, ABC):
     def prepare_endpoint(self, folder: Path, ends: Sequence[int]) -> None:
         """Change the folder of a chat model, which `save_model` has written and which has a ``chat_template.jinja``,
         so that a chat endpoint can answer it; `ends` are the tokens that end an answer. By default nothing is done."""
+
+    @classmethod
+    def is_endpoint(cls, folder: Path) -> bool:
+        """Whether `prepare_endpoint` has changed a folder."""
+        return False
 
     @abstractmethod
     def save_part(self, folder: Path, projector: nn.Linear | None, *, references: dict[str, Any]) -> None:

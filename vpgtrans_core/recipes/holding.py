@@ -1,0 +1,28 @@
+"""How the frozen LLM is held: its precision, where its parts are, how it computes; and which of these go together."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Quantization = Literal["none", "8bit", "4bit"]
+Place = Literal["auto", "auto:cpu"]
+SPILLS: Place = "auto:cpu"
+"""The place in which host memory takes what the GPUs cannot hold."""
+
+
+def holding_problems(
+    *, compile: bool | None, checkpoint_activations: bool, quantization: Quantization, place: Place | None, device: str
+) -> list[str]:
+    """What does not go together; the names are those of the settings."""
+    problems = []
+    if compile and checkpoint_activations:
+        problems.append("compile: blocks recomputed by checkpoint_activations run uncompiled; give one of the two")
+    if compile and quantization != "none":
+        problems.append("compile: a quantised LLM cannot be compiled; give one of compile and quantization")
+    if compile and place:
+        problems.append("compile: an LLM on several devices cannot be compiled; give one of compile and place")
+    if place == SPILLS and quantization != "none":
+        problems.append("place: a quantised LLM stays on GPUs; give --place auto, or leave --quantization out")
+    if place and ":" in device:
+        problems.append("place: all visible GPUs are used; choose them with CUDA_VISIBLE_DEVICES in place of device")
+    return problems
