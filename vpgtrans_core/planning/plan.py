@@ -56,8 +56,11 @@ class VPGPlan:
 
     Attributes:
         name: the source that it comes from; for training from scratch the pre-trained VPG.
-        num_prompts, output_size: Q and D of its output ``[Q, D]``.
+        num_prompts, output_size: Q and D of its output ``[Q, D]``; where pictures are cut into tiles, those of a usual
+            picture.
         feature_shape: the shape of the frozen part's output for one image.
+        tiles, most_prompts: how many tiles a usual picture has, and how many soft prompts any has at most; 1 and 0
+            where pictures are not cut.
         frozen, trained: parameters that stay frozen in stage 2, and those that it trains.
         projector_bias: whether the projector after it has a bias.
     """
@@ -71,6 +74,8 @@ class VPGPlan:
     frozen: int
     trained: int
     projector_bias: bool = True
+    tiles: int = 1
+    most_prompts: int = 0
 
     def projector_parameters(self, embedding_size: int) -> int:
         """Parameters of the projector to an LLM of this embedding size."""
@@ -199,7 +204,7 @@ def plan(
     settings, source, target = spec.settings, spec.source, spec.target
     target_plan = _model(target)
     vpg = _vpg(source, settings, registry)
-    check_positions(spec, vpg.num_prompts)
+    check_positions(spec, vpg.most_prompts or vpg.num_prompts)
     source_llm = _source_llm(source, settings)
     first = each[0] if each else data
     listed = _data(first, settings)
@@ -272,16 +277,19 @@ def _vpg(source: ResolvedSource, settings: Settings, registry: Registry) -> VPGP
     origin = vpg_source(source, settings, registry, weights=False)
     adapter = load(origin.vpg_family.adapter)
     sizes = adapter.describe(origin.config)
+    tiles, (rows, *width) = sizes.get("tiles", 1), sizes["feature_shape"]
     return VPGPlan(
         name=origin.name,
         family=origin.vpg_family.name,
-        num_prompts=sizes["num_prompts"],
+        num_prompts=sizes.get("picture_prompts", sizes["num_prompts"]),
         output_size=sizes["output_size"],
-        feature_shape=tuple(sizes["feature_shape"]),
+        feature_shape=(tiles * rows, *width),
         image_size=sizes["image_size"],
         frozen=sizes["frozen"],
         trained=sizes["trained"],
         projector_bias=adapter.projector_bias,
+        tiles=tiles,
+        most_prompts=sizes.get("most_prompts", 0),
     )
 
 
