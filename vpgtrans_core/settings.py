@@ -16,6 +16,7 @@ from annotated_types import Gt, Le, Lt
 
 from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.recipes.captions import caption_problems
+from vpgtrans_core.recipes.holding import holding_problems
 from vpgtrans_core.recipes.items import StageItem, recipe_number, stage_items, stage_with, whole_stage
 from vpgtrans_core.recipes.lists import LISTS, LR_FACTOR, PAPER, THEN, TUNING, Recipe
 from vpgtrans_core.recipes.stage import Amount, Count, Optimizer, Positive, Rate, Stage, data_problems
@@ -224,6 +225,9 @@ class Settings:
     checkpoint_activations: bool = _setting(
         False, "Recompute the LLM's activations in the backward pass to save memory.", "machine"
     )
+    shard: bool | None = _setting(
+        None, "Spread the frozen LLM's blocks over the processes, which then hold a part of it each.", "machine"
+    )
     compile: bool | None = _setting(
         None, "Compile the frozen LLM with torch.compile; default yes for long runs on a GPU.", "machine"
     )
@@ -356,15 +360,13 @@ def _then_fits(settings: Settings) -> list[str]:
     return problems
 
 
-def _compile_fits(settings: Settings) -> list[str]:
-    if not settings.compile:
-        return []
-    problems = []
-    if settings.checkpoint_activations:
-        problems.append("compile: blocks recomputed by checkpoint_activations run uncompiled; give one of the two")
-    if settings.quantization != "none":
-        problems.append("compile: a quantised LLM cannot be compiled; give one of compile and quantization")
-    return problems
+def _holding_fits(settings: Settings) -> list[str]:
+    return holding_problems(
+        quantized=settings.quantization != "none",
+        compiled=bool(settings.compile),
+        checkpoints=settings.checkpoint_activations,
+        shard=bool(settings.shard),
+    )
 
 
 def _resume_fits(settings: Settings) -> list[str]:
@@ -380,5 +382,5 @@ def _template_fits(settings: Settings) -> list[str]:
     return [f"template: {problem}" for name in dict.fromkeys(names) if name and (problem := template_problem(name))]
 
 
-RELATIONS = (_data_fits, _captions_fit, _template_fits, _then_fits, _stages_fit, _compile_fits, _resume_fits)
+RELATIONS = (_data_fits, _captions_fit, _template_fits, _then_fits, _stages_fit, _holding_fits, _resume_fits)
 """What must hold between settings; each returns its problems."""

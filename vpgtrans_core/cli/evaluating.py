@@ -50,6 +50,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="Precision: auto, float32, bfloat16 or float16.")] = "auto",
     quantization: Annotated[str, typer.Option(help="The LLM in none, 8bit or 4bit.")] = "none",
+    shard: Annotated[bool, typer.Option("--shard", help="Spread the LLM's blocks over the processes.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask the hub.")] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a model folder.")
@@ -69,7 +70,7 @@ def evaluate(
 
     chosen = {"num_beams": num_beams, "min_new_tokens": min_new_tokens, "max_new_tokens": max_new_tokens}
     options = {k: v for k, v in {**chosen, "length_penalty": length_penalty}.items() if v is not None}
-    machine = {"device": device, "dtype": dtype, "quantization": quantization, "offline": offline}
+    machine = {"device": device, "dtype": dtype, "quantization": quantization, "offline": offline, "shard": shard}
     settings = EvalSettings(
         task=task, model=model, data=tuple(data or ()), predictions=predictions, out=out, metrics=tuple(metric or ()),
         scored=not no_scores, limit=limit, batch_size=batch_size, prompt=prompt, options=options, examples=examples,

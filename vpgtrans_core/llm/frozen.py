@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,15 @@ from vpgtrans_core.llm.elements import images_of_samples, line_of
 from vpgtrans_core.llm.head import head_of
 from vpgtrans_core.llm.loading import load_model, load_tokenizer
 from vpgtrans_core.llm.sampling import GivenDraws, Sampled
+from vpgtrans_core.llm.shards import Shards
 from vpgtrans_core.llm.streaming import GrowingText, StopWhen
 from vpgtrans_core.llm.text import Piece, Text, TextEncoder
 from vpgtrans_core.llm.vocabulary import check_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 
 class FrozenLLM(LLM):
@@ -51,6 +54,9 @@ class FrozenLLM(LLM):
         self.freeze()
         self.text = self.text_encoder()
         self.head = head_of(self.model, self.trunk_name(), self.run_head)
+        self.shards = Shards.of(self.model)
+        if self.shards is not None:
+            self.shards.watch(self.trunks())
         self.shares_prefix = self.may_share() and share
 
     @classmethod
@@ -173,10 +179,25 @@ class FrozenLLM(LLM):
         if sum(counts) != len(soft_prompts):
             raise ValueError(f"the prompts need {sum(counts)} images, but there are {len(soft_prompts)}")
         answers: dict[int, str] = {}
-        for numbers, read, said in self._alike(prompts, counts, soft_prompts.shape[1]):
+        for numbers, read, said in self._in_step(list(self._alike(prompts, counts, soft_prompts.shape[1]))):
             ids = self._continue(read.to(soft_prompts.device), said.to(soft_prompts.device), soft_prompts, arguments)
             answers |= zip(numbers, self.decode(ids, one_line=captioning, end=end), strict=True)
         return [answers[number] for number in sorted(answers)]
+
+    def join_generation(self) -> None:
+        for _ in self._in_step([]):
+            pass
+
+    def _in_step(self, groups: list[T]) -> Iterator[T]:
+        """These groups, for each of which something is generated. Where the LLM is in shards every process generates
+        equally often: one with fewer groups generates a token for nothing in between."""
+        missing = 0 if self.shards is None else self.shards.lockstep.most(len(groups)) - len(groups)
+        yield from groups
+        for _ in range(missing):
+            nothing = torch.zeros(1, 1, self.embedding_size, dtype=self.model.dtype, device=self.model.device)
+            arguments = self.generation_arguments(GenerateOptions(num_beams=1, max_new_tokens=1, min_new_tokens=1))
+            ((_, read, said),) = self._alike([self.text.prompt_text("")], [1], 1)
+            self._continue(read.to(nothing.device), said.to(nothing.device), nothing, arguments)
 
     @torch.no_grad()
     def stream(
@@ -227,13 +248,15 @@ class FrozenLLM(LLM):
         arguments = self.generation_arguments(options)
         count = len(soft_prompts)
         prompts = [self.text.prompt_text("")] * count
-        ((_, read, said),) = self._alike(prompts, [1] * count, soft_prompts.shape[1])  # alike in length
         device = soft_prompts.device
         chooser = GivenDraws(temperature, draws.to(device))
-        ids = self._continue(read.to(device), said.to(device), soft_prompts, arguments, logits_processor=[chooser])
-        ends = torch.tensor(arguments.eos_token_id, device=device)
-        ended = torch.isin(ids, ends).any(1).tolist()
-        return [Sampled(text, end) for text, end in zip(self.decode(ids), ended, strict=True)]
+        sampled: list[Sampled] = []
+        for _, read, said in self._in_step(list(self._alike(prompts, [1] * count, soft_prompts.shape[1]))):  # one group
+            ids = self._continue(read.to(device), said.to(device), soft_prompts, arguments, logits_processor=[chooser])
+            ends = torch.tensor(arguments.eos_token_id, device=device)
+            ended = torch.isin(ids, ends).any(1).tolist()
+            sampled += [Sampled(text, end) for text, end in zip(self.decode(ids), ended, strict=True)]
+        return sampled
 
     def _continue(self, read: Tensor, said: Tensor, soft_prompts: Tensor, arguments: Any, **more: Any) -> Tensor:
         """New token ids ``[B, T]`` after elements ``[B, L]``, and after what the decoder has said, ``[B, M]``; `more`
@@ -247,6 +270,8 @@ class FrozenLLM(LLM):
         if said.shape[1]:
             start = torch.full_like(said[:, :1], arguments.decoder_start_token_id)
             more["decoder_input_ids"] = torch.cat([start, said], dim=1)
+        if self.shards is not None:
+            more["synced_gpus"] = True  # each token is a pass, and no process may stop before the others
         model: Any = self.model
         ids = model.generate(
             inputs_embeds=inputs,

@@ -13,6 +13,7 @@ import torch
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.embeddings import text_config
 from vpgtrans_core.llm.empty import check_size
+from vpgtrans_core.llm.shards import Shards, own_part
 from vpgtrans_core.weights import Weights, check_finite, mismatch
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def load_model(
     quantization: str | None = None,
     keep_precise: tuple[str, ...] | None = None,
     trust_remote_code: bool = False,
+    shards: Shards | None = None,
 ) -> PreTrainedModel:
     """Load a model in evaluation mode; what its checkpoint lacks or has too much is an error.
 
@@ -42,6 +44,7 @@ def load_model(
         quantization: None, ``"8bit"`` or ``"4bit"``.
         keep_precise: names of linear layers that must not be quantised; None for transformers' own choice.
         trust_remote_code: whether code in the folder may run.
+        shards: of which this process reads its own; None for the whole model.
 
     Raises:
         ModelError: there is no model of that kind in the folder, its tensors do not fit its config, a weight is not
@@ -54,7 +57,7 @@ def load_model(
             quantization, dtype, list(keep_precise) if keep_precise else None
         )
         options["device_map"] = {"": device}
-    elif torch.device(device).type == "cuda":
+    elif torch.device(device).type == "cuda" and shards is None:
         options["device_map"] = {"": device}  # tensor by tensor: no process holds the whole LLM in the host's memory
     if Path(folder).is_dir():
         weights = Weights(folder)  # the gate looks at names, headers and pickles before anything is built from them
@@ -62,6 +65,8 @@ def load_model(
             check_finite({name: weights.read(name)}, folder)
         if not trust_remote_code:
             check_size(folder, text_config(folder), weights)
+    if shards is not None:
+        auto_class = shards.reader(text_config(folder), trust_remote_code)
     try:
         model, report = auto_class.from_pretrained(str(folder), output_loading_info=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
@@ -73,7 +78,7 @@ def load_model(
     if quantization:
         _keep_differentiable(model)
     else:
-        check_finite(dict(model.named_parameters()), folder)
+        check_finite({name: own_part(value) for name, value in model.named_parameters()}, folder)
         model = model.to(device)
     return model.eval()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,12 @@ from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import LLM_PREFIX
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.llm.empty import check_size, empty_model, silence
+from vpgtrans_core.llm.frozen import FrozenLLM
+from vpgtrans_core.llm.loading import load_model
+from vpgtrans_core.llm.shards import Shards
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, resolve_source
+from vpgtrans_core.processes.lockstep import Lockstep
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.templates import usable_template
@@ -43,26 +48,66 @@ def load_llm(llm: ResolvedLLM, machine: Machine, settings: Settings) -> LLM:
     """Load a frozen LLM from its own folder, or out of a VL-LLM's."""
     adapter = load(llm.family.adapter)
     quantization = None if settings.quantization == "none" else settings.quantization
-    return adapter.load(
+    model = None
+    if machine.mesh is not None:
+        model = _model_in_shards(llm, adapter, machine, settings)
+    elif llm.prefix:
+        model = _inner_model(llm, adapter, machine, settings)
+    made: LLM = adapter.load(
         llm.folder,
         family=llm.family,
         dtype=machine.dtype,
         device=machine.device,
-        model=_inner_model(llm, adapter, machine, settings) if llm.prefix else None,
+        model=model,
         share=settings.share_prefix,
         quantization=quantization,
         trust_remote_code=settings.trust_remote_code,
     )
+    if machine.mesh is not None:
+        made.whole = lambda: adapter.prepare(_whole_model(llm, adapter, machine, settings))
+    return made
 
 
-def _inner_model(llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Settings) -> PreTrainedModel:
+def _model_in_shards(llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Settings) -> PreTrainedModel:
+    """An LLM of which this process reads its part."""
+    if not issubclass(adapter, FrozenLLM):
+        raise ModelError(f"{adapter.__name__} cannot shard its LLM", "its adapter can derive from `DecoderOnlyLLM`")
+    assert machine.mesh is not None
+    shards = Shards(Lockstep(machine.accelerator, machine.mesh))
+    if llm.prefix:
+        return _inner_model(llm, adapter, machine, settings, shards)
+    return load_model(
+        str(llm.folder),
+        adapter.auto_class(),
+        dtype=machine.dtype,
+        device=machine.device,
+        trust_remote_code=settings.trust_remote_code,
+        shards=shards,
+    )
+
+
+def _whole_model(llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Settings) -> PreTrainedModel:
+    """The model of an LLM in shards, whole and on the CPU, from its own files."""
+    here = dataclasses.replace(machine, device=torch.device("cpu"), mesh=None)
+    if llm.prefix:
+        return _inner_model(llm, adapter, here, settings)
+    trusts = settings.trust_remote_code
+    return load_model(
+        str(llm.folder), adapter.auto_class(), dtype=here.dtype, device=here.device, trust_remote_code=trusts
+    )
+
+
+def _inner_model(
+    llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Settings, shards: Shards | None = None
+) -> PreTrainedModel:
     """The language model inside a VL-LLM's folder, read by its prefix; nothing else of the folder is loaded."""
     from transformers import AutoConfig
 
     config = AutoConfig.for_model(**llm.config)
     check_size(str(llm.folder), config, Weights(str(llm.folder)))
     with silence():  # transformers reports the VPG's tensors, which are not the LLM's, as unexpected
-        model, report = adapter.auto_class().from_pretrained(
+        reader = adapter.auto_class() if shards is None else shards.reader(config)
+        model, report = reader.from_pretrained(
             str(llm.folder),
             config=config,
             dtype=machine.dtype,
