@@ -31,6 +31,7 @@ import vpgtrans_core
 from vpgtrans_core.llm.blocks import blocks
 from vpgtrans_core.llm.empty import empty_model
 from vpgtrans_core.machine import BYTES_PER_POSITION
+from vpgtrans_core.miniature.data import save_training
 from vpgtrans_core.weights import INDEX, save_tensors, write_json
 
 TARGETS = ("opt-mini-l", "llama-mini", "t5-mini")
@@ -38,7 +39,7 @@ SHORT = {
     "--limit": 96, "--val-images": 16, "--stage1-steps": 3, "--stage2-steps": 3, "--batch-size": 40, "--workers": 0,
     "--stage1-optimizer": "adamw", "--micro-positions": 512,
 }  # fmt: skip
-LAYERS, WORDS = 16, 512
+LAYERS, WORDS = 16, 1024
 BLOCKS_AT_ONCE = 2
 """Blocks that a process holds whole at the same time: one computes, and the next is gathered."""
 MEMORY_POSITIONS = 64
@@ -79,30 +80,9 @@ def launch(processes: int, *arguments: str) -> None:
 def transfer(target: str, out: Path, processes: int, shard: bool) -> Path:
     """A short transfer to one of the miniature's targets by the command line; returns its folder."""
     values = [str(part) for pair in SHORT.items() for part in pair]
-    options = [
-        "--from",
-        str(without_dropout(out.parent)),
-        "--to",
-        target,
-        "--out",
-        str(out),
-        "--device",
-        "cpu",
-        *values,
-    ]
-    launch(processes, "-m", "vpgtrans_core.cli.main", "transfer", *options, "--no-cache-features", *["--shard"] * shard)
+    options = ["--from", "opt-mini-s", "--to", target, "--out", str(out), "--device", "cpu", "--no-cache-features"]
+    launch(processes, "-m", "vpgtrans_core.cli.main", "transfer", *options, *values, *["--shard"] * shard)
     return out
-
-
-def without_dropout(folder: Path) -> Path:
-    """A copy of the miniature's source whose Q-Former has no dropout, which each process draws for itself."""
-    copy = folder / "source"
-    if not copy.exists():
-        shutil.copytree(zoo() / "blip2-opt-mini-s", copy)
-        config = json.loads((copy / "config.json").read_text())
-        config["qformer_config"] |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        (copy / "config.json").write_text(json.dumps(config))
-    return copy
 
 
 def zoo() -> Path:
@@ -149,7 +129,7 @@ def save_large(folder: Path, billions: float) -> PreTrainedConfig:
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(folder)
     shapes = {name: value.shape for name, value in empty_model(config).state_dict().items()}
-    places = {name: "-".join(["model", *[p for p in name.split(".") if p.isdigit()]]) for name in shapes}
+    places = {name: "-".join(["part", *[p for p in name.split(".") if p.isdigit()]]) for name in shapes}
     generator = torch.Generator().manual_seed(0)
     for place in dict.fromkeys(places.values()):
         tensors = {
@@ -179,6 +159,7 @@ def foreseen(config: PreTrainedConfig, processes: int, shard: bool) -> float:
 def memory(folder: Path, config: PreTrainedConfig, processes: int, shard: bool) -> Memory:
     """Train shortly with the LLM in `folder`, and measure each process."""
     out = folder.parent / f"memory-{processes}-{shard}"
+    save_training(32, Path(f"{out}-data"))
     launch(processes, __file__, "worker", str(folder), str(out), str(int(shard)))
     taken = [json.loads(path.read_text()) for path in out.parent.glob(f"{out.name}.*.json")]
     assert len(taken) == processes
@@ -208,7 +189,8 @@ def work(target: str, out: str, shard: bool) -> None:
     values = {"limit": 24, "val_images": 4, "stage1_steps": 2, "stage2_steps": 1, "batch_size": 12, "workers": 0}
     vpgtrans_core.transfer(
         source="opt-mini-s", target=target, out=out, shard=shard, save="vpg", dtype="bfloat16", device="cpu",
-        micro_positions=MEMORY_POSITIONS, source_loss=False, start="random", **values,
+        micro_positions=MEMORY_POSITIONS, source_loss=False, start="random",
+        data=(f"{out}-data/captions.json",), **values,
     )  # fmt: skip
 
 

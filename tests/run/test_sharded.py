@@ -14,12 +14,13 @@ from tests.run.test_machines import without_dropout
 from tests.run.test_processes import free_port
 from tests.run.test_resume import settings
 from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.miniature.data import save_training
 from vpgtrans_core.processes.launching import remarks
 from vpgtrans_core.settings import Settings, build
 
 FAMILIES = ("opt-wide", "llama", "t5")
 UNEQUAL: dict[str, dict[str, Any]] = {
-    "fewer-images": {"batch_size": 1, "val_images": 1, "stage1_steps": 3, "stage2_steps": 1},
+    "fewer-images": {"batch_size": 1, "val_images": 1, "stage1_steps": 3, "stage2_steps": 1, "source_loss": True},
     "checkpointed": {"checkpoint_activations": True, "stage1_steps": 1, "stage2_steps": 1},
     "ends-early": {"early_stop": True, "stage1_lr": 1e-9, "stage1_steps": 12, "stage2_steps": 1, "validate_every": 2},
     "bad-pictures": {"max_bad_ratio": 1.0, "stage1_steps": 3, "stage2_steps": 1},
@@ -46,6 +47,8 @@ def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, more in UNEQUAL.items():
         own = more | ({"data": [str(broken)]} if name == "bad-pictures" else {})
         cases += [case(name, shard, **own) for shard in (False, True)]
+    cases += [_taught(root, shard) for shard in (False, True)]
+    cases += [_tuned(root, world / "data", shard) for shard in (False, True)]
     processes = start(cases, 2, free_port())
     said = [process.communicate(timeout=400)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said[0][-3000:] + said[1][-3000:]
@@ -59,6 +62,32 @@ def _broken(data: Path, folder: Path) -> Path:
         if number % 4:
             picture.write_bytes(b"no picture")
     return folder / "captions.json"
+
+
+def _taught(root: Path, shard: bool) -> Case:
+    """A run in which the source describes the pictures: so few that one process has nothing to do."""
+    pictures = root / "pictures"
+    if not pictures.exists():
+        save_training(8, pictures)
+        (pictures / "captions.json").unlink()
+    own: dict[str, Any] = {"source": "opt-mini-s", "target": "llama-mini", "data": [str(pictures)], "device": "cpu"}
+    own |= {"captions": "source:1", "max_bad_ratio": 1.0, "workers": 0, "val_images": 2, "cache_features": False}
+    own |= {"stage1_steps": 1, "stage2_steps": 1, "batch_size": 6, "stage1_optimizer": "adamw", "shard": shard}
+    return {"settings": own | {"out": str(root / f"taught-{'shard' if shard else 'whole'}")}}
+
+
+def _tuned(root: Path, data: Path, shard: bool) -> Case:
+    """An earlier case's model is tuned: its LLM comes out of the whole VL-LLM's folder."""
+    talk = [{"from": "human", "value": "<image>\na red"}, {"from": "gpt", "value": "circle"}]
+    talks = [{"image": f"{n}.png", "conversations": talk} for n in range(7)]
+    path = root / "talks" / "llava.json"
+    if not path.exists():
+        shutil.copytree(data / "images", path.parent)
+        path.write_text(json.dumps(talks))
+    own: dict[str, Any] = {"method": "tune", "source": str(root / "llama-whole"), "data": [str(path)], "device": "cpu"}
+    own |= {"stage3_steps": 2, "stage3_batch_size": 3, "stage3_max_tokens": 60, "template": "plain", "workers": 0}
+    own |= {"val_images": 1, "cache_features": False, "augment": False, "shard": shard}
+    return {"settings": own | {"out": str(root / f"tuned-{'shard' if shard else 'whole'}")}}
 
 
 def losses(folder: Path) -> list[list[float]]:
@@ -84,7 +113,7 @@ def same(one: Path, other: Path) -> None:
         assert name.endswith("key.bias") or torch.allclose(value, theirs[name], rtol=0, atol=near), name
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *UNEQUAL])
+@pytest.mark.parametrize("name", [*FAMILIES, *UNEQUAL, "taught", "tuned"])
 def test_shards_change_nothing(runs: Path, name: str) -> None:
     one, other = runs / f"{name}-whole", runs / f"{name}-shard"
     assert not json.loads((one / "run.json").read_text())["machine"]["sharded"]

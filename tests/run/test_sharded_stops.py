@@ -82,11 +82,9 @@ def test_one_is_killed_and_one_process_goes_on(world: Path, source: str, whole: 
 def test_ctrl_c(world: Path, source: str, whole: Path, tmp_path: Path, phase: str) -> None:
     out, mark = tmp_path / "out", tmp_path / "here"
     values = settings(world, out, source=source, stage1_optimizer="adamw")
-    flags = ["--shard", "--augment", "--no-early-stop"]
-    flags += [
-        f"--{name.replace('_', '-')}={value}" for name, value in values.items() if not isinstance(value, bool | list)
-    ]
-    flags += [f"--data={path}" for path in values["data"]]
+    values |= {"from": values.pop("source"), "to": values.pop("target"), "data": values["data"][0]}
+    plain = {name.replace("_", "-"): value for name, value in values.items() if not isinstance(value, bool)}
+    flags = ["--shard", "--augment", "--no-early-stop", *(f"--{name}={value}" for name, value in plain.items())]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     processes = [
         subprocess.Popen(
