@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, PreTrainedConfig
+from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
 import vpgtrans_core
 from vpgtrans_core.llm.blocks import blocks
@@ -176,6 +176,7 @@ def work(target: str, out: str, shard: bool) -> None:
 
     def loaded(*arguments: Any) -> Any:
         if not before:
+            empty_model(AutoConfig.from_pretrained(target))  # so that its code is not counted
             Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
             before.append(status("VmRSS"))
         return load(*arguments)
