@@ -21,6 +21,8 @@ from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
 CONFIG = "config.json"
 """A model folder's config, as transformers writes it."""
 REFERENCES = "references.json"
+ADAPTER = "adapter"
+"""The folder, inside a model's, with the LoRA adapter of its LLM; at the top transformers would load it unasked."""
 """Beside a VPG saved without its LLM (``--save vpg``): where the LLM, and the ViT, are."""
 RECORD = "run.json"
 """What a run records of itself in its folder."""

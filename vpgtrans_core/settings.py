@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal
 from annotated_types import Gt, Le, Lt
 
 from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.recipes.adapters import LORA, lora_problems
 from vpgtrans_core.recipes.captions import caption_problems
-from vpgtrans_core.recipes.holding import holding_problems
+from vpgtrans_core.recipes.holding import Place, Quantization, holding_problems
 from vpgtrans_core.recipes.items import StageItem, recipe_number, stage_items, stage_with, whole_stage
 from vpgtrans_core.recipes.lists import LISTS, LR_FACTOR, PAPER, THEN, TUNING, Recipe
 from vpgtrans_core.recipes.stage import Amount, Count, Optimizer, Positive, Rate, Stage, data_problems
@@ -31,7 +32,6 @@ Save = Literal["model", "vpg"]
 Bos = Literal["auto", "first", "after"]
 Logger = Literal["tensorboard", "trackio"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-Quantization = Literal["none", "8bit", "4bit"]
 ALIASES = {
     "from": "source",
     "to": "target",
@@ -126,11 +126,20 @@ class Settings:
         "method",
     )
     then_data: tuple[str, ...] = _setting((), "Conversations or descriptions for --then.", "method")
+    lora: Positive | None = _setting(
+        None, "Rank of LoRA adapters in the LLM's attention, which instruction tuning then trains too (PEFT).", "method"
+    )
     start: Start = _setting(
         "words", "How the projector is initialised: words, converter (as in the paper), or random.", "method"
     )
     converter: Converter = _setting(
         "ridge", "How the word converter is fitted: ridge (closed form) or sgd (as in the paper).", "method"
+    )
+    same_base: bool = _setting(
+        True,
+        "Where the target is a fine-tune of the source's LLM, keep the source's projector; leave the warm-up out if "
+        "the held-out loss is then as good as the source's.",
+        "method",
     )
     shuffle_pairs: bool = _setting(False, "Control: initialise from shuffled word pairs.", "method")
 
@@ -219,6 +228,11 @@ class Settings:
         "machine",
     )
     quantization: Quantization = _setting("none", "Load the frozen LLM in 8 or 4 bits (bitsandbytes).", "machine")
+    place: Place | None = _setting(
+        None,
+        "Spread the LLM over this machine's GPUs (auto), and over its main memory where they are too small (auto:cpu).",
+        "machine",
+    )
     share_prefix: bool = _setting(
         True, "Share the visual prefix between the captions of an image, where the LLM allows it.", "machine"
     )
@@ -298,6 +312,8 @@ def _recipe_stages(settings: Settings) -> dict[int, Stage]:
     own[1] = dataclasses.replace(own[1], early_stop=settings.early_stop)
     if settings.then:
         own[TUNING] = dataclasses.replace(own[TUNING], data=settings.then_data, **THEN[settings.then])
+    if settings.lora:
+        own[TUNING] = dataclasses.replace(own[TUNING], trains=(*own[TUNING].trains, LORA))
     if settings.template != "auto":
         own[TUNING] = dataclasses.replace(own[TUNING], template=None)
     return own
@@ -360,15 +376,6 @@ def _then_fits(settings: Settings) -> list[str]:
     return problems
 
 
-def _holding_fits(settings: Settings) -> list[str]:
-    return holding_problems(
-        quantized=settings.quantization != "none",
-        compiled=bool(settings.compile),
-        checkpoints=settings.checkpoint_activations,
-        shard=bool(settings.shard),
-    )
-
-
 def _resume_fits(settings: Settings) -> list[str]:
     return ["resume and overwrite cannot be combined"] if settings.resume and settings.overwrite else []
 
@@ -377,10 +384,17 @@ def _captions_fit(settings: Settings) -> list[str]:
     return caption_problems(settings.captions, settings.caption_share)
 
 
+def _lora_fits(settings: Settings) -> list[str]:
+    stages = stages_of(fill(settings, PAPER))
+    spread = bool(settings.place or settings.shard)
+    return lora_problems(settings.lora, stages, settings.quantization, settings.save, spread)
+
+
 def _template_fits(settings: Settings) -> list[str]:
     names = [settings.template, *(stage.template for stage in stages_of(fill(settings, PAPER)))]
     return [f"template: {problem}" for name in dict.fromkeys(names) if name and (problem := template_problem(name))]
 
 
-RELATIONS = (_data_fits, _captions_fit, _template_fits, _then_fits, _stages_fit, _holding_fits, _resume_fits)
+OF_STAGES = (_template_fits, _then_fits, _stages_fit, _lora_fits)
+RELATIONS = (_data_fits, _captions_fit, *OF_STAGES, holding_problems, _resume_fits)
 """What must hold between settings; each returns its problems."""

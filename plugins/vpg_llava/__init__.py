@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vpg_llava.cards import SOURCES
 from vpg_llava.names import HEAD, LLAVA, PART, TRUNK
+from vpg_llava.refused import REFUSED
 from vpgtrans_core import hookimpl
 from vpgtrans_core.cards import API_VERSION, VPGFamily
 
@@ -40,5 +41,6 @@ def vpgt_vpg_families() -> list[VPGFamily]:
             llm_trunk=TRUNK,
             llm_head=HEAD,
             bos="first",
+            refused=REFUSED,
         )
     ]

@@ -11,8 +11,9 @@ import pytest
 
 from vpgtrans_core.cli.main import main
 from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.planning.cost.assumptions import Assumptions, assumptions_for
 from vpgtrans_core.planning.cost.chips import chip, chips
-from vpgtrans_core.planning.cost.estimate import Assumptions, Cost, Estimator, assumptions_for
+from vpgtrans_core.planning.cost.estimate import Cost, Estimator
 from vpgtrans_core.planning.cost.memory import largest
 from vpgtrans_core.planning.cost.rows import TextSize, row_sizes
 from vpgtrans_core.planning.plan import plan

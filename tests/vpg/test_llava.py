@@ -15,9 +15,12 @@ from vpg_llava.preprocessing import CentreCrop, image_processor
 
 from tests.vpg.judging import TARGETS, draw, judge, ours, run
 from vpgtrans_core import Settings
+from vpgtrans_core.cli.main import main
 from vpgtrans_core.data.images import normalize, pixels
-from vpgtrans_core.models.resolve import resolve_source
+from vpgtrans_core.errors import ConfigError, ModelError
+from vpgtrans_core.models.resolve import resolve_source, resolve_target
 from vpgtrans_core.registry import default_registry
+from vpgtrans_core.run.run import Run
 from vpgtrans_core.testing.tiny_models import save_pictures, save_tiny_llm, tiny_config, tiny_tokenizer
 from vpgtrans_core.vpg.image_token import with_image_token
 from vpgtrans_core.weights import Weights
@@ -123,6 +126,33 @@ def test_a_narrower_llm_gets_the_units_that_tell_most(source, data, targets, tmp
     )
 
 
+def test_a_narrowed_run_resumes_with_the_units_it_began_with(source, data, targets, tmp_path, monkeypatch):
+    run(source, targets["llama"], data, tmp_path / "whole")
+    train = Run._train_stage
+
+    def stop(self, stage, *rest):
+        if stage.number == 2:
+            raise RuntimeError("stopped")
+        train(self, stage, *rest)
+
+    monkeypatch.setattr(Run, "_train_stage", stop)
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(source, targets["llama"], data, tmp_path / "out")
+    monkeypatch.undo()
+    record = run(source, targets["llama"], data, tmp_path / "out", resume=True)
+    assert record["status"] == "done" and len(record["narrowed"]["units"]) == 24
+    resumed, whole = Weights(tmp_path / "out"), Weights(tmp_path / "whole")
+    assert all(torch.equal(resumed.read(name), whole.read(name)) for name in whole)
+
+
+def test_an_llm_that_the_class_computes_wrongly_is_refused_before_the_run(source, data, tmp_path):
+    target = save_tiny_llm(tmp_path / "phi", "phi")
+    with pytest.raises(ConfigError, match=r"cannot be written with .*phi: the class would compute other logits"):
+        run(source, target, data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert run(source, target, data, tmp_path / "out", save="vpg")["status"] == "done"
+
+
 def test_a_wide_folder_is_a_source_again(source, data, targets, tmp_path):
     run(source, targets["qwen2"], data, tmp_path / "first")
     stored = Weights(tmp_path / "first")
@@ -164,3 +194,23 @@ def test_a_factor_on_the_logits_is_written_into_the_head(kind, changes):
 )
 def test_llms_that_the_class_computes_wrongly_are_refused(kind, why):
     assert why in (why_not_whole(AutoConfig.for_model(kind)) or "")
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "mllama", "gemma3", "paligemma", "phi4_multimodal"])
+def test_vl_llms_that_cannot_be_carried_are_refused_with_the_reason(kind, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "vision_config": {}}))
+    for resolve, role in ((resolve_target, "a target"), (resolve_source, "a source")):
+        with pytest.raises(ModelError, match=f"cannot be {role}: its"):
+            resolve(str(tmp_path), default_registry(), Settings(), weights=False)
+
+
+def test_export_makes_the_saved_part_whole(source, data, targets, tmp_path):
+    """`vpgt export` writes through the core what a run with --save model would have written."""
+    run(source, targets["qwen2"], data, tmp_path / "part", save="vpg")
+    run(source, targets["qwen2"], data, tmp_path / "whole")
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(tmp_path / "part"), "--to", "hf", "--out", str(tmp_path / "made")])
+    assert not ended.value.code
+    made, whole = Weights(tmp_path / "made"), Weights(tmp_path / "whole")
+    assert set(made) == set(whole)
+    assert all(torch.equal(made.read(name), whole.read(name)) for name in whole)

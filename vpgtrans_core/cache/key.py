@@ -28,7 +28,8 @@ class CacheKey:
     Attributes:
         kind: what is kept.
         vpg: SHA-256 of the VPG's weights: of all for outputs, of the frozen ones for features.
-        dtype: the precision of the frozen part.
+        dtype: the precision of the frozen part; of outputs that were computed without autocast after a frozen part in
+            half precision, as a finished model computes them, followed by ``+float32``.
         preprocessing: size, mean and deviation of the pixels.
         shape: of one entry.
     """
@@ -40,12 +41,14 @@ class CacheKey:
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, vpg: VPG, kind: Kind, dtype: torch.dtype) -> CacheKey:
-        """The key of what `vpg`, as it is now, computes with its frozen part in `dtype`."""
+    def of(cls, vpg: VPG, kind: Kind, dtype: torch.dtype, *, training: bool = True) -> CacheKey:
+        """The key of what `vpg`, as it is now, computes with its frozen part in `dtype`; in `training` the rest is
+        computed under autocast."""
+        other = kind == "outputs" and not training and dtype != torch.float32
         return cls(
             kind=kind,
             vpg=vpg.fingerprint(trained=kind == "outputs"),
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=str(dtype).removeprefix("torch.") + ("+float32" if other else ""),
             preprocessing=_preprocessing(vpg.preprocessing),
             shape=tuple(vpg.feature_shape) if kind == "features" else (vpg.num_prompts, vpg.output_size),
         )

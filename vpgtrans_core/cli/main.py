@@ -27,6 +27,7 @@ from vpgtrans_core.cli import (
     data,
     doctor,
     evaluating,
+    export,
     inspecting,
     lab,
     listing,
@@ -133,6 +134,7 @@ lab.add_to(app)
 push.add_to(app)
 listing.add_to(app)
 targets.add_to(app)
+export.add_to(app)
 doctor.add_to(app)
 scaffold.add_to(app)
 cache.add_to(app)

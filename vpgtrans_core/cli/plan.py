@@ -62,9 +62,11 @@ def plan(
 ) -> None:
     """Estimate a transfer without loading weights: shapes, memory, FLOPs, hours, dollars, disk, downloads."""
     settings = settings_from(config, flags)
-    require_models(settings)
+    if settings.method != "tune" or not settings.source:  # a model that is tuned keeps its LLM
+        require_models(settings)
+    from vpgtrans_core.planning.cost.assumptions import assumptions_for
     from vpgtrans_core.planning.cost.chips import chip, chips
-    from vpgtrans_core.planning.cost.estimate import Estimator, assumptions_for
+    from vpgtrans_core.planning.cost.estimate import Estimator
     from vpgtrans_core.planning.plan import plan as make_plan
 
     registry = ctx.obj.registry
@@ -83,7 +85,8 @@ def cost_text(plan: Plan, cost: Cost, chips: Mapping[str, Chip]) -> list[list[st
     """Blocks of lines: time, money, memory, ways to hold the LLM, the host's memory, disk, the paper's runs, what was
     assumed."""
     ways, host = _ways(cost, chips), _host(cost)
-    return [_time(plan, cost), _memory(cost), ways, host, _disk(cost), _paper(cost), _assumed(plan, cost)]
+    paper = [] if plan.method == "tune" else _paper(cost)
+    return [_time(plan, cost), _memory(cost), ways, host, _disk(cost), paper, _assumed(plan, cost)]
 
 
 def _time(plan: Plan, cost: Cost) -> list[str]:
@@ -101,17 +104,27 @@ def _time(plan: Plan, cost: Cost) -> list[str]:
         line(name, part.captions, part.flops_per_caption, part.total_flops, part.gpu_hours)
         for name, part in zip(names, cost.parts, strict=True)
     ]
-    rows += [
-        line("together", captions, None, flops, cost.gpu_hours),
-        line("from scratch", scratch.captions, scratch.flops_per_caption, scratch.total_flops, scratch.gpu_hours),
-        line("  in the paper's code", scratch.captions, None, None, theirs),
-    ]
-    header = ("TIME", "CAPTIONS", "TFLOP EACH", "FLOP", "HOURS", "GPU-HOURS", "USD")
+    rows += [line("together", captions, None, flops, cost.gpu_hours)]
+    rows += (
+        []
+        if plan.method == "tune"
+        else [
+            line("from scratch", scratch.captions, scratch.flops_per_caption, scratch.total_flops, scratch.gpu_hours),
+            line("  in the paper's code", scratch.captions, None, None, theirs),
+        ]
+    )
+    header = ("TIME", _counted(plan), "TFLOP EACH", "FLOP", "HOURS", "GPU-HOURS", "USD")
     lines = columns(header, rows, right=range(1, 7))
-    if plan.method != "scratch" and plan.target.origin != "bundled" and cost.gpu_hours:
+    if plan.method not in ("scratch", "tune") and plan.target.origin != "bundled" and cost.gpu_hours:
         times = scratch.gpu_hours / cost.gpu_hours
         lines.append(f"training from scratch on as much data as in the paper costs {times:.3g} times as much")
     return lines
+
+
+def _counted(plan: Plan) -> str:
+    """What the numbers of a table count: captions, or where conversations are learned their answers."""
+    kinds = dict.fromkeys("CAPTIONS" if stage.conversations is None else "ANSWERS" for stage in plan.stages)
+    return ", ".join(kinds) or "CAPTIONS"
 
 
 def _memory(cost: Cost) -> list[str]:
@@ -209,16 +222,19 @@ def _paper(cost: Cost) -> list[str]:
 
 def _assumed(plan: Plan, cost: Cost) -> list[str]:
     from vpgtrans_core.planning.cost.teaching import SLOWER
+    from vpgtrans_core.planning.text import conversations_text
 
     a = cost.assumptions
     sampling = f"sampling captions reaches 1/{SLOWER:g} of that share;" if cost.describing else ""
     amount = "as given" if plan.data else "as in the paper, where no steps are given"
+    talks = [f"stage {s.number}: {conversations_text(s)};" for s in plan.stages if s.conversations is not None]
+    captions = f"{a.caption_tokens:g} tokens per caption; {a.captions_per_image:.3g} captions per image; "
     return [
         f"assumptions: {a.gpus} x {cost.chip.title} at {a.price:.2f} USD an hour each, "
         f"MFU {a.mfu:g} of {cost.chip.tflops:g} TFLOP/s;",
         *([sampling] if sampling else []),
-        f"{a.caption_tokens:g} tokens per caption; {a.captions_per_image:.3g} captions per image; "
-        f"amount of data {amount};",
+        f"{captions if len(talks) < len(plan.stages) or not talks else ''}amount of data {amount};",
+        *talks,
         "no cache: every epoch computes every image; reading images is no bottleneck; MFU and price are guesses",
     ]
 

@@ -18,6 +18,7 @@ from vpgtrans_core.data.bad import BAD_TEXT, BadLog, BadSample, BadSampleError
 from vpgtrans_core.data.conversation import Template, TextKind
 from vpgtrans_core.data.data import Data
 from vpgtrans_core.data.images import Augmentation
+from vpgtrans_core.data.limit import Limit
 from vpgtrans_core.data.order import Draw
 from vpgtrans_core.data.preprocessing import Preprocessing
 from vpgtrans_core.data.sample import CachedKind, Encoder, Sample, VisualKind
@@ -50,6 +51,7 @@ class ReadOptions:
         template: what makes a text of a conversation.
         instructions: what asks for captions without a prompt where conversations are learned; one at random.
         max_tokens: longest text.
+        positions, num_prompts: what else limits it, see `Limit`.
         seed: of captions, splits and augmentation.
         captions_per_image: texts of an image a visit; None for all.
         augmentation: None for none.
@@ -65,6 +67,23 @@ class ReadOptions:
     texts: TextKind = "caption"
     template: Template | None = None
     instructions: tuple[str, ...] = ()
+    positions: int | None = None
+    num_prompts: int = 0
+
+    def longest(self, images: int = 1) -> int:
+        """The most tokens of a text that shows so many images.
+
+        Raises:
+            BadSampleError: they leave no room for any.
+        """
+        limit = Limit(self.max_tokens, self.positions, self.num_prompts)
+        if (tokens := limit.tokens(images)) < 1:
+            raise BadSampleError(
+                BAD_TEXT,
+                f"{images} images take {images * self.num_prompts} of the {self.positions} positions that the language "
+                "model has",
+            )
+        return tokens
 
     def view(self, visit: int) -> int:
         """Which view of an image is shown on this visit."""
@@ -226,12 +245,12 @@ class StepReader:
             if len(sample.images) > 1:
                 raise BadSampleError(BAD_TEXT, f"{len(sample.images)} images, but a caption describes one")
             captions = self._choose(draw, sample.key, sample.captions)
-            return [self.text.encode(caption, options.max_tokens, rng) for caption in captions]
+            return [self.text.encode(caption, options.longest(), rng) for caption in captions]
         if options.template is None:
             raise ValueError("conversations need a template")
         asked_by = rng.choice(options.instructions) if options.instructions else ""
         conversations = self._choose(draw, sample.key, sample.conversations(asked_by))
-        return [self.text.encode_spans(options.template.spans(c), options.max_tokens) for c in conversations]
+        return [self.text.encode_spans(options.template.spans(c), options.longest(len(c.marks))) for c in conversations]
 
     def _choose(self, draw: Draw, key: str, texts: Sequence[Any]) -> Sequence[Any]:
         """The texts of this visit: in turn from a shuffled round, so that all of them are used equally often."""

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from vpgtrans_core.lab.experiment import Experiment
 from vpgtrans_core.lab.matrix import Cell, check_models, distinct
+from vpgtrans_core.planning.cost.assumptions import assumptions_for
 from vpgtrans_core.planning.cost.chips import chip, chips
-from vpgtrans_core.planning.cost.estimate import Cost, Estimator, assumptions_for
+from vpgtrans_core.planning.cost.estimate import Cost, Estimator
 from vpgtrans_core.planning.plan import plan
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.settings import Settings, build

@@ -131,5 +131,5 @@ class AnyCausalLM(DecoderOnlyLLM):
             )
 
     def _near(self, a: Tensor, b: Tensor) -> bool:
-        a, b = a.double(), b.double()
+        a, b = a.double().to(b.device), b.double()
         return bool((a - b).norm() <= TOLERANCE.get(self.model.dtype, HALF_TOLERANCE) * b.norm())

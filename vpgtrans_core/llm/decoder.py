@@ -151,7 +151,8 @@ class DecoderOnlyLLM(FrozenLLM):
             arguments: dict[str, Any] = {"attention_mask": rows.attention}
         else:
             arguments = {"attention_mask": self.attention(rows.mask()), "position_ids": rows.depths}
-        return getattr(self.model, self.trunk_name())(inputs_embeds=inputs, use_cache=False, **arguments)[0]
+        hidden = getattr(self.model, self.trunk_name())(inputs_embeds=inputs, use_cache=False, **arguments)[0]
+        return hidden.to(inputs.device)  # the last block may be on another device
 
     def layout(self, texts: Sequence[Sequence[Text]], num_prompts: int, images: Sequence[int] = ()) -> DecoderRows:
         self.check_ids(text for sample in texts for text in sample)

@@ -162,14 +162,15 @@ class EncoderDecoderLLM(FrozenLLM):
         else:
             encoder_mask, decoder_mask = (rows.segments >= 0).long(), (rows.decoder_texts >= 0).long()
             cross_mask = encoder_mask[rows.encoder_rows]
-        read = self.model.get_encoder()(inputs_embeds=inputs, attention_mask=encoder_mask)[0]
-        return self.model.get_decoder()(
+        read = self.model.get_encoder()(inputs_embeds=inputs, attention_mask=encoder_mask)[0].to(inputs.device)
+        hidden = self.model.get_decoder()(
             input_ids=rows.decoder_ids,
             attention_mask=decoder_mask,
             encoder_hidden_states=read[rows.encoder_rows],
             encoder_attention_mask=cross_mask,
             use_cache=False,
         )[0]
+        return hidden.to(inputs.device)  # the last block may be on another device
 
     def loss(self, soft_prompts: Tensor, rows: Rows) -> Tensor:
         assert isinstance(rows, EncoderDecoderRows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from vpgtrans_core.llm.loading import load_model, load_tokenizer
 from vpgtrans_core.llm.sampling import GivenDraws, Sampled
 from vpgtrans_core.llm.shards import Shards
 from vpgtrans_core.llm.streaming import GrowingText, StopWhen
-from vpgtrans_core.llm.text import Piece, Text, TextEncoder
+from vpgtrans_core.llm.text import Piece, Text, TextEncoder, length
 from vpgtrans_core.llm.vocabulary import check_ids
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class FrozenLLM(LLM):
         return weight
 
     def embed(self, ids: Tensor) -> Tensor:
-        return self.model.get_input_embeddings()(ids)
+        return self.model.get_input_embeddings()(ids).to(ids.device)
 
     def check_ids(self, texts: Iterable[Text]) -> None:
         """Check that the embedding table has a row for every token of some texts; a tokenizer may have more tokens.
@@ -180,7 +181,8 @@ class FrozenLLM(LLM):
             raise ValueError(f"the prompts need {sum(counts)} images, but there are {len(soft_prompts)}")
         answers: dict[int, str] = {}
         for numbers, read, said in self._in_step(list(self._alike(prompts, counts, soft_prompts.shape[1]))):
-            ids = self._continue(read.to(soft_prompts.device), said.to(soft_prompts.device), soft_prompts, arguments)
+            own = self._within_room(arguments, prompts[numbers[0]], soft_prompts.shape[1])
+            ids = self._continue(read.to(soft_prompts.device), said.to(soft_prompts.device), soft_prompts, own)
             answers |= zip(numbers, self.decode(ids, one_line=captioning, end=end), strict=True)
         return [answers[number] for number in sorted(answers)]
 
@@ -220,6 +222,25 @@ class FrozenLLM(LLM):
         device = soft_prompts.device
         ids = self._continue(read.to(device), before.to(device), soft_prompts, arguments, **watch)
         return self.decode(ids, one_line=False, end=prompt.end)[0]
+
+    def _within_room(self, arguments: Any, prompt: Text, num_prompts: int) -> Any:
+        """The arguments, with no more new tokens than the LLM has positions for after a prompt.
+
+        Raises:
+            ModelError: it has none.
+        """
+        room = self.room(prompt, num_prompts)
+        if room is None or room >= arguments.max_new_tokens:
+            return arguments
+        if room < 1:
+            taken = length(prompt.pieces, num_prompts)
+            raise ModelError(
+                f"a prompt takes {taken} positions with its images, and the language model has none left to answer at",
+                "give a shorter prompt, or fewer images",
+            )
+        fitting = copy.copy(arguments)
+        fitting.max_new_tokens, fitting.min_new_tokens = room, min(room, arguments.min_new_tokens)
+        return fitting
 
     def _prompts(self, prompt: str | Text | Sequence[str | Text], images: int, samples: int) -> list[Text]:
         """One text for each sample; where their number is not given (0), it follows from that of the images."""

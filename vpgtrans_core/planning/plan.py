@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource
+from vpgtrans_core.planning.conversations import Conversations, conversations_of
+from vpgtrans_core.recipes.adapters import LORA, lora_rank
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.registry import Registry, default_registry
 from vpgtrans_core.run.batch import with_batch
+from vpgtrans_core.run.positions import check_positions
 from vpgtrans_core.run.spec import run_spec
 from vpgtrans_core.settings import Settings, stage_settings
 from vpgtrans_core.sight.cost import measures_source, source_share
@@ -101,8 +104,10 @@ class StageWork:
         trains: the groups of parameters that it trains; `trained` and `frozen` count parameters.
         data: its own data; empty for the run's.
         steps, images, captions: None where no data is given and the settings name no steps.
-        batch_captions: of one step, over all processes.
+        batch_captions: of one step, over all processes; where conversations are learned, the answers of one step.
         rate: the peak learning rate.
+        conversations: what an image brings where conversations are learned; None for captions. `captions` then counts
+            answers.
     """
 
     number: int
@@ -119,6 +124,7 @@ class StageWork:
     optimizer: str
     schedule: str
     rate: float
+    conversations: Conversations | None = None
 
     @property
     def trains_vpg(self) -> bool:
@@ -193,13 +199,14 @@ def plan(
     settings, source, target = spec.settings, spec.source, spec.target
     target_plan = _model(target)
     vpg = _vpg(source, settings, registry)
+    check_positions(spec, vpg.num_prompts)
     source_llm = _source_llm(source, settings)
     first = each[0] if each else data
     listed = _data(first, settings)
     begins = stage_settings(settings, spec.stages[0]) if spec.stages else settings
     images = _images_per_step(first, begins)
     width = target_plan.shape.embedding_size
-    stages = tuple(_stage(s, settings, vpg, target_plan, d) for s, d in zip(spec.stages, each, strict=True))
+    stages = tuple(_stage(s, spec, vpg, target_plan, d) for s, d in zip(spec.stages, each, strict=True))
     return Plan(
         settings=settings,
         source=source.name,
@@ -336,9 +343,11 @@ def _open(spec: RunSpec) -> list[TrainingData | None]:
     return list(open_stage_data(spec.settings, spec.stages, spec.source_data)[: len(spec.stages)])
 
 
-def _stage(stage: Stage, settings: Settings, vpg: VPGPlan, target: ModelPlan, data: TrainingData | None) -> StageWork:
-    settings = stage_settings(settings, stage)
+def _stage(stage: Stage, spec: RunSpec, vpg: VPGPlan, target: ModelPlan, data: TrainingData | None) -> StageWork:
+    settings = stage_settings(spec.settings, stage)
     sizes = {"projector": vpg.projector_parameters(target.shape.embedding_size), "vpg": vpg.trained}
+    if rank := lora_rank(settings.lora, spec.stages):
+        sizes[LORA] = rank * target.shape.lora_weights
     trained = sum(sizes[group] for group in stage.trains)
     images_per_step = _images_per_step(data, settings)
     steps = _steps(stage, settings, data, images_per_step)
@@ -359,6 +368,7 @@ def _stage(stage: Stage, settings: Settings, vpg: VPGPlan, target: ModelPlan, da
         optimizer=stage.optimizer,
         schedule=stage.schedule,
         rate=stage.lr,
+        conversations=conversations_of(spec, stage, data),
     )
 
 

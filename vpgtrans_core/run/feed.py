@@ -21,11 +21,13 @@ from vpgtrans_core.data.captions import clean, keep
 from vpgtrans_core.data.conversation import TextKind
 from vpgtrans_core.data.data import Data, open_data
 from vpgtrans_core.data.images import Augmentation
+from vpgtrans_core.data.limit import Limit
 from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.loader import Gather, Loader, Missed, ReadOptions, StepData, StepReader
 from vpgtrans_core.data.order import InOrder
 from vpgtrans_core.data.pictures import Describe, Wanted
-from vpgtrans_core.llm.text import Text
+from vpgtrans_core.errors import DataError
+from vpgtrans_core.llm.text import Text, limited
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.processes.heartbeat import WatchedAccelerator
 from vpgtrans_core.recipes.captions import captions_each
@@ -194,6 +196,7 @@ class Feed:
         self.instructions = stage.instructions if stage else ()
         self.template = template
         self.lengths = Lengths()
+        self.limit = Limit(settings.max_tokens, model.llm.room(Text(()), 0), model.vpg.num_prompts)
         self._say = say
         self._told = False
         batch_size = settings.batch_size or 1
@@ -274,19 +277,41 @@ class Feed:
 
     def prompts(self, batch: Batch) -> str | list[Text]:
         """What a model is asked of a batch's samples: nothing after their images, or the first question about each."""
+        if self.texts == "caption":
+            return ""
+        return [self._asked(texts[0]) for texts in batch.texts]
+
+    def _asked(self, text: Text) -> Text:
+        """What comes before the first answer; where all of a text is a question, less its last token, so that the LLM
+        has a position left to answer at."""
         end = self.template.end if self.template else ""
-        return "" if self.texts == "caption" else [Text(texts[0].split()[0], end=end) for texts in batch.texts]
+        return replace(limited(text.split()[0], None if text.labels else text.tokens - 1), end=end)
 
     def check_lengths(self) -> None:
-        """Look at the texts of the first step before any is trained on; the same ones in every process.
+        """Look at the texts of the first step before any is trained on; the same ones in every process. Say it where
+        --max-tokens is more than the LLM has positions for.
 
         Raises:
-            DataError: the limit of length leaves nothing to learn in most of them.
+            DataError: the limit of length leaves nothing to learn in most of them, or one is too long for the LLM.
         """
         reader, lengths = self._reader(augment=False), Lengths()
         for draw in self.order.step(0)[:CHECKED_IMAGES]:
-            lengths.count(reader.texts(draw))
-        lengths.check(self.settings.max_tokens)
+            texts = reader.texts(draw)
+            lengths.count(texts)
+            self._check_room(texts)
+        lengths.check(self.limit)
+        if beyond := self.limit.beyond:
+            self._say(f"stage {self.stream}: {beyond}")
+
+    def _check_room(self, texts: Iterable[Text]) -> None:
+        for text in texts:
+            room = self.model.llm.room(text, self.model.vpg.num_prompts)
+            if room is not None and room < 0:
+                raise DataError(
+                    f"a text of {text.tokens} tokens with {len(text.image_places)} images of "
+                    f"{self.model.vpg.num_prompts} soft prompts is {-room} positions too long for the LLM",
+                    f"lower --max-tokens (now {self.settings.max_tokens}), or give samples of fewer images",
+                )
 
     def all_lengths(self) -> Lengths:
         """The counts of all processes together; every process must ask."""
@@ -303,7 +328,7 @@ class Feed:
         return lengths.describe()
 
     def _tell(self, now: bool, lengths: Lengths | None = None) -> None:
-        message = (lengths or self.lengths).message(self.settings.max_tokens) if now and not self._told else None
+        message = (lengths or self.lengths).message(self.limit) if now and not self._told else None
         if message:
             self._told = True
             self._say(f"stage {self.stream}: {message}")
@@ -348,6 +373,8 @@ class Feed:
         options = ReadOptions(
             preprocessing=self.model.vpg.preprocessing,
             max_tokens=settings.max_tokens,
+            positions=self.limit.positions,
+            num_prompts=self.limit.num_prompts,
             seed=0 if held_out else settings.seed,  # every run is measured on the same texts
             captions_per_image=None if held_out or all_texts else settings.captions_per_image,
             augmentation=Augmentation(crop_min=settings.crop_min) if augment and settings.augment else None,

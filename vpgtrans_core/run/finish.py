@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ConfigError, VpgtError
-from vpgtrans_core.files import DiskFull, writing
+from vpgtrans_core.files import ADAPTER, DiskFull, writing
+from vpgtrans_core.llm.lora import require_peft
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, needs_code
+from vpgtrans_core.recipes.adapters import lora_rank
 from vpgtrans_core.run.card import CURVE, last_part, write_model_card
 from vpgtrans_core.run.curve import draw_curve
 from vpgtrans_core.run.decoding import write_decoding
@@ -42,6 +44,8 @@ def write_model(
         else:
             hashes = folder.record.get("target", {}).get("sha256") or identity(target)["sha256"]
             model.vpg.save_part(staging, model.projector, references=references(source, target, hashes))
+            if model.lora is not None:
+                model.lora.save(staging / ADAPTER, target.reference())
         if model.template is not None:
             write_template(staging, model.template)
             if whole and folder.record.get("template"):  # it has learned conversations
@@ -93,6 +97,8 @@ def check_output(spec: RunSpec) -> None:
         ConfigError: the whole model is to be saved, and the VPG's family has no format for it, or the LLM needs its own
             code.
     """
+    if lora_rank(spec.settings.lora, spec.stages) is not None:
+        require_peft()
     if spec.settings.save != "model":
         return
     family = spec.source.vpg_family

@@ -251,7 +251,7 @@ def _check_kinds(path: Path, record: dict[str, Any]) -> None:
     """Refuse a record whose values have wrong types; they may be missing, because the run ended early."""
     kinds: dict[type, Sequence[str]] = {
         dict: ("settings", "source", "target", "data", "stages", "machine"),
-        list: ("resumed", "accepted_changes"),
+        list: ("resumed", "accepted_changes", "plugins"),
         str: ("status", "started"),
     }
     wrong = [

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.registry.loading import HOME
 from vpgtrans_core.run.feed import TrainingData
 from vpgtrans_core.run.folder import RunFolder, now
 from vpgtrans_core.run.resuming import FREE_ON_RESUME, PLACES, placeless
+from vpgtrans_core.run.spec import RunSpec
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.train.checkpoint import Checkpoint
 
@@ -63,10 +65,11 @@ def note_changes(
     folder: RunFolder,
     checkpoint: Checkpoint | None,
     now_with: dict[str, Any],
-    settings: Settings,
+    spec: RunSpec,
     warn: Callable[[str], None],
 ) -> None:
-    """Refuse to resume if data, models or settings have changed; if a change is accepted, warn and record it.
+    """Refuse to resume if data, models or settings have changed; if a change is accepted, warn and record it. A plugin
+    of another version is told.
 
     Raises:
         ConfigError: see `check_same`.
@@ -74,7 +77,9 @@ def note_changes(
     before = (checkpoint.state.get("begun_with") if checkpoint else None) or recorded(folder.record)
     if len(before["data"]) < len(now_with["data"]):  # a record holds the run's own data, not that of single stages
         now_with = {**now_with, "data": now_with["data"][: len(before["data"])]}
-    if changes := check_same(before, now_with, str(folder.path), accept=settings.accept_changes):
+    for change in changed_plugins(folder.record.get("plugins", []), spec.registry.snapshot()):
+        warn(f"continuing with another plugin: {change}")
+    if changes := check_same(before, now_with, str(folder.path), accept=spec.settings.accept_changes):
         for change in changes:
             warn(f"continuing with a change: {change}")
         earlier = folder.record.get("accepted_changes", [])
@@ -110,6 +115,20 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for model in MODELS:
         changes += _changed_files(model, before.get(model, {}), now[model])
     return changes
+
+
+def changed_plugins(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which plugins of a run's record have another version now, in words; those that come with vpgt have vpgt's."""
+    versions = {plugin["name"]: plugin["version"] for plugin in now if plugin["status"] == "active"}
+    return [
+        f"{name} was {plugin.get('version') or 'without a version'} when the run started, and is "
+        f"{versions[name] or 'without one'} now"
+        for plugin in before
+        if isinstance(plugin, Mapping)
+        and (name := str(plugin.get("name"))) in versions
+        and plugin.get("distribution") != HOME
+        and plugin.get("version") != versions[name]
+    ]
 
 
 def _samples(data: dict[str, Any]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vpgtrans_core.cards import LLMFamily, load
+from vpgtrans_core.cards import LLMFamily, know_classes, load
 from vpgtrans_core.llm.text import ImagePlace, Text, Tokens
 from vpgtrans_core.testing import kit_vpg
 from vpgtrans_core.testing.opening import Opened
@@ -79,6 +79,8 @@ class LLMSubject(Subject[LLMFamily]):
         tolerance: float = TOLERANCE,
     ) -> None:
         super().__init__(opened, family, config=config, unsupported=unsupported)
+        for own in self.families():
+            know_classes(own)
         self.config = dict(self.config or {})
         self._tolerance = tolerance
         self._tokenizer = tokenizer
@@ -96,7 +98,9 @@ class LLMSubject(Subject[LLMFamily]):
         folder = self.home / name
         if not folder.is_dir():
             tokenizer = self._tokenizer or tiny_tokenizer(self.family.encoder_decoder)
-            save_tiny_llm(folder, self.model_type, changes=self.config, tokenizer=tokenizer, seed=seed)
+            part = self.empty(f"{name}.part")  # half a model must not pass for a whole one
+            save_tiny_llm(part, self.model_type, changes=self.config, tokenizer=tokenizer, seed=seed)
+            part.rename(folder)
         return folder
 
     @cached_property

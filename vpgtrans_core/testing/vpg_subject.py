@@ -76,7 +76,19 @@ class VPGSubject(Subject[VPGFamily]):
     @cached_property
     def folder(self) -> Path:
         """The tiny VPG with its projector and a reference to its LLM, as ``--save vpg`` writes it."""
-        folder = self.home / "part"
-        folder.mkdir()
+        folder = self.empty("part")
         self.vpg.save_part(folder, self.projector, references={"llm": {"folder": str(self.llm("source"))}})
+        return folder
+
+    @cached_property
+    def whole(self) -> Path:
+        """The tiny VPG with its projector and its LLM, as ``--save model`` writes it, in a folder of its own."""
+        from vpgtrans_core.llm.any_causal import AnyCausalLM
+        from vpgtrans_core.llm.fallback import fallback_family
+
+        kind, _ = LLMS["source"]
+        llm = AnyCausalLM.load(self.llm("source"), family=fallback_family(kind))
+        folder = self.empty("use") / "whole"
+        folder.mkdir()
+        self.vpg.save_model(folder, self.projector, llm, llm_reference={"folder": str(self.llm("source"))})
         return folder

@@ -110,6 +110,9 @@ class StageRunner:
         changed: the parameter groups that the run has changed by the end of this stage; a checkpoint holds them.
         extra_state: called at each checkpoint for further state (bad samples, for example).
         validated: called in all processes after each validation, with the step and the held-out loss.
+
+    Attributes:
+        enough: a held-out loss with which the stage need not begin; None to train in any case.
     """
 
     def __init__(
@@ -139,6 +142,7 @@ class StageRunner:
         self.emit = emit
         self.extra_state = extra_state
         self.validated = validated
+        self.enough: float | None = None
         self.state = StageState()
         self._stopper = EarlyStop()
         fp16 = stepper.half == torch.float16
@@ -167,6 +171,7 @@ class StageRunner:
         if state.step == 0 and not state.done:
             state.first_held_out_loss = self._validate()
             self._warn_at_chance(state.first_held_out_loss)
+            self._end_if_enough(state.first_held_out_loss)
         saved = time.monotonic()
         with StopSignals() as signals:
             for batch, waited in self.batches(state.step) if not self._finished() else ():
@@ -313,6 +318,14 @@ class StageRunner:
                 f"{chance:.2f}). Its weights may be delta weights, random, or of another model; check that the LLM "
                 "alone writes sensible text before you train"
             )
+
+    def _end_if_enough(self, loss: float | None) -> None:
+        """End the stage before its first step if its held-out loss is good enough as it is."""
+        if self.enough is not None and loss is not None and loss <= self.enough:
+            self.progress.message(
+                f"stage {self.plan.number} is not needed: a held-out loss of {loss:.4f} is as good as the source's own"
+            )
+            self.state.stopped = True
 
     def _check_early_stop(self, loss: float | None) -> None:
         """Store a held-out loss and end the stage if it no longer falls."""

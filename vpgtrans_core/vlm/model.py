@@ -11,7 +11,9 @@ from vpgtrans_core.data.images import normalize
 from vpgtrans_core.data.sample import VisualKind
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions
+from vpgtrans_core.llm.lora import Lora
 from vpgtrans_core.llm.text import Text
+from vpgtrans_core.recipes.adapters import LORA
 from vpgtrans_core.templates import ChatTemplate
 from vpgtrans_core.vpg.adapter import VPG
 
@@ -19,14 +21,23 @@ from vpgtrans_core.vpg.adapter import VPG
 class VLModel(nn.Module):
     """VPG + projector + frozen LLM, and the chat template of the conversations that it learns or has learned.
 
-    The LLM is kept outside of torch's module tree, because it is never trained, saved or moved with the rest.
+    The LLM is kept outside of torch's module tree, because it is never trained, saved or moved with the rest. Adapters
+    that are trained inside of it are in the tree.
     """
 
-    def __init__(self, vpg: VPG, projector: nn.Linear, llm: LLM, template: ChatTemplate | None = None) -> None:
+    def __init__(
+        self,
+        vpg: VPG,
+        projector: nn.Linear,
+        llm: LLM,
+        template: ChatTemplate | None = None,
+        lora: Lora | None = None,
+    ) -> None:
         super().__init__()
         self.template = template
         self.vpg = vpg
         self.projector = projector
+        self.lora = lora
         self._llm = (llm,)
 
     @property
@@ -40,7 +51,8 @@ class VLModel(nn.Module):
     @property
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """The parameters that a stage may train, by the names that `Stage.trains` uses."""
-        return {"projector": list(self.projector.parameters()), "vpg": [p for _, p in self.vpg.trained()]}
+        own = {"projector": list(self.projector.parameters()), "vpg": [p for _, p in self.vpg.trained()]}
+        return own if self.lora is None else own | {LORA: list(self.lora.parameters())}
 
     def train_only(self, names: Collection[str]) -> None:
         """Freeze everything but the groups called `names`.
@@ -55,11 +67,17 @@ class VLModel(nn.Module):
             raise ModelError(f"no trainable part is called {', '.join(unknown)}", f"there are {', '.join(groups)}")
         self.requires_grad_(False)
         self.eval()
+        self.llm.freeze()
         for name in names:
             for parameter in groups[name]:
                 parameter.requires_grad_(True)
         self.vpg.train("vpg" in names)
-        self.llm.freeze()
+
+    def merge_lora(self) -> None:
+        """Add the adapters, if there are any, to the LLM's weights."""
+        if self.lora is not None:
+            self.lora.merge()
+            self.lora = None
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The trainable parameters, by name."""

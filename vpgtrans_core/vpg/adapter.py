@@ -33,14 +33,18 @@ class VPG(nn.Module, ABC):
         output_size: D, the width of the VPG's output.
         feature_shape: the shape ``(N, C)`` of one image's features.
         preprocessing: how images become pixels.
-        loading_code: Python that loads the folder which `save_model` writes, with ``{folder}`` in it, for the folder's
-            README; empty for a family without such a folder, whose runs need ``--save vpg``.
+        loading_code: Python for the folder's README: it loads the folder which `save_model` writes, called
+            ``{folder}``, and prints the caption of ``picture.png``; empty for a family without such a folder, whose
+            runs need ``--save vpg``.
         projector_bias: whether the linear projector has a bias. Where its folders have no place for one, none is made
             or trained, and what the start needs of it is put into the weight.
+        formats: forms of its own that ``vpgt export --to`` writes, each with ``"module:function"``, which is called
+            with the `ResolvedSource`, the output's path, `overwrite` and the command's further options.
     """
 
     loading_code: ClassVar[str] = ""
     projector_bias: ClassVar[bool] = True
+    formats: ClassVar[dict[str, str]] = {}
 
     num_prompts: int
     output_size: int
@@ -139,6 +143,11 @@ class VPG(nn.Module, ABC):
     def prepare_endpoint(self, folder: Path, ends: Sequence[int]) -> None:
         """Change the folder of a chat model, which `save_model` has written and which has a ``chat_template.jinja``,
         so that a chat endpoint can answer it; `ends` are the tokens that end an answer. By default nothing is done."""
+
+    @classmethod
+    def is_endpoint(cls, folder: Path) -> bool:
+        """Whether `prepare_endpoint` has changed a folder."""
+        return False
 
     @abstractmethod
     def save_part(self, folder: Path, projector: nn.Linear | None, *, references: dict[str, Any]) -> None:

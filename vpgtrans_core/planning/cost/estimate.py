@@ -10,12 +10,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.cards import load
-from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.models.resolve import resolve_source, resolve_target
 from vpgtrans_core.planning.cost import looking, paper, teaching
+from vpgtrans_core.planning.cost.assumptions import Assumptions
 from vpgtrans_core.planning.cost.chips import Chip
 from vpgtrans_core.planning.cost.comparison import (
-    CAPTION_TOKENS,
     Comparison,
     as_key,
     paper_code_flops,
@@ -33,44 +32,10 @@ from vpgtrans_core.registry import Registry
 if TYPE_CHECKING:
     from vpgtrans_core.planning.plan import Plan, StageWork
 
-MFU = 0.35
-"""The share of a GPU's peak that training reaches. The paper's four runs imply 0.3 to 0.4 for its own code; one H100
-reached 0.34 to 0.51 with OPT and LLaMA, and 0.14 to 0.25 with T5 (benchmarks/README.md)."""
-TOKENS_PER_WORD = 1.1
-"""Tokens per word, for data whose tokenizer is not available; start and end token are added."""
 FULL = 0.95
 """The share of a GPU's memory that a plan fills."""
 FEATURE_BYTES, OUTPUT_BYTES = 2, 4
 """Bytes per value of cached ViT features (half precision) and of cached VPG outputs (fp32)."""
-
-
-@dataclass(frozen=True)
-class Assumptions:
-    """The assumptions of the estimate; each can be set."""
-
-    mfu: float = MFU
-    caption_tokens: float = CAPTION_TOKENS
-    captions_per_image: float = 1.0
-    price: float = 0.0
-    gpus: int = 1
-
-
-def assumptions_for(plan: Plan, chip: Chip, **given: float | None) -> Assumptions:
-    """Assumptions for a plan: the given values, else those of its data, else the defaults."""
-    values: dict[str, Any] = {"price": chip.usd_hour}
-    if plan.data is not None:
-        if plan.data.words_per_caption is not None:
-            values["caption_tokens"] = round(2 + TOKENS_PER_WORD * plan.data.words_per_caption, 1)
-        values["captions_per_image"] = plan.data.captions_per_image
-    elif plan.settings.captions_per_image:
-        values["captions_per_image"] = float(plan.settings.captions_per_image)
-    values |= {name: value for name, value in given.items() if value is not None}
-    problems = [f"{name}: must be above 0, not {v:g}" for name, v in values.items() if v <= 0 and name != "price"]
-    problems += [f"mfu: must be at most 1, not {values['mfu']:g}"] if values.get("mfu", 0) > 1 else []
-    problems += [f"price: must not be negative, not {values['price']:g}"] if values["price"] < 0 else []
-    if problems:
-        raise ConfigError(problems)
-    return Assumptions(**values)
 
 
 @dataclass(frozen=True)
@@ -189,7 +154,8 @@ class Estimator:
         self.assumptions = assumptions
         self.shape = plan.target.shape
         source = resolve_source(plan.settings.source, registry, plan.settings, weights=False)
-        target = resolve_target(plan.settings.target, registry, plan.settings, weights=False)
+        own = source.llm if plan.method == "tune" else None
+        target = own or resolve_target(plan.settings.target, registry, plan.settings, weights=False)
         self._file = file_bytes(None if target.prefix else target.folder, target.config, self.shape.parameters)
         self._llm_config, self._llm_adapter = as_key(target.config), target.family.adapter
         # Without its LLM, so that sources that differ only in that are counted once.
@@ -244,7 +210,7 @@ class Estimator:
         """
         settings = self.plan.settings
         room = FULL * self.chip.memory_gb * 1e9
-        a_step = math.ceil(stage.batch_captions / self.rows.captions / self.assumptions.gpus)
+        a_step = math.ceil(stage.batch_captions / self._learned(stage) / self.assumptions.gpus)
         given = settings.quantization
         for quantization in (given,) if given != "none" else QUANTIZATIONS:
             for checkpointing in (True,) if settings.checkpoint_activations else (False, True):
@@ -256,11 +222,12 @@ class Estimator:
 
     def memory_model(self, stage: StageWork, quantization: str, checkpointing: bool) -> MemoryModel:
         """The memory of a stage as a function of the images computed at once."""
+        rows = self.rows_of(stage)
         return MemoryModel(
             shape=self.shape,
             vpg=self.plan.vpg,
-            rows=self.rows,
-            llm_saved=_llm_saved(self._llm_config, self._llm_adapter, self.rows, self.precision),
+            rows=rows,
+            llm_saved=_llm_saved(self._llm_config, self._llm_adapter, rows, self.precision),
             vpg_saved=_vpg_saved(*self._vpg),
             trained=stage.trained,
             trains_vpg=stage.trains_vpg,
@@ -298,15 +265,25 @@ class Estimator:
             memory=model.at(max(images, 1)),
         )
 
-    def _rows(self, shape: LLMShape) -> RowSizes:
-        """What an LLM computes of one image."""
+    def rows_of(self, stage: StageWork | None) -> RowSizes:
+        """What the target computes of one image of a stage; None for one of captions."""
+        talk = stage.conversations if stage else None
+        return self.rows if talk is None else self._rows(self.shape, TextSize(talk.tokens, talk.texts), talk.longest)
+
+    def _learned(self, stage: StageWork | None) -> float:
+        """How many captions, or answers of conversations, one image brings."""
+        talk = stage.conversations if stage else None
+        return self.rows.captions if talk is None else talk.answers
+
+    def _rows(self, shape: LLMShape, text: TextSize | None = None, longest: int | None = None) -> RowSizes:
+        """What an LLM computes of one image; by default of one with captions."""
         return row_sizes(
-            TextSize(self.assumptions.caption_tokens, self.assumptions.captions_per_image),
+            text or TextSize(self.assumptions.caption_tokens, self.assumptions.captions_per_image),
             self.plan.vpg.num_prompts,
             shape.embedding_size,
             encoder_decoder=shape.encoder_decoder,
             share=self.plan.settings.share_prefix,
-            max_tokens=self.plan.settings.max_tokens,
+            max_tokens=longest or self.plan.settings.max_tokens,
             start_first=self.plan.settings.bos == "first",
         )
 
@@ -316,12 +293,12 @@ class Estimator:
         flops = image_flops(
             self.shape,
             self.work,
-            self.rows,
+            self.rows_of(stage),
             trains_vpg=stage is None or stage.trains_vpg,
             num_prompts=vpg.num_prompts,
             output_size=vpg.output_size,
         )
-        each = flops.total / self.rows.captions
+        each = flops.total / self._learned(stage)
         return self._cost(stage.number if stage else 0, stage.name if stage else "from scratch", captions, flops, each)
 
     def _describing(self) -> StageCost | None:
