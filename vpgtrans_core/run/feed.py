@@ -26,13 +26,13 @@ from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.loader import Gather, Loader, Missed, ReadOptions, StepData, StepReader
 from vpgtrans_core.data.order import InOrder
 from vpgtrans_core.data.pictures import Describe, Wanted
-from vpgtrans_core.errors import DataError
 from vpgtrans_core.llm.text import Text, limited
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.processes.heartbeat import WatchedAccelerator
 from vpgtrans_core.recipes.captions import captions_each
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.lengths import Lengths
+from vpgtrans_core.run.positions import check_room
 from vpgtrans_core.settings import Settings, stage_settings, stages_of
 from vpgtrans_core.templates import ChatTemplate
 from vpgtrans_core.train.step import Batch, View
@@ -298,20 +298,10 @@ class Feed:
         for draw in self.order.step(0)[:CHECKED_IMAGES]:
             texts = reader.texts(draw)
             lengths.count(texts)
-            self._check_room(texts)
+            check_room(texts, self.model.llm, self.model.vpg.num_prompts, self.settings.max_tokens)
         lengths.check(self.limit)
         if beyond := self.limit.beyond:
             self._say(f"stage {self.stream}: {beyond}")
-
-    def _check_room(self, texts: Iterable[Text]) -> None:
-        for text in texts:
-            room = self.model.llm.room(text, self.model.vpg.num_prompts)
-            if room is not None and room < 0:
-                raise DataError(
-                    f"a text of {text.tokens} tokens with {len(text.image_places)} images of "
-                    f"{self.model.vpg.num_prompts} soft prompts is {-room} positions too long for the LLM",
-                    f"lower --max-tokens (now {self.settings.max_tokens}), or give samples of fewer images",
-                )
 
     def all_lengths(self) -> Lengths:
         """The counts of all processes together; every process must ask."""
