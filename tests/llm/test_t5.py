@@ -158,8 +158,8 @@ def test_generation_settings_name_the_decoder_start():
 
 
 def test_layers_share_their_bias_and_compute_the_same() -> None:
-    """To the bit, and the mask is put into the bias once a stack in place of once a layer."""
-    llm = t5()
+    """To the bit, and the mask is put into the bias twice a stack, however many layers it has."""
+    llm, _ = t5()
     assert llm.bool_masks and llm.model.config._attn_implementation == "sdpa_shared_bias"
     texts = [[Text.of((5,), (6, 7, 1)), Text.of((5,), (6, 8, 1))], [Text.of((), (9, 1))]]
     rows = llm.layout(texts, 3)
@@ -174,7 +174,7 @@ def test_layers_share_their_bias_and_compute_the_same() -> None:
         put_together.append(counted.heads)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     layers = len(llm.model.encoder.block) + 2 * len(llm.model.decoder.block)
-    assert put_together == [2, layers]
+    assert put_together == [4, layers] == [4, 6]  # in each stack for the first layer and for all others
 
 
 class CountedWhere(TorchFunctionMode):
