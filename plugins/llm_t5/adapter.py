@@ -22,15 +22,19 @@ class T5(EncoderDecoderLLM):
 
     relative_positions = True
     splits_captions = True
+    bool_kernels = ("sdpa", "sdpa_shared_bias")
 
     @classmethod
     def prepare(cls, model: PreTrainedModel) -> PreTrainedModel:
         """Replace ``gelu_new``, five products that each keep a tensor for the backward pass, by torch's one operation
-        of the same function."""
+        of the same function; and let the layers share their bias."""
         from transformers.activations import ACT2FN
+
+        from llm_t5.shared_bias import share_bias
 
         composed = type(ACT2FN["gelu_new"])
         for module in model.modules():
             if isinstance(getattr(module, "act", None), composed):
                 module.act = ACT2FN["gelu_pytorch_tanh"]
+        share_bias(model)
         return model

@@ -11,6 +11,7 @@ from blip2 import blip2_texts
 from conftest import PROMPTS, assert_same_loss, family, random_model, soft_prompts_for
 from llm_t5.adapter import T5
 from tiny_tokenizers import WORDS, unigram
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForSeq2SeqLM, BartConfig, T5Config
 
 from vpgtrans_core.data.sample import Caption
@@ -154,3 +155,36 @@ def test_long_texts_keep_their_end():
 
 def test_generation_settings_name_the_decoder_start():
     assert t5()[0].generation_settings() == {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+
+
+def test_layers_share_their_bias_and_compute_the_same() -> None:
+    """To the bit, and the mask is put into the bias twice a stack, however many layers it has."""
+    llm, _ = t5()
+    assert llm.bool_masks and llm.model.config._attn_implementation == "sdpa_shared_bias"
+    texts = [[Text.of((5,), (6, 7, 1)), Text.of((5,), (6, 8, 1))], [Text.of((), (9, 1))]]
+    rows = llm.layout(texts, 3)
+    results, put_together = [], []
+    for kernel in ("sdpa_shared_bias", "sdpa"):
+        llm.model.set_attn_implementation(kernel)
+        prompts = torch.linspace(-1, 1, 6 * llm.embedding_size).view(2, 3, -1).requires_grad_()
+        with CountedWhere() as counted:
+            loss = llm.loss(prompts, rows)
+        loss.backward()
+        results.append((loss.detach(), prompts.grad))
+        put_together.append(counted.heads)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    layers = len(llm.model.encoder.block) + 2 * len(llm.model.decoder.block)
+    assert put_together == [4, layers] == [4, 6]  # in each stack for the first layer and for all others
+
+
+class CountedWhere(TorchFunctionMode):
+    """Counts masks that are made for every head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        self.heads += function is torch.where and made.ndim == 4 and made.shape[1] > 1
+        return made

@@ -45,6 +45,8 @@ class FrozenLLM(LLM):
 
     keep_precise: tuple[str, ...] | None = None
     """Names of linear layers that quantisation must leave alone; None for transformers' own choice."""
+    bool_kernels: tuple[str, ...] = ("sdpa",)
+    """transformers' names of the attention kernels that read boolean masks."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, family: LLMFamily, share: bool = True
@@ -156,7 +158,7 @@ class FrozenLLM(LLM):
     def freeze(self) -> None:
         super().freeze()
         # A family whose kernels know no boolean mask must not be given one: eager attention would add True as 1.
-        self.bool_masks = self.model.config._attn_implementation == "sdpa"
+        self.bool_masks = self.model.config._attn_implementation in self.bool_kernels
 
     def attention(self, mask: Tensor) -> Tensor:
         """A bool mask (True = attend) in the form that the model's attention reads."""
