@@ -40,7 +40,7 @@ def test_what_fails_is_said_with_where_to_look(tmp_path):
     assert done.returncode == 1
     assert "failed: broken_vpg_300: description counts right" in done.stdout
     assert "trained is 156, not 7" in done.stdout and "where to look: the adapter's `describe`" in done.stdout
-    assert "11 passed, 1 failed, 2 unsupported" in done.stdout
+    assert "12 passed, 1 failed, 2 unsupported" in done.stdout
 
 
 def test_json_of_a_plugin_that_cannot_be_imported(tmp_path):
