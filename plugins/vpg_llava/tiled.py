@@ -118,7 +118,7 @@ class LlavaNextVPG(LlavaVPG):
 class LlavaOnevisionVPG(LlavaNextVPG):
     """The same with OneVision's resolutions, and a limit of how many soft prompts a picture has."""
 
-    loading_code = LOADING_CODE.replace("LlavaFor", "LlavaOnevisionFor")
+    loading_code = "# needs torchvision\n" + LOADING_CODE.replace("LlavaFor", "LlavaOnevisionFor")
     kind = ONEVISION
     part = ONEVISION_PART
     defaults: ClassVar[dict[str, Any]] = {

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm import blocks
-from vpgtrans_core.llm.blocks import compile_blocks, why_not_compile
+from vpgtrans_core.llm.blocks import checkpoint_blocks, compile_blocks, why_not_compile
 
 
 class Block(GradientCheckpointingLayer):
@@ -39,3 +40,9 @@ def test_a_compiler_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(torch, "compile", broken)
     assert why_not_compile(torch.device("cpu")) == "no C++ compiler"
+
+
+def test_recomputing_activations_is_refused_where_no_blocks_are_found() -> None:
+    with pytest.raises(ModelError, match="the blocks of Sequential cannot be found") as told:
+        checkpoint_blocks(nn.Sequential(nn.Linear(2, 2)))
+    assert "GradientCheckpointingLayer" in str(told.value.hint)

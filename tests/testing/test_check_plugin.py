@@ -40,7 +40,7 @@ def test_what_fails_is_said_with_where_to_look(tmp_path):
     assert done.returncode == 1
     assert "failed: broken_vpg_300: description counts right" in done.stdout
     assert "trained is 156, not 7" in done.stdout and "where to look: the adapter's `describe`" in done.stdout
-    assert "10 passed, 1 failed, 1 unsupported" in done.stdout
+    assert "12 passed, 1 failed, 2 unsupported" in done.stdout
 
 
 def test_json_of_a_plugin_that_cannot_be_imported(tmp_path):
@@ -66,7 +66,7 @@ def test_a_plugin_that_is_disabled(monkeypatch):
 def test_a_projects_folder_and_one_reason_said_once(tmp_path):
     """A new plugin whose model type nobody knows fails meaningfully; it need not be installed."""
     done = vpgt(str(write_plugin("no-such-type", "llm", tmp_path)))
-    assert done.returncode == 1 and "3 passed, 17 failed, 0 unsupported" in done.stdout
+    assert done.returncode == 1 and "3 passed, 18 failed, 0 unsupported" in done.stdout
     assert done.stdout.count("transformers does not support the model type 'no_such_type'") == 1
     assert "for the same reason: embedding access has its shape, " in done.stdout
     (tmp_path / "no-such-type" / "second").mkdir()
@@ -79,5 +79,5 @@ def test_bloom_declares_what_it_cannot_do(tmp_path):
     path = tmp_path / "llm_bloom.py"
     path.write_text(BLOOM)
     done = vpgt(str(path))
-    assert "18 passed, 0 failed, 2 unsupported" in done.stdout, done.stdout
+    assert "19 passed, 0 failed, 2 unsupported" in done.stdout, done.stdout
     assert "a norm stands between" in done.stdout and done.returncode == 0

@@ -69,8 +69,8 @@ def test_the_story_runs(tmp_path):
             run(tmp_path, [sys.executable, "-c", block["text"]])
         elif block["mark"] == "run":
             said |= {line: run(tmp_path, command(line, tmp_path)) for line in block["text"].splitlines()}
-    assert "20 passed, 0 failed, 0 unsupported" in said["vpgt check-plugin ./my_llm.py"]
-    assert "11 passed, 0 failed, 1 unsupported" in said["vpgt check-plugin my_eyes"]
+    assert "21 passed, 0 failed, 0 unsupported" in said["vpgt check-plugin ./my_llm.py"]
+    assert "13 passed, 0 failed, 2 unsupported" in said["vpgt check-plugin my_eyes"]
     assert said["vpgt caption my-out tiny-data/images/0.png"].strip()
     assert (tmp_path / "my-neox" / "my_neox" / "__init__.py").is_file()
     models = run(tmp_path, command("vpgt --plugin ./my_llm.py list-models", tmp_path))

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, Blip2Config
 
 from vpgtrans_core.errors import ModelError
@@ -158,6 +158,29 @@ def test_scaled_embeddings_of_an_unknown_kind_are_not_guessed(monkeypatch):
     model.set_input_embeddings(Odd(31, 16))
     with pytest.raises(ModelError, match="Odd"):
         EmbeddingReader(model)
+
+    class Knows(EmbeddingReader):
+        def vectors(self, rows, extra):
+            return 3 * rows
+
+    assert Knows(model).shape == (31, 16)  # a reader that knows what the module does need not be told
+
+
+def test_a_model_that_does_not_give_its_table_is_told_what_to_give():
+    model = small_model("llama")
+    model.get_input_embeddings = lambda: torch.nn.Identity()
+    with pytest.raises(ModelError, match=r"get_input_embeddings\(\) gives Identity"):
+        EmbeddingReader(model)
+
+
+def test_a_checkpoint_of_other_names_is_told_with_those_it_has(tmp_path):
+    small_model("llama").save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.my_embedding.weight"] = weights.pop("model.embed_tokens.weight")
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError) as told:
+        open_embeddings(tmp_path)
+    assert "model.my_embedding.weight" in str(told.value.hint)
 
 
 PAIR = """

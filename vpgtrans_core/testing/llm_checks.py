@@ -58,6 +58,8 @@ def tiny_model_loads(subject: LLMSubject) -> None:
     seq2seq = bool(subject.reference.config.is_encoder_decoder)
     said = f"the family says encoder_decoder={subject.family.encoder_decoder}, transformers says {seq2seq}"
     expect(seq2seq == subject.family.encoder_decoder, said, "the family's card")
+    if subject.family.classes:
+        _expect_registered(subject)
 
 
 @check(LLM_CHECKS, "the cards' hidden_size and vocab_size, and the embedding reader's `vectors`")
@@ -292,6 +294,18 @@ def _model_of(card: LLMCard, subject: LLMSubject) -> Any:
         said = f"{card.alias}: its fields make no config: {' '.join(str(error).split())}"
         raise CheckFailed(said, "the card's `config`: further fields under transformers' names") from error
     return empty_model(config)
+
+
+def _expect_registered(subject: LLMSubject) -> None:
+    """Raise `CheckFailed` unless the family's own classes are registered wherever a folder's class looks for them."""
+    from transformers import AutoModel
+    from transformers.models.auto import modeling_auto
+
+    where = f"{subject.family.classes}: what it registers"
+    expect(type(subject.reference.config) in AutoModel._model_mapping, "AutoModel does not know the config", where)
+    names = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES | modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    said = f"{subject.model_type!r} is in neither of transformers' lists of language models' names, which BLIP-2 asks"
+    expect(subject.model_type in names, f"{said} (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)", where)
 
 
 def _reader(subject: LLMSubject) -> Any:

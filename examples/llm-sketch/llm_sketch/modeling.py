@@ -21,6 +21,7 @@ from transformers import (
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
 class SketchConfig(PreTrainedConfig):
@@ -122,3 +123,4 @@ class SketchForCausalLM(SketchPreTrainedModel, GenerationMixin):
 AutoConfig.register("sketch", SketchConfig, exist_ok=True)
 AutoModel.register(SketchConfig, SketchModel, exist_ok=True)
 AutoModelForCausalLM.register(SketchConfig, SketchForCausalLM, exist_ok=True)
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["sketch"] = "SketchForCausalLM"  # by this BLIP-2 knows that it is a decoder
