@@ -18,7 +18,8 @@ from vpgtrans_core.files import RECORD, read_json
 from vpgtrans_core.lab.folder import DONE, FAILED, LabFolder
 from vpgtrans_core.lab.matrix import Cell
 from vpgtrans_core.lab.points import KeepPoints, Point, points
-from vpgtrans_core.planning.plan import Plan, plan
+from vpgtrans_core.planning.parts import Plan
+from vpgtrans_core.planning.plan import plan
 from vpgtrans_core.registry import Registry, load_registry
 from vpgtrans_core.run.folder import RunFolder
 from vpgtrans_core.run.pipeline import Silent, TransferResult, transfer
@@ -148,13 +149,14 @@ def _score(lab: LabFolder, cell: Cell, settings: Settings, kept: list[Point], re
 
 def _model(spec: RunSpec, machine: Machine) -> VLModel:
     """The model as training assembled it, so that the weights of its checkpoints fit."""
-    from vpgtrans_core.vlm.assemble import blank_projector, load_llm, load_vpg, vpg_source
+    from vpgtrans_core.vlm.assemble import blank_projector, load_llm, load_vpg, stage_lora, vpg_source
     from vpgtrans_core.vlm.model import VLModel
 
     vpg = load_vpg(vpg_source(spec.source, spec.settings, spec.registry), machine, lazily=True)
     llm = load_llm(spec.target, machine, spec.settings)
     projector = blank_projector(vpg.output_size, llm.embedding_size, has_bias=vpg.projector_bias)
-    return VLModel(vpg, projector, llm).to(machine.device)
+    lora = stage_lora(llm, spec.settings, spec.stages)
+    return VLModel(vpg, projector, llm, lora=lora).to(machine.device)
 
 
 def _measured(result: TransferResult, run: Path) -> dict[str, Any]:

@@ -46,7 +46,10 @@ def checkpoint_blocks(model: nn.Module) -> None:
             "transformers.modeling_layers.GradientCheckpointingLayer",
         )
     for block in found:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        # To its end where its weights are in host memory: they are put back there after each layer.
+        early = not any(p.is_meta for p in block.parameters())
+        whole = partial(checkpoint, block.forward, use_reentrant=False, early_stop=early)
+        block.forward = whole  # type: ignore[method-assign]
 
 
 def compile_blocks(model: nn.Module, whole: Sequence[nn.Module]) -> None:

@@ -98,6 +98,15 @@ def refuse_folder(folder: Path, weights: bool) -> None:
         raise ModelError(f"the folder {folder} has a {CONFIG} but no weights", "copy its safetensors files there too")
 
 
+def refuse_apart(name: str, adapter: Path | None, what: str) -> None:
+    """Refuse what cannot be done with a model that keeps a LoRA adapter of its LLM apart, in the folder `adapter`."""
+    if adapter is not None:
+        raise ModelError(
+            f"{name} keeps a LoRA adapter beside its language model, and {what}",
+            f"merge the two first: vpgt export {name} --to hf --out FOLDER",
+        )
+
+
 def hub_adapter(hub_id: str) -> ModelError:
     """A repository of the hub that holds a PEFT adapter."""
     return ModelError(f"{hub_id} on the hub holds a PEFT adapter", _MERGE)

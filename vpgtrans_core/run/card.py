@@ -109,7 +109,7 @@ def _summary(record: dict[str, Any]) -> str:
     return f"""# {title}
 
 {what}
-({PAPER}) by vpgt {record["vpgt"]}. The language model is unchanged.
+({PAPER}) by vpgt {record["vpgt"]}. {_language_model(record)}
 
 | | |
 |---|---|
@@ -120,6 +120,15 @@ def _summary(record: dict[str, Any]) -> str:
 {_captions(record)}| stages | {"; ".join(f"{titles[n]}: {s['steps']} steps" for n, s in stages.items()) or "none"} |
 | held-out loss | {"; ".join(losses) or "not measured"} |
 {_sight(record.get("verdict", {}))}"""
+
+
+def _language_model(record: dict[str, Any]) -> str:
+    """What the run did to the language model."""
+    if not (lora := record.get("lora")):
+        return "The language model is unchanged."
+    what = f"LoRA of rank {lora['rank']} changed the language model's attention"
+    merged = "it is merged into the weights here" if lora["merged"] else "the folder `adapter` holds it, for PEFT"
+    return f"{what}; {merged}."
 
 
 def _sight(verdict: dict[str, Any]) -> str:

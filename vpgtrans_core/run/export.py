@@ -16,6 +16,7 @@ from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
 from vpgtrans_core.files import RECORD, REFERENCES, put_in_place
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.machine import choose_machine
+from vpgtrans_core.models.refusals import refuse_apart
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, needs_code, resolve_source
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.run.card import plain_model_card, write_model_card
@@ -56,6 +57,8 @@ def export_model(
     """
     source = resolve_source(model, registry, settings)
     assert source.folder is not None
+    if to != "hf" and source.llm:
+        refuse_apart(model, source.llm.adapter, f"--to {to} would leave that out")
     adapter = load(source.vpg_family.adapter)
     if to in adapter.formats:
         load(adapter.formats[to])(source, Path(out), overwrite=overwrite, **options)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.errors import ConfigError, DataError
 from vpgtrans_core.run.spec import RunSpec
 from vpgtrans_core.settings import stage_settings
+
+if TYPE_CHECKING:
+    from vpgtrans_core.llm.adapter import LLM
+    from vpgtrans_core.llm.text import Text
 
 STATED = ("max_position_embeddings", "n_positions")
 """Where configs state how many positions their model has. T5's ``n_positions`` says only how it was trained."""
@@ -40,3 +45,22 @@ def check_positions(spec: RunSpec, num_prompts: int) -> None:
         ],
         f"--max-tokens {room} would fit" if room > 1 else "use an LLM with more positions",
     )
+
+
+def check_room(texts: Iterable[Text], llm: LLM, num_prompts: int, max_tokens: int) -> None:
+    """Refuse texts with more images than the LLM has positions for.
+
+    Args:
+        num_prompts: soft prompts an image.
+
+    Raises:
+        DataError: a text and its images take more positions than there are.
+    """
+    for text in texts:
+        room = llm.room(text, num_prompts)
+        if room is not None and room < 0:
+            raise DataError(
+                f"a text of {text.tokens} tokens with {len(text.image_places)} images of {num_prompts} soft prompts is "
+                f"{-room} positions too long for the LLM",
+                f"lower --max-tokens (now {max_tokens}), or give samples of fewer images",
+            )

@@ -55,10 +55,12 @@ def first_record(
             "dtype": str(machine.dtype),
             "shares_prefix": model.llm.shares_prefix,
             "compiled": compiled,
+            "sharded": machine.mesh is not None,
         },
         "environment": environment(),
         "plugins": spec.registry.snapshot(),
         "needs": needed_plugins(spec.registry, spec.source.plugin, spec.target.plugin, spec.target.family),
+        "lora": model.lora and model.lora.describe() | {"merged": spec.settings.save == "model"},
     }
 
 
