@@ -163,6 +163,11 @@ def test_seconds_are_those_of_cells_like_it(tmp_path):
     assert {(known[n].target, s) for n, s in found.items()} == {("llama-mini", 40.0), ("opt-mini-l", 60.0)}
     rows = plan_cells([one], default_registry(), lab, jobs=2)
     assert rows[-1] == ("together, on this machine with --jobs 2, without 4 of unknown length", "", "", "3 min")
+    untrained = next(c for c in known.values() if c.arm == "merged")
+    lab.write_record(untrained.id, status=DONE, cpu_seconds=10.0)
+    longer = distinct([replace(one, epochs=2.0)])
+    assert set(seconds_here(lab, known).values()) == {10.0, 40.0, 60.0}
+    assert {s for n, s in seconds_here(lab, longer).items() if longer[n].arm != "merged"} == {90.0}
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
@@ -14,10 +15,12 @@ from vpgtrans_core.lab.experiment import Experiment, Pair, TaskUse
 from vpgtrans_core.lab.findings import findings
 from vpgtrans_core.lab.folder import DONE, FAILED, LabFolder
 from vpgtrans_core.lab.matrix import cells
+from vpgtrans_core.lab.prediction import prediction
 from vpgtrans_core.lab.report import write_report
 from vpgtrans_core.lab.results import LOSS, Finished, Results, collect
 from vpgtrans_core.lab.speedup import speed_up, speed_ups
 
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PAIR = Pair("opt-mini-s", "opt-mini-l", ("OPT 125M -> 350M",))
 EXPERIMENT = Experiment(
     "made-up", recipe="miniature", vpg="vpg-mini", pairs=(PAIR,), arms=("scratch", "transfer", "inherit"), seeds=(0, 1),
@@ -185,6 +188,38 @@ def test_sizes_and_types_are_compared_between_neighbours(lab):
     assert found["5"].verdict == "not reproduced" and len(found["6"].evidence) == 3
     assert [e.holds for e in found["6"].evidence] == [True, False, False]
     assert [e.holds for e in found["6, a remedy"].evidence] == [False, True, True, True]
+
+
+def test_the_advice_is_compared_with_the_outcome(lab):
+    """It ranks b before a before c; a ends best, c worst: two of three comparisons are right, at a regret of 0.2."""
+    told, ends = {"a": 2.0, "b": 1.0, "c": 3.0}, {"a": 1.0, "b": 1.2, "c": 2.0}
+    whole = replace(EXPERIMENT, pairs=tuple(Pair(s, "opt-mini-l") for s in told), arms=("advice", "transfer"))
+    lab.write_experiments([whole])
+    for cell in cells(whole):
+        end = ends[cell.source] + 0.01 * cell.seed
+        lab.write_record(cell.id, **record(cell.arm, [0.3, 0.4], [told[cell.source], end]))
+    text, table = prediction(results(lab))
+    assert "Of 3 comparisons of two sources for one target, that put 2 in the order" in text.text
+    assert "ends 0.200 above the best one on average, and 0.200 at most" in text.text
+    assert table.rows[0] == ("opt-mini-l", "b", "transfer", "1.000 [1.000, 1.000]", "1.205 [1.200, 1.210]")
+    assert [row[1] for row in table.rows] == ["b", "a", "c"]
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
+def test_the_page_fits_a_desktop_and_a_phone(lab):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    page_file, _ = write_report(lab.path)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        try:
+            for width in (1280, 390):
+                page = browser.new_page(viewport={"width": width, "height": 800})
+                page.goto(page_file.as_uri())
+                assert page.evaluate("document.documentElement.scrollWidth") <= width
+                cells = page.locator("td").filter(has_text="reproduced")
+                assert cells.first.is_visible() and page.locator("figure svg").first.bounding_box()["width"] > 250
+        finally:
+            browser.close()
 
 
 def test_half_of_the_comparisons_is_not_enough(lab):

@@ -19,7 +19,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first column holds names, the others figures or words."""
+    """A table; the first column holds names, the others figures or words; ``\\n`` in a cell is a new line."""
 
     title: str
     head: Sequence[str]
@@ -60,7 +60,7 @@ def _markdown_block(block: Block) -> list[str]:
         return [block.text, ""]
     if isinstance(block, Table):
         head = [f"**{block.title}**", ""] if block.title else []
-        cells = [[cell.replace("|", "\\|") for cell in row] for row in (block.head, *block.rows)]
+        cells = [[cell.replace("|", "\\|").replace("\n", "<br>") for cell in row] for row in (block.head, *block.rows)]
         lines = ["| " + " | ".join(row) + " |" for row in cells]
         return [*head, lines[0], "|" + "---|" * len(block.head), *lines[1:], ""]
     return []
@@ -107,4 +107,4 @@ VERDICTS = {"reproduced": "yes", "not reproduced": "no", "not testable here": "o
 def _cell(text: str, head: str) -> str:
     """A cell; where the screen is narrow a row becomes lines, and each names its column."""
     kind = f"verdict {VERDICTS[text]}" if text in VERDICTS else "long" if len(text) > LONG else ""
-    return f'<td class="{kind}" data-head="{escape(head)}">{escape(text)}</td>'
+    return f'<td class="{kind}" data-head="{escape(head)}">{escape(text).replace(chr(10), "<br>")}</td>'

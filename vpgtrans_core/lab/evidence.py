@@ -72,6 +72,7 @@ class Measure:
         value: the number of a run, None where it has none; `tasks` says which tasks it is the mean over.
         name: what it is called beside the figures; default the arm's name.
         factor, digits: how the figures are printed.
+        constant: what is printed instead of figures that are the same for all runs.
     """
 
     arm: str
@@ -80,6 +81,7 @@ class Measure:
     name: str = ""
     factor: float = 1.0
     digits: int = 2
+    constant: str = ""
 
     def by_seed(self, results: Results, pair: Pair) -> dict[int, float]:
         """The value of every seed that has one."""
@@ -88,7 +90,7 @@ class Measure:
         return {seed: value for seed, value in found.items() if value is not None}
 
     def told(self, values: Iterable[float]) -> str:
-        return f"{self.name or self.arm} {spread(list(values), self.digits, self.factor)}"
+        return self.constant or f"{self.name or self.arm} {spread(list(values), self.digits, self.factor)}"
 
 
 def at_end(arm: str, tasks: Tasks) -> Measure:
@@ -127,7 +129,7 @@ def faster(arm: str) -> Measure:
 
 def one(arm: str, name: str) -> Measure:
     """1, to compare speed-ups with."""
-    return Measure(arm, lambda r, p, run, names: 1.0, name=name, digits=0)
+    return Measure(arm, lambda r, p, run, names: 1.0, constant=f"{name} 1")
 
 
 def _faster(results: Results, pair: Pair, run: Finished, tasks: Sequence[str]) -> float | None:
@@ -190,14 +192,15 @@ class Neighbours:
     """One measure of pairs that differ in size, each against the next larger one.
 
     Attributes:
-        group: what pairs have in common that are compared, and None for pairs that are not.
+        group: what pairs have in common that are compared, and None for pairs that are not; given the results of their
+            experiment, a pair, and its sizes.
         size: by which size they are ordered.
         holds: whether the finding holds for the value of the smaller and that of the larger.
         middle: what stands for the seeds.
     """
 
     measure: Measure
-    group: Callable[[Pair, Mapping[str, Any]], object]
+    group: Callable[[Results, Pair, Mapping[str, Any]], object]
     size: Callable[[Mapping[str, Any]], int]
     holds: Holds
     middle: Callable[[Sequence[float]], float] = mean
@@ -207,7 +210,7 @@ class Neighbours:
         for results in every:
             for pair in results.pairs() if results.has(self.measure.arm) else ():
                 found, values = results.of(pair, self.measure.arm), self.measure.by_seed(results, pair)
-                if found and values and (group := self.group(pair, found[0].record["sizes"])) is not None:
+                if found and values and (group := self.group(results, pair, found[0].record["sizes"])) is not None:
                     sized = self.size(found[0].record["sizes"]), values
                     groups.setdefault(group, {}).setdefault(pair, sized)
         for known in groups.values():

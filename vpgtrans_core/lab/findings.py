@@ -75,12 +75,12 @@ def findings(every: Sequence[Results]) -> list[Finding]:
     return [Finding(r.number, r.says, r.rule, tuple(dict.fromkeys(r.see(whole)))) for r in RULES]
 
 
-def _one_family(pair: Pair, sizes: Mapping[str, Any]) -> object:
-    """Sources of one family for one target."""
-    return pair.target, sizes["source_family"]
+def _one_family(results: Results, pair: Pair, sizes: Mapping[str, Any]) -> object:
+    """Sources of one family for one target, in one experiment: elsewhere they may have been trained on other data."""
+    return results.experiment.name, pair.target, sizes["source_family"]
 
 
-def _across_types(pair: Pair, sizes: Mapping[str, Any]) -> object:
+def _across_types(results: Results, pair: Pair, sizes: Mapping[str, Any]) -> object:
     return "across types" if sizes["source_family"] != sizes["target_family"] else None
 
 
@@ -153,8 +153,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "5",
         "The smaller the source's LLM, the better its VPG transfers (projector alone).",
-        "Of two sources of one family for the same target, neighbours in size, the one with the smaller LLM has the "
-        "higher final score on captions by only-linear.",
+        "Of two sources of one family for the same target in one experiment, neighbours in size, the one with the "
+        "smaller LLM has the higher final score on captions by only-linear.",
         Neighbours(
             at_end("linear", first_captions), _one_family, lambda sizes: sizes["source_llm"], lambda a, b: a > b
         ),

@@ -3,7 +3,8 @@ like it were run here. Loads torch, but no weights and no data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from vpgtrans_core.lab.experiment import Experiment
@@ -54,8 +55,10 @@ def plan_cells(
 
 def seconds_here(lab: LabFolder, cells: Mapping[str, Cell]) -> dict[str, float]:
     """Seconds of one core that cells take here: what finished ones took, and of others the mean of those like them:
-    the same target and epochs, or else the same epochs. Those like none are left out."""
+    the same target and epochs, or else the same epochs, or else what a straight line over the epochs says. Where all
+    finished ones have the same epochs there is no line, and those like none are left out."""
     done = lab.finished()
+    line = _line([(_epochs(cell), seconds) for cell, seconds in done.values()])
     known: dict[object, list[float]] = {}
     for cell, seconds in done.values():
         for key in _alike(cell):
@@ -63,15 +66,25 @@ def seconds_here(lab: LabFolder, cells: Mapping[str, Cell]) -> dict[str, float]:
     found = {}
     for name, cell in cells.items():
         alike = [done[name][1]] if name in done else next((known[k] for k in _alike(cell) if k in known), [])
-        if alike:
-            found[name] = mean(alike)
+        if alike or line:
+            found[name] = mean(alike) if alike else line(_epochs(cell))  # type: ignore[misc]
     return found
+
+
+def _line(points: Sequence[tuple[float, float]]) -> Callable[[float], float] | None:
+    if len({epochs for epochs, _ in points}) < 2:
+        return None
+    slope, start = statistics.linear_regression(*zip(*points, strict=True))
+    return lambda epochs: max(start + slope * epochs, 0.0)
+
+
+def _epochs(cell: Cell) -> float:
+    return sum(float(cell.settings.get(f"stage{n}_epochs") or 0) for n in cell.settings.get("stages") or (1, 2))
 
 
 def _alike(cell: Cell) -> tuple[object, object]:
     """What cells have in common that take about as long, the closest first."""
-    epochs = sum(float(cell.settings.get(f"stage{n}_epochs") or 0) for n in cell.settings.get("stages") or (1, 2))
-    length = epochs, cell.points, cell.pictures, tuple(cell.tasks)
+    length = _epochs(cell), cell.points, cell.pictures, tuple(cell.tasks)
     return (cell.target, *length), length
 
 

@@ -12,7 +12,7 @@ from vpgtrans_core.lab import paper
 from vpgtrans_core.lab.blocks import Block, Charts, Section, Table, Text, html, markdown
 from vpgtrans_core.lab.charts import Series, line_chart
 from vpgtrans_core.lab.experiment import Pair
-from vpgtrans_core.lab.findings import findings
+from vpgtrans_core.lab.findings import Finding, findings
 from vpgtrans_core.lab.folder import LabFolder
 from vpgtrans_core.lab.prediction import prediction
 from vpgtrans_core.lab.results import LOSS, Results, collect, last, name_of, spread
@@ -60,7 +60,7 @@ def _state(every: Sequence[Results]) -> Section:
 
 def _findings(every: Sequence[Results]) -> Section:
     judged = findings(every)
-    rows = [(f.number, f.says, f.verdict, "; ".join(map(str, f.evidence)) or "–", f.rule)
+    rows = [(f.number, f.says, f.verdict, _evidence(f) or "–", f.rule)
             for f in judged]  # fmt: skip
     text = (
         "A finding is reproduced if its rule holds in more than half of the comparisons that this laboratory has; "
@@ -68,6 +68,13 @@ def _findings(every: Sequence[Results]) -> Section:
     )
     head = ("", "the paper says", "here", "evidence", "rule")
     return Section("The paper's findings", [Text(text), Table("", head, rows)])
+
+
+def _evidence(finding: Finding) -> str:
+    """A line a comparison, after how many of them hold."""
+    holding = sum(one.holds for one in finding.evidence)
+    several = [f"holds in {holding} of {len(finding.evidence)} comparisons"] if len(finding.evidence) > 1 else []
+    return "\n".join([*several, *map(str, finding.evidence)])
 
 
 def _experiment(results: Results) -> Section:
