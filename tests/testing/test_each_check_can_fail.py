@@ -93,6 +93,7 @@ BROKEN_VPGS = [
     ("shapes_are_as_stated", "WrongShape", {}, "the attributes say"),
     ("description_counts_right", "CountsWrong", {}, "trained is 156, not 7"),
     ("batching_changes_nothing", "NormOfTheBatch", {}, "depends on its batch"),
+    ("tiles_are_as_stated", "PromisesMore", {}, "`runs` says [9, 9, 9]"),
     ("features_are_frozen", "DropoutInFeatures", {}, "training mode"),
     ("gradients_only_where_trained", "ForgetsAParameter", {}, "leaves out: mix.bias"),
     ("half_precision_is_for_the_frozen_part", "TrainsInHalf", {}, "bfloat16"),

@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from vpgtrans_core.data.sample import ImageRef
+from vpgtrans_core.data.tiles import stacked
 from vpgtrans_core.evaluation.encoding import ImageEncoder
 from vpgtrans_core.evaluation.files import refuse
 from vpgtrans_core.evaluation.task import EvalSample
@@ -57,7 +56,7 @@ def refuse_long(
     Raises:
         DataError: naming their samples.
     """
-    llm, soft = model.llm, model.vpg.num_prompts
+    llm, soft = model.llm, model.vpg.most_prompts
     rooms = {prompt: llm.room(llm.text.prompt_text(prompt), soft) for prompt in dict.fromkeys(prompts)}
     problems = []
     for sample, prompt in zip(samples, prompts, strict=True):
@@ -95,13 +94,18 @@ def answer(
     """
     encoder = encoder or ImageEncoder(model, batch)
     lengths = [len(model.llm.text.prompt_ids(prompt)) if prompt else 0 for prompt in prompts]
+    chunks = []
     for chunk in plan_chunks(samples, lengths, batch)[part[0] :: part[1]]:
-        open_batches = [numbers for numbers in chunk.batches if not all(number in done for number in numbers)]
-        if not open_batches:
-            continue
-        outputs = encoder.encode(chunk.images)
-        for numbers in open_batches:
-            visual = torch.stack([outputs[samples[number].image.name] for number in numbers])
+        if left := [numbers for numbers in chunk.batches if not all(number in done for number in numbers)]:
+            chunks.append((chunk.images, left))
+    count, shards = sum(len(batches) for _, batches in chunks), model.llm.shards
+    missing = 0 if shards is None else shards.lockstep.most(count) - count
+    for images, batches in chunks:
+        outputs = encoder.encode(images)
+        for numbers in batches:
+            visual = stacked([outputs[samples[number].image.name] for number in numbers])
             asked = [prompts[number] for number in numbers]
             texts = model.generate(visual, "outputs", asked, options(asked[0]))
             yield list(zip(numbers, texts, strict=True))
+    for _ in range(missing):
+        model.llm.join_generation()

@@ -84,7 +84,7 @@ class Run:
         self.settings = spec.settings
         self.reporter = reporter
         self.machine: Machine = choose_machine(spec.settings, spec.target.family.half)
-        for remark in remarks(os.environ):
+        for remark in remarks(os.environ, self.settings.shard):
             reporter.warning(remark)
         check_output(spec)
         out = output_folder(spec.settings)
@@ -111,7 +111,7 @@ class Run:
         names = dict.fromkeys((self.spec.source.name, self.spec.target.name))
         self.reporter.message(f"loading {' and '.join(names)}")
         vpg = self._load_vpg()
-        check_positions(self.spec, vpg.num_prompts)
+        check_positions(self.spec, vpg.most_prompts)
         seeing = self._look_at_source(data)
         llm = load_llm(self.spec.target, self.machine, self.settings, vpg)
         self.templates = [stage_template(self.spec, stage, llm.tokenizer) for stage in self.spec.stages]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vpgtrans_core.cards import LLMFamily, know_classes, load
+from vpgtrans_core.llm.shown import Prompts, shown_in
 from vpgtrans_core.llm.text import ImagePlace, Text, Tokens
 from vpgtrans_core.testing import kit_vpg
 from vpgtrans_core.testing.opening import Opened
@@ -165,9 +166,9 @@ class LLMSubject(Subject[LLMFamily]):
         noise = torch.randn(words.shape, generator=torch.Generator().manual_seed(1)) * words.std()
         return (words + 0.5 * noise).requires_grad_()
 
-    def loss(self, llm: LLM, soft_prompts: Tensor, texts: list[list[Text]] | None = None) -> Tensor:
+    def loss(self, llm: LLM, soft_prompts: Prompts, texts: list[list[Text]] | None = None) -> Tensor:
         texts = TEXTS if texts is None else texts
-        return llm.loss(soft_prompts, llm.layout(texts, soft_prompts.shape[1]).to(torch.device("cpu")))
+        return llm.loss(soft_prompts, llm.layout(texts, shown_in(soft_prompts)).to(torch.device("cpu")))
 
     @cached_property
     def source(self) -> Path:

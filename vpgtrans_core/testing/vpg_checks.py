@@ -96,6 +96,25 @@ def batching_changes_nothing(subject: VPGSubject) -> None:
     expect(gap < NEAR, f"an image's output depends on its batch: it differs by {gap:.2g}")
 
 
+@check(VPG_CHECKS, "the preprocessing's `tiles`, `count` and `runs`, and the adapter's `arrange`")
+def tiles_are_as_stated(subject: VPGSubject) -> None:
+    """Pictures that are cut have the tiles and soft prompts that follow from their sizes, each as it has alone."""
+    vpg, images = subject.vpg, subject.vpg.preprocessing
+    if not images.tiled:
+        return
+    stated = [images.count(*size) for size in subject.tiles.sizes]
+    expect(list(subject.tiles.counts) == stated, f"pictures have {subject.tiles.counts} tiles, `count` says {stated}")
+    with torch.no_grad():
+        outputs = subject.tiles.change(vpg)
+        arranged = vpg.arrange(outputs)
+        alone = [part for picture in outputs for part in vpg.arrange(picture)]
+    promised = [sum(run for run in images.runs(*size) if isinstance(run, int)) for size in outputs.sizes]
+    given = [len(part) for part in arranged]
+    expect(given == promised, f"pictures have {given} soft prompts, `runs` says {promised}")
+    same = all(torch.equal(part, own) for part, own in zip(arranged, alone, strict=True))
+    expect(same, "what `arrange` gives of a picture depends on the others")
+
+
 @check(VPG_CHECKS, "the adapter's `features`, and `train`: the frozen part must stay in evaluation mode")
 def features_are_frozen(subject: VPGSubject) -> None:
     """Features have no gradient and no chance in them, in training mode too: a cache may keep them."""
@@ -121,8 +140,7 @@ def gradients_only_where_trained(subject: VPGSubject) -> None:
     strange = [name for name, p in trained.items() if own.get(name) is not p]
     expect(not strange, f"`trained` gives other names than the module's own: {', '.join(strange[:3])}")
     vpg.requires_grad_(True)
-    features = vpg.features(subject.pixels).detach()
-    vpg.prompts(features).square().sum().backward()
+    subject.outputs(vpg).square().sum().backward()
     reached = {name for name, p in own.items() if p.grad is not None}
     left_out = sorted(reached - set(trained))
     expect(not left_out, f"`prompts` uses parameters that `trained` leaves out: {', '.join(left_out[:3])}")
@@ -193,12 +211,12 @@ def damaged_folders_are_refused(subject: VPGSubject) -> None:
 
 @check(VPG_CHECKS, "the adapter's `save_model`", optional=True)
 def whole_model_comes_back(subject: VPGSubject) -> None:
-    """The folder of the whole VL-LLM gives back VPG and projector."""
+    """The folder of the whole VL-LLM gives back VPG and projector. (What it holds in the LLM's space is rounded.)"""
     folder = subject.whole
     expect(subject.adapter.loading_code, "loading_code is empty: nobody learns how the folder is loaded", "the adapter")
     again = subject.adapter.load(folder)
     old, new = subject.vpg.state_dict(), again.state_dict()
-    changed = [n for n in old if n not in new or not torch.equal(old[n], new[n])]
+    changed = [n for n in old if n not in new or old[n].shape != new[n].shape or difference(new[n], old[n]) > NEAR]
     expect(not changed, f"tensors of the VPG came back changed: {', '.join(changed[:3])}")
     gap = difference(again(subject.pixels), subject.vpg(subject.pixels))
     expect(gap < NEAR, f"the VPG of the whole model gives other outputs: {gap:.2g}")

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from vpgtrans_core.cards import VPGFamily, load
+from vpgtrans_core.data.images import normalize, pixels
+from vpgtrans_core.data.tiles import Tiles, stacked
 from vpgtrans_core.testing.checks import CheckFailed
 from vpgtrans_core.testing.opening import DECLARATION
 from vpgtrans_core.testing.subject import Subject
@@ -21,6 +24,8 @@ from vpgtrans_core.vpg.adapter import VPG
 LLMS = {"source": ("gpt_neox", {}), "target": ("gpt2", {"n_embd": 48})}
 """Two ordinary language models of different widths, which need no plugin: model type and changes to its tiny config."""
 IMAGES = 3
+SHAPES = ((40, 40), (90, 30), (20, 70))
+"""Widths and heights of pictures that are cut."""
 
 
 class VPGSubject(Subject[VPGFamily]):
@@ -58,6 +63,28 @@ class VPGSubject(Subject[VPGFamily]):
         """Pictures ``[B, 3, H, W]`` of random pixels."""
         size = self.vpg.preprocessing.size
         return torch.randn(IMAGES, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+    @cached_property
+    def tiles(self) -> Tiles:
+        """Pictures of several shapes and random pixels, cut as the family's preprocessing says."""
+        generator, images = torch.Generator().manual_seed(3), self.vpg.preprocessing
+        pictures = []
+        for width, height in SHAPES:
+            values = torch.randint(0, 256, (height, width, 3), generator=generator).to(torch.uint8)
+            pictures.append(pixels(Image.fromarray(values.numpy()), images))
+        shown = stacked(pictures)
+        assert isinstance(shown, Tiles)
+        return shown.change(lambda values: normalize(values, images))
+
+    def outputs(self, vpg: VPG) -> Tensor:
+        """What the projector reads of some pictures, ``[n, D]``, with the gradients of the trained part."""
+
+        def computed(seen: Tensor) -> Tensor:
+            return vpg.prompts(vpg.features(seen).detach())
+
+        if not vpg.preprocessing.tiled:
+            return computed(self.pixels).flatten(0, 1)
+        return torch.cat(list(vpg.arrange(self.tiles.change(computed))))
 
     def llm(self, name: str) -> Path:
         """One of `LLMS` in a folder."""

@@ -17,6 +17,7 @@ from vpgtrans_core.planning.cost.comparison import (
     paper_code_flops,
     paper_comparisons,
     vpg_work_of,
+    without_llm,
 )
 from vpgtrans_core.planning.cost.costs import Cost, Fit, StageCost
 from vpgtrans_core.planning.cost.flops import Flops, image_flops
@@ -30,7 +31,7 @@ from vpgtrans_core.recipes.holding import SPILLS
 from vpgtrans_core.registry import Registry
 
 if TYPE_CHECKING:
-    from vpgtrans_core.planning.plan import Plan, StageWork
+    from vpgtrans_core.planning.parts import Plan, StageWork
 
 FULL = 0.95
 """The share of a GPU's memory that a plan fills."""
@@ -59,9 +60,7 @@ class Estimator:
         target = own or resolve_target(plan.settings.target, registry, plan.settings, weights=False)
         self._file = file_bytes(None if target.prefix else target.folder, target.config, self.shape.parameters)
         self._llm_config, self._llm_adapter = as_key(target.config), target.family.adapter
-        # Without its LLM, so that sources that differ only in that are counted once.
-        vpg_config = {key: value for key, value in source.config.items() if key != "text_config"}
-        self._vpg = source.vpg_family.adapter, as_key(vpg_config)
+        self._vpg = source.vpg_family.adapter, as_key(without_llm(source.config))
         self.work = vpg_work_of(*self._vpg)
         self.precision = 4 if plan.settings.dtype == "float32" else 2
         self.rows = self._rows(self.shape)
