@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.errors import ConfigError, DataError
 from vpgtrans_core.run.spec import RunSpec
-from vpgtrans_core.settings import stage_settings
 
 if TYPE_CHECKING:
     from vpgtrans_core.llm.adapter import LLM
     from vpgtrans_core.llm.text import Text
 
+FEWEST_TOKENS = 2
+"""A text has at least a beginning and a label."""
 STATED = ("max_position_embeddings", "n_positions")
 """Where configs state how many positions their model has. T5's ``n_positions`` says only how it was trained."""
 
@@ -24,26 +25,24 @@ def positions_of(config: dict[str, Any], encoder_decoder: bool) -> int | None:
 
 
 def check_positions(spec: RunSpec, num_prompts: int) -> None:
-    """Refuse a run whose images and texts do not fit the LLM.
+    """Refuse a run whose images leave no room for a text. Texts that are longer than the room are cut, which is told.
 
     Args:
         num_prompts: soft prompts an image.
 
     Raises:
-        ConfigError: the target has fewer positions than an image and a text of ``--max-tokens`` take.
+        ConfigError: the target has fewer positions than an image and the shortest text take.
     """
     positions = positions_of(spec.target.config, spec.target.family.encoder_decoder)
-    longest = [stage_settings(spec.settings, stage).max_tokens for stage in spec.stages] or [spec.settings.max_tokens]
-    needed = num_prompts + max(longest)
+    needed = num_prompts + FEWEST_TOKENS
     if positions is None or needed <= positions:
         return
-    room = positions - num_prompts
     raise ConfigError(
         [
-            f"{spec.target.name} has {positions} positions; an image of {num_prompts} soft prompts and a text of up to "
-            f"{max(longest)} tokens need {needed}"
+            f"{spec.target.name} has {positions} positions; an image of {num_prompts} soft prompts and a text need "
+            f"{needed} or more"
         ],
-        f"--max-tokens {room} would fit" if room > 1 else "use an LLM with more positions",
+        "use an LLM with more positions",
     )
 
 
