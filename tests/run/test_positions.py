@@ -38,12 +38,10 @@ def spec(positions: int, max_tokens: int):
 
 
 def test_what_fits_passes_and_one_position_less_is_refused():
-    check_positions(spec(608, 32), 576)
-    with pytest.raises(ConfigError, match=r"tiny has 607 positions; .*576 soft prompts.* 32 tokens need 608") as told:
-        check_positions(spec(607, 32), 576)
-    assert "--max-tokens 31" in str(told.value.hint)
-    with pytest.raises(ConfigError) as told:
-        check_positions(spec(512, 32), 576)
+    """Longer texts than there is room for are cut: see test_lengths.py."""
+    check_positions(spec(578, 32), 576)
+    with pytest.raises(ConfigError, match=r"tiny has 577 positions; .*576 soft prompts and a text need 578") as told:
+        check_positions(spec(577, 32), 576)
     assert "more positions" in str(told.value.hint)
 
 
@@ -53,9 +51,9 @@ def test_plan_and_run_refuse_it_before_the_llm_is_loaded(world: Path, tmp_path: 
     for file in (world / "llama").iterdir():
         (llm / file.name).write_bytes(file.read_bytes())
     config = json.loads((llm / "config.json").read_text())
-    (llm / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 20}))
+    (llm / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 5}))
     asked = {"source": str(world / "source"), "target": str(llm), "data": [str(world / "data/captions.json")]}
-    with pytest.raises(ConfigError, match="has 20 positions"):
+    with pytest.raises(ConfigError, match="has 5 positions"):
         plan(build(asked), downloads=False)
-    with pytest.raises(ConfigError, match="has 20 positions"):
+    with pytest.raises(ConfigError, match="has 5 positions"):
         transfer(**asked, out=str(tmp_path / "out"), device="cpu", workers=0)
