@@ -34,7 +34,11 @@ VPGT_CONFORMANCE = {
             "image_grid_pinpoints": RESOLUTIONS,
             "vision_config": {**TINY["vision_config"], "model_type": "siglip_vision_model"},
             "projector_hidden_size": 24,
-        }
+        },
+        "unsupported": {
+            "card_says_what_vpgt_caption_says": "transformers makes its processor, which reads videos, too, with "
+            "torchvision alone"
+        },
     },
 }
 """The sizes of the tiny VPGs that the conformance kit makes."""

@@ -59,8 +59,8 @@ class VPGPlan:
         num_prompts, output_size: Q and D of its output ``[Q, D]``; where pictures are cut into tiles, those of a usual
             picture.
         feature_shape: the shape of the frozen part's output for one image.
-        tiles, most_prompts: how many tiles a usual picture has, and how many soft prompts any has at most; 1 and 0 where
-            pictures are not cut.
+        tiles, most_prompts: how many tiles a usual picture has, and how many soft prompts any has at most; 1 and 0
+            where pictures are not cut.
         frozen, trained: parameters that stay frozen in stage 2, and those that it trains.
         projector_bias: whether the projector after it has a bias.
     """
