@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import nn
+from vpg_qformer.adapter import QFormerVPG
 
 from vpgtrans_core.data.preprocessing import Preprocessing
 from vpgtrans_core.testing.patch_vpg import PATCH, PatchVPG
@@ -114,3 +116,14 @@ class TrainsItsPatches(Plain):
             with torch.no_grad():
                 self.patches.weight.add_(0.01 / PATCH)
         return super().prompts(features)
+
+
+class KeepsItsMixToItself(Plain):
+    """A part of what it computes lies in this process alone."""
+
+    def prompts(self, features):
+        return super().prompts(features) + os.getpid()
+
+
+class PrintsSomethingElse(QFormerVPG):
+    loading_code = "print('a fish')"

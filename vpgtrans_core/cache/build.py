@@ -86,7 +86,8 @@ def build_cache(
     for part in _parts(data):
         every = [np.sort(np.concatenate(both)) for both in zip(part.train, part.held_out, strict=True)]
         rows, met = InOrder(every, BATCH), [BadLog() for _ in part.listings]
-        for augmentation, view in _views(settings):
+        only_plain = part is data.own_held_out
+        for augmentation, view in _views(settings)[: 1 if only_plain else None]:
             options = ReadOptions(
                 vpg.preprocessing,
                 texts="instruction",  # of samples with several images too; nothing is made of them

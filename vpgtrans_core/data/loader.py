@@ -193,9 +193,14 @@ class StepReader:
         everything = range(len(draws))
         if self.features is not None:
             cached = [self._cached(draw, sample) for draw, sample in zip(draws, samples, strict=True)]
-            pixels, bad = self._decode([i for i in everything if cached[i] is None], draws, samples)
+            rest = [i for i in everything if cached[i] is None]
+            pixels, bad = self._decode(rest, draws, samples)
             if all(p is None for p in pixels):
                 return self.features.kind, cached, bad
+            others = [i for i in everything if cached[i] is not None]
+            more, worse = self._decode(others, draws, samples)
+            decoded = dict(zip(rest + others, pixels + more, strict=True))
+            return "pixels", [decoded[i] for i in everything], bad + worse
         pixels, bad = self._decode(everything, draws, samples)
         return "pixels", pixels, bad
 

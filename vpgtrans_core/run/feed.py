@@ -289,18 +289,21 @@ class Feed:
 
     def check_lengths(self) -> None:
         """Look at the texts of the first step before any is trained on; the same ones in every process. Say it where
-        --max-tokens is more than the LLM has positions for.
+        the LLM has fewer positions than they want.
 
         Raises:
             DataError: the limit of length leaves nothing to learn in most of them, or one is too long for the LLM.
+            ModelError: a text of the data has a token that the LLM has no embedding of.
         """
+        for data in {id(d): d for d in (self.data, self.all.held_out)}.values():
+            self.model.llm.check_words([listing.texts.data for listing in data.listings])
         reader, lengths = self._reader(augment=False), Lengths()
         for draw in self.order.step(0)[:CHECKED_IMAGES]:
             texts = reader.texts(draw)
             lengths.count(texts)
             check_room(texts, self.model.llm, self.model.vpg.most_prompts, self.settings.max_tokens)
         lengths.check(self.limit)
-        if beyond := self.limit.beyond:
+        if beyond := self.limit.beyond(lengths.length_for(1)):
             self._say(f"stage {self.stream}: {beyond}")
 
     def all_lengths(self) -> Lengths:

@@ -16,6 +16,7 @@ from vpgtrans_core.testing import kit_vpg
 from vpgtrans_core.testing.opening import Opened
 from vpgtrans_core.testing.subject import Subject
 from vpgtrans_core.testing.tiny_models import save_tiny_llm, tiny_tokenizer
+from vpgtrans_core.testing.transferring import transfer_two_steps
 
 if TYPE_CHECKING:
     from vpgtrans_core.llm.adapter import LLM
@@ -184,3 +185,10 @@ class LLMSubject(Subject[LLMFamily]):
         projector = nn.Linear(vpg.output_size, self.load(llm).embedding_size)
         vpg.save_part(self.home / "source", projector, references={"llm": {"folder": str(llm)}})
         return self.home / "source"
+
+    @cached_property
+    def transferred(self) -> Path:
+        """Where a transfer of two steps to the tiny model has run; its result is in ``out``."""
+        home = self.empty("transfer")
+        transfer_two_steps(self.opened.registry, self.opened.named(self.source), self.opened.named(self.folder), home)
+        return home

@@ -20,7 +20,7 @@ from vpgtrans_core.testing.opening import (
 )
 from vpgtrans_core.testing.plain import difference
 from vpgtrans_core.testing.tiny_models import save_pictures
-from vpgtrans_core.testing.transferring import expect_the_same_again, transfer_two_steps
+from vpgtrans_core.testing.transferring import expect_the_same_again
 from vpgtrans_core.testing.vpg_subject import VPGSubject
 from vpgtrans_core.vpg.adapter import VPG
 from vpgtrans_core.weights import Weights, save_tensors
@@ -234,16 +234,15 @@ def card_says_what_vpgt_caption_says(subject: VPGSubject) -> None:
     picture = home / "picture.png"
     shutil.copyfile(home / "pictures" / "images" / "0.png", picture)
     alone = in_new_process(subject.adapter.loading_code.format(folder=subject.whole.name), home)
-    mine = caption(str(subject.whole), [picture], settings=Settings(device="cpu"), registry=registry)[0].text
+    folder, settings = subject.opened.named(subject.whole), Settings(device="cpu")
+    mine = caption(folder, [picture], settings=settings, registry=registry)[0].text
     expect(alone == mine.strip(), f"the model card's Python prints {alone!r}, `vpgt caption` {mine!r}")
 
 
 @check(VPG_CHECKS, "the run's message; then the checks above, of which one may have failed for the same cause")
 def transfer_of_two_steps(subject: VPGSubject) -> None:
     """A whole transfer from one LLM to another runs; it trains what `trained` names and nothing else, and speaks."""
-    home = subject.home / "transfer"
-    transfer_two_steps(subject.opened.registry, subject.folder, subject.llm("target"), home)
-    again = subject.adapter.load(home / "out")
+    again = subject.adapter.load(subject.transferred / "out")
     trained, old = {name for name, _ in again.trained()}, subject.vpg.state_dict()
     moved = {name for name, value in again.state_dict().items() if not torch.equal(value, old[name])}
     expect(moved & trained, "stage 2 changed nothing of what `trained` names")
@@ -253,9 +252,7 @@ def transfer_of_two_steps(subject: VPGSubject) -> None:
 @check(VPG_CHECKS, "the adapter's `save_part` and `load`, and the check above")
 def output_loads_in_a_new_process(subject: VPGSubject) -> None:
     """A new process loads what the transfer wrote, and says of a picture what this one says."""
-    home = subject.home / "transfer"
-    expect((home / "out" / "config.json").is_file(), "the transfer wrote nothing; see the check above")
-    expect_the_same_again(subject.opened, home)
+    expect_the_same_again(subject.opened, subject.transferred)
 
 
 def _expect_projector(subject: VPGSubject, folder: Any) -> None:

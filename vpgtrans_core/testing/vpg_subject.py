@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from vpgtrans_core.testing.checks import CheckFailed
 from vpgtrans_core.testing.opening import DECLARATION
 from vpgtrans_core.testing.subject import Subject
 from vpgtrans_core.testing.tiny_models import save_tiny_llm
+from vpgtrans_core.testing.transferring import transfer_two_steps
 from vpgtrans_core.vpg.adapter import VPG
 
 LLMS = {"source": ("gpt_neox", {}), "target": ("gpt2", {"n_embd": 48})}
@@ -110,12 +112,22 @@ class VPGSubject(Subject[VPGFamily]):
     @cached_property
     def whole(self) -> Path:
         """The tiny VPG with its projector and its LLM, as ``--save model`` writes it, in a folder of its own."""
+        from vpgtrans_core.llm.adapter import GenerateOptions
         from vpgtrans_core.llm.any_causal import AnyCausalLM
         from vpgtrans_core.llm.fallback import fallback_family
+        from vpgtrans_core.run.decoding import write_decoding
 
         kind, _ = LLMS["source"]
         llm = AnyCausalLM.load(self.llm("source"), family=fallback_family(kind))
         folder = self.empty("use") / "whole"
         folder.mkdir()
         self.vpg.save_model(folder, self.projector, llm, llm_reference={"folder": str(self.llm("source"))})
+        write_decoding(folder, {"options": asdict(GenerateOptions())})  # as a run does
         return folder
+
+    @cached_property
+    def transferred(self) -> Path:
+        """Where a transfer of two steps from the tiny VPG has run; its result is in ``out``."""
+        home = self.empty("transfer")
+        transfer_two_steps(self.opened.registry, self.opened.named(self.folder), str(self.llm("target")), home)
+        return home
