@@ -36,8 +36,8 @@ VPGT_CONFORMANCE = {
             "projector_hidden_size": 24,
         },
         "unsupported": {
-            "card_says_what_vpgt_caption_says": "transformers makes its processor with torchvision alone, which vpgt "
-            "does not need"
+            "card_says_what_vpgt_caption_says": "transformers makes its processor, which reads videos, too, with "
+            "torchvision alone"
         },
     },
 }

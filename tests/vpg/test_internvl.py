@@ -24,6 +24,7 @@ from vpgtrans_core.testing.tiny_models import tiny_config, tiny_tokenizer
 from vpgtrans_core.vpg.image_token import with_image_token
 from vpgtrans_core.weights import Weights
 
+pytest_plugins = ["tests.vpg.shared"]
 VISION = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
     "image_size": (28, 28), "patch_size": (7, 7),

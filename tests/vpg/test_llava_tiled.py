@@ -29,6 +29,7 @@ from vpgtrans_core.vlm.captioning import load_model
 from vpgtrans_core.vpg.image_token import with_image_token
 from vpgtrans_core.weights import Weights
 
+pytest_plugins = ["tests.vpg.shared"]
 VISION = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 28,
     "patch_size": 14,

@@ -1,4 +1,5 @@
-"""The tiny pictures and LLMs that the tests of all families share."""
+"""The tiny pictures and LLMs that the tests of all families share: a plugin of pytest, which they name. (A conftest
+would hide those of other folders from modules that import from theirs by name.)"""
 
 from __future__ import annotations
 
