@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 import vpgtrans_core
 from vpgtrans_core.data.limit import Limit
-from vpgtrans_core.errors import DataError
+from vpgtrans_core.errors import ConfigError, DataError, ModelError
 from vpgtrans_core.llm.text import ImagePlace, Text, Tokens
 from vpgtrans_core.run.lengths import EARLY, Lengths
+from vpgtrans_core.settings import build
 
 
 def cut_text(whole: int, limit: int) -> Text:
@@ -63,6 +67,24 @@ class Listener:
         return lambda *args, **values: None
 
 
+def of_positions(world: Path, folder: Path, positions: int) -> Path:
+    """The world's OPT, made for so many positions."""
+    shutil.copytree(world / "opt", folder)
+    config = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": positions}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    table = next(name for name in weights if "embed_positions" in name)
+    weights[table] = weights[table][: positions + 2].clone()  # OPT's table begins two rows earlier
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def short_run(world: Path, target: Path, out: Path, **more: object) -> dict:
+    steps = {"stages": [1], "stage1_steps": 1, "batch_size": 12, "val_images": 4, "workers": 0, "device": "cpu"}
+    places = {"source": str(world / "source"), "target": str(target), "data": (str(world / "data/captions.json"),)}
+    return {**places, **steps, "out": str(out), "save": "vpg", **more}
+
+
 @pytest.mark.parametrize("limit", [6, 32])
 def test_a_run_records_and_tells_what_it_cuts(limit: int, tmp_path: Path) -> None:
     listener = Listener()
@@ -82,6 +104,49 @@ def test_a_run_records_and_tells_what_it_cuts(limit: int, tmp_path: Path) -> Non
     for stage in stages.values():
         assert (stage["labels_cut"] > 0) == (limit == 6) and stage["labels"] > 0
         assert limit == 32 or stage["tokens_of_90_percent"] > limit
+
+
+def test_more_soft_prompts_than_positions_are_refused_at_the_plan_and_before_training(
+    world: Path, tmp_path: Path
+) -> None:
+    values = short_run(world, of_positions(world, tmp_path / "few", 5), tmp_path / "out")
+    with pytest.raises(ConfigError, match="has 5 positions; an image of 4 soft prompts and a text"):
+        vpgtrans_core.plan(build({**values, "data": ()}))
+    with pytest.raises(ConfigError, match="has 5 positions"):
+        vpgtrans_core.transfer(**values)
+    assert not (tmp_path / "out/metrics.jsonl").exists()
+
+
+def test_a_vpg_that_gives_other_prompts_than_it_states_trains_nothing(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vpg_qformer.adapter import QFormerVPG
+
+    prompts = QFormerVPG.prompts
+    monkeypatch.setattr(QFormerVPG, "prompts", lambda self, features: prompts(self, features)[:, 1:])
+    with pytest.raises(ModelError, match="gives 3 soft prompts of size 16, but states 4"):
+        vpgtrans_core.transfer(**short_run(world, world / "opt", tmp_path / "out", val_images=0))
+    metrics = tmp_path / "out/metrics.jsonl"
+    assert not metrics.exists() or '"lr"' not in metrics.read_text()
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_caption_with_a_token_beyond_the_table_is_seen_before_training(
+    place: int, world: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(world / "opt", tmp_path / "more")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "more")
+    rows = json.loads((tmp_path / "more/config.json").read_text())["vocab_size"]
+    tokenizer.add_tokens([f"<extra {number}>" for number in range(rows - len(tokenizer))] + ["<beyond>"])
+    tokenizer.save_pretrained(tmp_path / "more")
+    shutil.copytree(world / "data", tmp_path / "data")
+    content = json.loads((tmp_path / "data/captions.json").read_text())
+    content["annotations"][place]["caption"] = "a red <beyond> circle"
+    (tmp_path / "data/captions.json").write_text(json.dumps(content))
+    values = short_run(world, tmp_path / "more", tmp_path / "out", data=(str(tmp_path / "data/captions.json"),))
+    with pytest.raises(ModelError, match=f"contains the token '<beyond>' .id {rows}."):
+        vpgtrans_core.transfer(**values)
+    assert not (tmp_path / "out/metrics.jsonl").exists()
 
 
 def test_a_limit_that_leaves_nothing_to_learn_is_refused() -> None:
@@ -137,6 +202,13 @@ def test_texts_longer_than_the_positions_are_cut_and_told(long_talk: Path, tmp_p
     assert stage["labels_cut"] > 0 and stage["tokens_of_90_percent"] > 120
     (bad,) = result.record["data"]["bad"]
     assert "16 images take 128 of the 128 positions" in json.dumps(bad)
+
+
+def test_positions_that_suffice_are_not_spoken_of() -> None:
+    limit = Limit(160, positions=128, num_prompts=8)
+    assert limit.beyond(120) is None and "texts are cut after 120 tokens" in str(limit.beyond(121))
+    assert Limit(100, 128, 8).beyond(500) is None and Limit(10**6).beyond(10**5) is None
+    assert (limit.tokens(1), limit.tokens(2), limit.tokens(16), Limit(7).tokens(99)) == (120, 112, 0, 7)
 
 
 def test_where_nothing_would_be_left_the_run_does_not_begin(long_talk: Path, tmp_path: Path) -> None:

@@ -28,11 +28,13 @@ class Limit:
         """The positions that so many images leave; None without an end."""
         return None if self.positions is None else self.positions - images * self.num_prompts
 
-    @property
-    def beyond(self) -> str | None:
-        """What to know of a setting that is larger than the LLM's positions beside one image; None where it is not."""
+    def beyond(self, longest: int) -> str | None:
+        """What to know where the LLM's positions cut off what the setting would let through; None where they do not.
+
+        `longest` is the length of the longest text.
+        """
         room = self.room()
-        if room is None or self.max_tokens <= room:
+        if room is None or min(longest, self.max_tokens) <= room:
             return None
         return (
             f"--max-tokens {self.max_tokens} is more than the language model can read: of its {self.positions} "

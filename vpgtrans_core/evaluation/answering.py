@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from vpgtrans_core.data.sample import ImageRef
+from vpgtrans_core.data.tiles import stacked
 from vpgtrans_core.evaluation.encoding import ImageEncoder
 from vpgtrans_core.evaluation.files import refuse
 from vpgtrans_core.evaluation.task import EvalSample
@@ -57,7 +56,7 @@ def refuse_long(
     Raises:
         DataError: naming their samples.
     """
-    llm, soft = model.llm, model.vpg.num_prompts
+    llm, soft = model.llm, model.vpg.most_prompts
     rooms = {prompt: llm.room(llm.text.prompt_text(prompt), soft) for prompt in dict.fromkeys(prompts)}
     problems = []
     for sample, prompt in zip(samples, prompts, strict=True):
@@ -104,7 +103,7 @@ def answer(
     for images, batches in chunks:
         outputs = encoder.encode(images)
         for numbers in batches:
-            visual = torch.stack([outputs[samples[number].image.name] for number in numbers])
+            visual = stacked([outputs[samples[number].image.name] for number in numbers])
             asked = [prompts[number] for number in numbers]
             texts = model.generate(visual, "outputs", asked, options(asked[0]))
             yield list(zip(numbers, texts, strict=True))

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from vpgtrans_core.cache.key import Kind
 from vpgtrans_core.cache.names import plain_name
@@ -22,6 +21,7 @@ from vpgtrans_core.cache.store import FeatureCache
 from vpgtrans_core.data.bad import BadSampleError
 from vpgtrans_core.data.images import normalize, open_image, pixels
 from vpgtrans_core.data.sample import ImageRef
+from vpgtrans_core.data.tiles import Visual, changed, stacked
 from vpgtrans_core.errors import DataError
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.vlm.model import VLModel
@@ -57,38 +57,38 @@ class ImageEncoder:
         self.computed = 0
 
     @torch.no_grad()
-    def encode(self, images: Sequence[ImageRef]) -> dict[str, Tensor]:
-        """The VPG's outputs ``[Q, D]`` by the images' names.
+    def encode(self, images: Sequence[ImageRef]) -> dict[str, Visual]:
+        """The VPG's outputs ``[Q, D]``, or those of its tiles, by the images' names.
 
         Raises:
             DataError: an image cannot be read.
         """
-        encoded: dict[str, Tensor] = {}
+        encoded: dict[str, Visual] = {}
         with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
             for start in range(0, len(images), self.batch):
                 several = images[start : start + self.batch]
                 encoded |= zip((image.name for image in several), self._encode(several, pool), strict=True)
         return encoded
 
-    def _encode(self, images: Sequence[ImageRef], pool: ThreadPoolExecutor) -> Sequence[Tensor]:
+    def _encode(self, images: Sequence[ImageRef], pool: ThreadPoolExecutor) -> Sequence[Visual]:
         """The outputs of one batch, image by image."""
         cached = self.outputs is not None or self.features is not None
         names = list(pool.map(plain_name, images)) if cached else [None] * len(images)
 
-        def from_pixels(numbers: Sequence[int]) -> Tensor:
+        def from_pixels(numbers: Sequence[int]) -> Visual:
             self.computed += len(numbers)
-            shown = torch.stack(list(pool.map(self._pixels, [images[number] for number in numbers])))
+            shown = stacked(list(pool.map(self._pixels, [images[number] for number in numbers])))
             vpg = self.model.vpg
-            return vpg.features(normalize(shown.to(self.model.device), vpg.preprocessing))
+            return changed(shown.to(self.model.device), lambda px: vpg.features(normalize(px, vpg.preprocessing)))
 
-        def from_features(numbers: Sequence[int]) -> Tensor:
+        def from_features(numbers: Sequence[int]) -> Visual:
             features = _kept(self.features, names, numbers, from_pixels)
-            return self.model.vpg.prompts(torch.stack([one.to(self.model.device) for one in features]))
+            return changed(stacked([one.to(self.model.device) for one in features]), self.model.vpg.prompts)
 
         encoded = _kept(self.outputs, names, range(len(images)), from_features)
         return [one.to(self.model.device) for one in encoded]
 
-    def _pixels(self, image: ImageRef) -> Tensor:
+    def _pixels(self, image: ImageRef) -> Visual:
         try:
             return pixels(open_image(image), self.model.vpg.preprocessing)
         except BadSampleError as error:
@@ -100,8 +100,8 @@ def _kept(
     cache: FeatureCache | None,
     names: Sequence[bytes | None],
     numbers: Sequence[int],
-    compute: Callable[[Sequence[int]], Tensor],
-) -> Sequence[Tensor]:
+    compute: Callable[[Sequence[int]], Visual],
+) -> Sequence[Visual]:
     """A value for each of the images `numbers`: the cache's, or else computed, those together, and kept."""
     if cache is None:
         return list(compute(numbers))

@@ -17,7 +17,7 @@ from typing import IO, Any
 from vpgtrans_core.errors import ConfigError, DataError, ModelError
 from vpgtrans_core.evaluation.files import is_id
 from vpgtrans_core.evaluation.task import Id
-from vpgtrans_core.files import read_json, write_json, write_synced
+from vpgtrans_core.files import read_json, write_json, write_synced, writing
 from vpgtrans_core.run.lock import LOCK, FolderLock
 
 RECORD = "eval.json"
@@ -87,7 +87,9 @@ class EvalFolder:
             for old in [*self.path.glob(_PARTS), *(self.path / name for name in (PREDICTIONS, SUBMISSION, REPORT))]:
                 old.unlink(missing_ok=True)
         if overwrite or not (self.path / RECORD).is_file():
-            write_json(self.path / RECORD, {"finished": False, "settings": self.identity})
+            begun = {"finished": False, "settings": self.identity}
+            with writing("the record of the evaluation", self.path, len(str(begun))):
+                write_json(self.path / RECORD, begun)
 
     def answers(self, known: Mapping[Id, int]) -> dict[int, str]:
         """The answers that are there, by the numbers of their samples. A line cut off by a crash does not count.
@@ -117,10 +119,11 @@ class EvalFolder:
     def finish(self, rows: Iterable[Mapping[str, Any]], submission: Any, page: str, result: Mapping[str, Any]) -> None:
         """Write the result, ``eval.json`` last, then remove the answers' parts."""
         lines = "".join(json.dumps(row) + "\n" for row in rows)
-        write_synced(self.path / PREDICTIONS, lines.encode())
-        write_synced(self.path / SUBMISSION, json.dumps(submission, ensure_ascii=False).encode())
-        write_synced(self.path / REPORT, page.encode())
-        write_json(self.path / RECORD, {"finished": True, "settings": self.identity, **result})
+        files = {PREDICTIONS: lines, SUBMISSION: json.dumps(submission, ensure_ascii=False), REPORT: page}
+        with writing("the result", self.path, sum(map(len, files.values()))):
+            for name, content in files.items():
+                write_synced(self.path / name, content.encode())
+            write_json(self.path / RECORD, {"finished": True, "settings": self.identity, **result})
         for part in self.path.glob(_PARTS):
             part.unlink()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from vpgtrans_core.data.tiles import stacked
 from vpgtrans_core.evaluation.answering import answer
 from vpgtrans_core.evaluation.encoding import ImageEncoder
 from vpgtrans_core.evaluation.files import open_files
@@ -16,6 +17,7 @@ from vpgtrans_core.evaluation.metrics.metric import Metric
 from vpgtrans_core.evaluation.run import EvalSettings, make, open_metrics, read_samples
 from vpgtrans_core.evaluation.scoring import score
 from vpgtrans_core.evaluation.task import EvalSample
+from vpgtrans_core.llm.shown import flat
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.vlm.captioning import default_options
 from vpgtrans_core.vlm.model import VLModel
@@ -106,8 +108,8 @@ def prompts_and_words(model: VLModel, tasks: Sequence[OpenTask], encoder: ImageE
         return {}
     table = model.llm.embed(torch.tensor(list(words.values()), device=model.device)).float()
     outputs = encoder.encode([s.image for s in samples])
-    visual = torch.stack([outputs[s.image.name] for s in samples])
-    prompts = model.soft_prompts(visual, "outputs").float()
+    visual = model.whole_pictures(stacked([outputs[s.image.name] for s in samples]))
+    prompts = flat(model.soft_prompts(visual, "outputs")).view(len(visual), -1, table.shape[1]).float()
     near = torch.nn.functional.normalize(prompts, dim=-1) @ torch.nn.functional.normalize(table, dim=-1).T
     names = list(words)
     read = [[names[i] for i in row] for row in near.argmax(-1).tolist()]

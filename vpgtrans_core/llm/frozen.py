@@ -20,9 +20,10 @@ from vpgtrans_core.llm.head import head_of
 from vpgtrans_core.llm.loading import load_model, load_tokenizer
 from vpgtrans_core.llm.sampling import GivenDraws, Sampled
 from vpgtrans_core.llm.shards import Shards
+from vpgtrans_core.llm.shown import Elements, Images, Prompts, flat, positions_of_some, shown_in
 from vpgtrans_core.llm.streaming import GrowingText, StopWhen
 from vpgtrans_core.llm.text import Piece, Text, TextEncoder, length
-from vpgtrans_core.llm.vocabulary import check_ids
+from vpgtrans_core.llm.vocabulary import check_ids, check_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -142,6 +143,9 @@ class FrozenLLM(LLM):
         """
         check_ids(texts, self.tokenizer, self.vocab_size)
 
+    def check_words(self, texts: Iterable[bytes]) -> None:
+        check_tokens(texts, self.tokenizer, self.vocab_size)
+
     def compile(self) -> None:
         compile_blocks(self.model, self.trunks())
 
@@ -164,7 +168,7 @@ class FrozenLLM(LLM):
     @torch.no_grad()
     def generate(
         self,
-        soft_prompts: Tensor,
+        soft_prompts: Prompts,
         prompt: str | Text | Sequence[str | Text] = "",
         options: GenerateOptions | None = None,
         images: Sequence[int] = (),
@@ -180,8 +184,9 @@ class FrozenLLM(LLM):
         if sum(counts) != len(soft_prompts):
             raise ValueError(f"the prompts need {sum(counts)} images, but there are {len(soft_prompts)}")
         answers: dict[int, str] = {}
-        for numbers, read, said in self._in_step(list(self._alike(prompts, counts, soft_prompts.shape[1]))):
-            own = self._within_room(arguments, prompts[numbers[0]], soft_prompts.shape[1])
+        ranges, shown = images_of_samples(len(prompts), counts), shown_in(soft_prompts)
+        for numbers, read, said in self._in_step(list(self._alike(prompts, counts, shown))):
+            own = self._within_room(arguments, prompts[numbers[0]], positions_of_some(shown, ranges[numbers[0]]))
             ids = self._continue(read.to(soft_prompts.device), said.to(soft_prompts.device), soft_prompts, own)
             answers |= zip(numbers, self.decode(ids, one_line=captioning, end=end), strict=True)
         return [answers[number] for number in sorted(answers)]
@@ -204,7 +209,7 @@ class FrozenLLM(LLM):
     @torch.no_grad()
     def stream(
         self,
-        soft_prompts: Tensor,
+        soft_prompts: Prompts,
         prompt: Text,
         options: GenerateOptions | None = None,
         *,
@@ -218,12 +223,12 @@ class FrozenLLM(LLM):
         watch: dict[str, Any] = {"stopping_criteria": [StopWhen(stopped)]}
         if arguments.num_beams == 1:
             watch["streamer"] = said
-        ((_, read, before),) = self._alike([prompt], [len(soft_prompts)], soft_prompts.shape[1])
+        ((_, read, before),) = self._alike([prompt], [len(soft_prompts)], shown_in(soft_prompts))
         device = soft_prompts.device
         ids = self._continue(read.to(device), before.to(device), soft_prompts, arguments, **watch)
         return self.decode(ids, one_line=False, end=prompt.end)[0]
 
-    def _within_room(self, arguments: Any, prompt: Text, num_prompts: int) -> Any:
+    def _within_room(self, arguments: Any, prompt: Text, num_prompts: int | Sequence[int]) -> Any:
         """The arguments, with no more new tokens than the LLM has positions for after a prompt.
 
         Raises:
@@ -251,40 +256,41 @@ class FrozenLLM(LLM):
         return [self.text.prompt_text(part) if isinstance(part, str) else part for part in prompt]
 
     def _alike(
-        self, prompts: list[Text], counts: Sequence[int], num_prompts: int
+        self, prompts: list[Text], counts: Sequence[int], num_prompts: Images
     ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """The prompts of one length at a time, so that none is padded: their numbers, and the elements ``[B, L]`` that
         are read and ``[B, M]`` that the decoder of an encoder-decoder has said already."""
         alike: dict[tuple[int, int], list[tuple[int, list[int], list[int]]]] = {}
+        shown = Elements(num_prompts)
         for number, images in enumerate(images_of_samples(len(prompts), counts)):
-            read, said = (line_of(part, images, num_prompts).elements for part in self.read_and_said(prompts[number]))
+            read, said = (line_of(part, images, shown).elements for part in self.read_and_said(prompts[number]))
             alike.setdefault((len(read), len(said)), []).append((number, read, said))
         for group in alike.values():
             read_rows, said_rows = ([row[part] for row in group] for part in (1, 2))
             yield [row[0] for row in group], torch.tensor(read_rows), torch.tensor(said_rows, dtype=torch.long)
 
     @torch.no_grad()
-    def sample(self, soft_prompts: Tensor, draws: Tensor, temperature: float) -> list[Sampled]:
+    def sample(self, soft_prompts: Prompts, draws: Tensor, temperature: float) -> list[Sampled]:
         options = GenerateOptions(num_beams=1, min_new_tokens=1, max_new_tokens=draws.shape[1])
         arguments = self.generation_arguments(options)
         count = len(soft_prompts)
         prompts = [self.text.prompt_text("")] * count
         device = soft_prompts.device
-        chooser = GivenDraws(temperature, draws.to(device))
-        sampled: list[Sampled] = []
-        for _, read, said in self._in_step(list(self._alike(prompts, [1] * count, soft_prompts.shape[1]))):  # one group
+        ends = torch.tensor(arguments.eos_token_id, device=device)
+        sampled: dict[int, Sampled] = {}
+        for numbers, read, said in self._in_step(list(self._alike(prompts, [1] * count, shown_in(soft_prompts)))):
+            chooser = GivenDraws(temperature, draws[numbers].to(device))
             ids = self._continue(read.to(device), said.to(device), soft_prompts, arguments, logits_processor=[chooser])
-            ends = torch.tensor(arguments.eos_token_id, device=device)
             ended = torch.isin(ids, ends).any(1).tolist()
-            sampled += [Sampled(text, end) for text, end in zip(self.decode(ids), ended, strict=True)]
-        return sampled
+            sampled |= zip(numbers, map(Sampled, self.decode(ids), ended), strict=True)
+        return [sampled[number] for number in range(count)]
 
-    def _continue(self, read: Tensor, said: Tensor, soft_prompts: Tensor, arguments: Any, **more: Any) -> Tensor:
+    def _continue(self, read: Tensor, said: Tensor, soft_prompts: Prompts, arguments: Any, **more: Any) -> Tensor:
         """New token ids ``[B, T]`` after elements ``[B, L]``, and after what the decoder has said, ``[B, M]``; `more`
         is for transformers' ``generate``."""
         inputs = self.embed(read.clamp_min(0))
         if len(soft_prompts):
-            prompts = soft_prompts.flatten(0, 1).to(inputs.dtype)[-1 - read.clamp_max(-1)]
+            prompts = flat(soft_prompts).to(inputs.dtype)[-1 - read.clamp_max(-1)]
             inputs = torch.where((read < 0)[..., None], prompts, inputs)
         if arguments.stop_strings:
             more["tokenizer"] = self.tokenizer

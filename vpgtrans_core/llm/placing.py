@@ -17,13 +17,11 @@ from torch import Tensor, nn
 
 from vpgtrans_core.errors import ConfigError, ModelError
 from vpgtrans_core.llm.blocks import blocks
-from vpgtrans_core.recipes.holding import SPILLS
+from vpgtrans_core.recipes.holding import LEFT, SPILLS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LEFT = 3.0e9
-"""Bytes of a GPU that the weights leave free at least, for activations and the loss."""
 HOST_SHARE = 0.9
 """The share of the host's free memory that weights may take."""
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 Quantization = Literal["none", "8bit", "4bit"]
 Place = Literal["auto", "auto:cpu"]
+LEFT = 3.0e9
+"""Bytes of a GPU that the weights of a placed LLM leave free at least, for activations and the loss."""
 SPILLS: Place = "auto:cpu"
 """The place in which host memory takes what the GPUs cannot hold."""
 

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from vpgtrans_core.cache.cached_images import CachedImages
 from vpgtrans_core.cache.key import Kind
@@ -26,6 +25,7 @@ from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.loader import Gather, Loader, Missed, ReadOptions, StepData, StepReader
 from vpgtrans_core.data.order import InOrder
 from vpgtrans_core.data.pictures import Describe, Wanted
+from vpgtrans_core.data.tiles import Visual
 from vpgtrans_core.llm.text import Text, limited
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.processes.heartbeat import WatchedAccelerator
@@ -196,7 +196,7 @@ class Feed:
         self.instructions = stage.instructions if stage else ()
         self.template = template
         self.lengths = Lengths()
-        self.limit = Limit(settings.max_tokens, model.llm.room(Text(()), 0), model.vpg.num_prompts)
+        self.limit = Limit(settings.max_tokens, model.llm.room(Text(()), 0), model.vpg.most_prompts)
         self._say = say
         self._told = False
         batch_size = settings.batch_size or 1
@@ -289,18 +289,21 @@ class Feed:
 
     def check_lengths(self) -> None:
         """Look at the texts of the first step before any is trained on; the same ones in every process. Say it where
-        --max-tokens is more than the LLM has positions for.
+        the LLM has fewer positions than they want.
 
         Raises:
             DataError: the limit of length leaves nothing to learn in most of them, or one is too long for the LLM.
+            ModelError: a text of the data has a token that the LLM has no embedding of.
         """
+        for data in {id(d): d for d in (self.data, self.all.held_out)}.values():
+            self.model.llm.check_words([listing.texts.data for listing in data.listings])
         reader, lengths = self._reader(augment=False), Lengths()
         for draw in self.order.step(0)[:CHECKED_IMAGES]:
             texts = reader.texts(draw)
             lengths.count(texts)
-            check_room(texts, self.model.llm, self.model.vpg.num_prompts, self.settings.max_tokens)
+            check_room(texts, self.model.llm, self.model.vpg.most_prompts, self.settings.max_tokens)
         lengths.check(self.limit)
-        if beyond := self.limit.beyond:
+        if beyond := self.limit.beyond(lengths.length_for(1)):
             self._say(f"stage {self.stream}: {beyond}")
 
     def all_lengths(self) -> Lengths:
@@ -343,7 +346,7 @@ class Feed:
         return self._open_cache("features" if self.model.trains_vpg else "outputs")
 
     @property
-    def keep(self) -> Callable[[Sequence[View], Tensor, VisualKind], Tensor] | None:
+    def keep(self) -> Callable[[Sequence[View], Visual, VisualKind], Visual] | None:
         """What the step gives its frozen results to."""
         features = self._reader(augment=True, cache=self.cache).features
         return features.keep if isinstance(features, CachedImages) else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.cards import load
-from vpgtrans_core.errors import ConfigError, VpgtError
+from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
 from vpgtrans_core.files import ADAPTER, DiskFull, writing
 from vpgtrans_core.llm.lora import require_peft
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, needs_code
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 CONFIGS = ("config.json", "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "*.bin")
 """Files that, besides the weights in safetensors, decide what a model computes."""
+TEXTS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+PICTURES = ("preprocessor_config.json", "processor_config.json", "references.json")
+"""Those that decide how it reads texts and images, and where its parts are."""
 TRY_BYTES = 4 << 20
 """Approximate size on disk of a model's settings and tokenizer."""
 
@@ -157,6 +160,7 @@ def identity(model: ResolvedSource | ResolvedLLM) -> dict[str, Any]:
         "model_type": model.config.get("model_type"),
         "sha256": hashes,
         "config_sha256": texts,
+        "reading_sha256": _hashes(model.folder, *TEXTS, *PICTURES),
     }
 
 
@@ -164,4 +168,7 @@ def _hashes(folder: Path | None, *patterns: str) -> dict[str, str]:
     """SHA-256 of the files of a folder that match a pattern, by name."""
     if folder is None:
         return {}
-    return {path.name: sha256_file(path) for pattern in patterns for path in sorted(folder.glob(pattern))}
+    try:
+        return {path.name: sha256_file(path) for pattern in patterns for path in sorted(folder.glob(pattern))}
+    except OSError as error:
+        raise ModelError(f"a file of the model in {folder} cannot be read: {error}") from error

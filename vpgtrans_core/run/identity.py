@@ -8,9 +8,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.files import sha256_file
 from vpgtrans_core.registry.loading import HOME
 from vpgtrans_core.run.feed import TrainingData
 from vpgtrans_core.run.folder import RunFolder, now
@@ -20,7 +22,7 @@ from vpgtrans_core.settings import Settings
 from vpgtrans_core.train.checkpoint import Checkpoint
 
 MODELS = ("source", "target")
-HASHES = ("sha256", "config_sha256")
+HASHES = ("sha256", "config_sha256", "reading_sha256")
 
 
 def identity_of(settings: dict[str, Any], data: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +60,10 @@ def begun_with(settings: Settings, models: dict[str, Any], data: Sequence[Traini
         "sources": [source for part in described for source in part.get("sources", [])],
         "held_out": {"sources": [s for part in described for s in part.get("held_out", {}).get("sources", [])]},
     }
-    return identity_of(dataclasses.asdict(settings), merged, models)
+    begun = identity_of(dataclasses.asdict(settings), merged, models)
+    if settings.template and (file := Path(settings.template).expanduser()).is_file():
+        begun["settings"]["contents of the template"] = sha256_file(file)
+    return begun
 
 
 def note_changes(

@@ -23,6 +23,7 @@ from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.agreement import check_start
 from vpgtrans_core.run.batch import with_batch
 from vpgtrans_core.run.chatting import chat_stage, stage_template
+from vpgtrans_core.run.continuing import check_state, resume_stage
 from vpgtrans_core.run.decoding import choose_decoding, told
 from vpgtrans_core.run.feed import Feed, TrainingData, open_stage_data, training_captions
 from vpgtrans_core.run.finish import check_output, check_writable, identity, write_model
@@ -110,7 +111,7 @@ class Run:
         names = dict.fromkeys((self.spec.source.name, self.spec.target.name))
         self.reporter.message(f"loading {' and '.join(names)}")
         vpg = self._load_vpg()
-        check_positions(self.spec, vpg.num_prompts)
+        check_positions(self.spec, vpg.most_prompts)
         seeing = self._look_at_source(data)
         llm = load_llm(self.spec.target, self.machine, self.settings, vpg)
         self.templates = [stage_template(self.spec, stage, llm.tokenizer) for stage in self.spec.stages]
@@ -172,12 +173,17 @@ class Run:
 
         Raises:
             ConfigError: settings, data or models have changed since the run started, and the change is not accepted.
-            ModelError: every checkpoint is damaged.
+            ModelError: every checkpoint is damaged, or the newest one is not of this run.
         """
         checkpoint = None
         if self.settings.resume:
             checkpoint = newest_checkpoint(self.folder.checkpoints, self.reporter.warning)
+            if checkpoint is not None:
+                numbers = [stage.number for stage in self.spec.stages]
+                check_state(checkpoint, numbers, accept=self.settings.accept_changes)
             note_changes(self.folder, checkpoint, begun, self.spec, self.reporter.warning)
+            if checkpoint is None:
+                self.reporter.message(f"there is no checkpoint in {self.folder.path}: starting at the first step")
         if checkpoint is None:
             self.folder.cut_metrics(0)  # a resumed run without a checkpoint starts again
         return checkpoint
@@ -269,7 +275,10 @@ class Run:
             extra_state=lambda: {"feed": feed.state(), "begun_with": begun},
         )
         if checkpoint is not None:
-            self._resume(runner, feed, checkpoint)
+            own = self.settings.micro_positions is None
+            accept = self.settings.accept_changes
+            if resume_stage(runner, feed, checkpoint, micro_positions=own, accept=accept):
+                self.reporter.message(f"resuming stage {checkpoint.stage} after step {checkpoint.step}")
         lines = seeing.lines(stepper, feed)  # after the weights are there: what a frozen VPG makes of images is kept
         model.train_only(stage.trains)
         runner.validated = Watcher(
@@ -298,18 +307,6 @@ class Run:
         data = {"data": feed.all.record()}
         stages = {**self.folder.record.get("stages", {}), str(stage.number): done | (data if stage.data else {})}
         self.folder.write_record(stages=stages, **({} if stage.data else data))
-
-    def _resume(self, runner: StageRunner, feed: Feed, checkpoint: Checkpoint) -> None:
-        """Resume inside the stage of `checkpoint`, or start the stage after it."""
-        if runner.plan.number != checkpoint.stage:
-            load_weights(runner.model, checkpoint)
-            self.folder.cut_metrics(int(checkpoint.state["metrics_size"]))
-            return
-        runner.restore(checkpoint)
-        if self.settings.micro_positions is None and "micro_positions" in checkpoint.state:
-            runner.stepper.micro_positions = checkpoint.state["micro_positions"]  # the same micro-batches as before
-        feed.restore(checkpoint.state.get("feed", {}))
-        self.reporter.message(f"resuming stage {checkpoint.stage} after step {checkpoint.step}")
 
     def _changed_by(self, last: Stage) -> set[str]:
         """The parameter groups changed by the end of stage `last`; the projector at least, by its initialisation."""

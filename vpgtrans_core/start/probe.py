@@ -45,8 +45,9 @@ class StartProbe:
         self._batches: list[Batch] = []
 
     def outputs(self) -> torch.Tensor:
-        """The VPG's outputs ``[n, Q, D]`` of `START_IMAGES` training images."""
-        return torch.cat([batch.visual for batch in self._computed()]).float()
+        """The VPG's outputs ``[n, Q, D]`` of `START_IMAGES` training images; of pictures in tiles, those of the tile
+        that shows all."""
+        return torch.cat([self.model.whole_pictures(batch.visual) for batch in self._computed()]).float()
 
     def captions(self) -> list[list[str]]:
         """The captions of the same images."""

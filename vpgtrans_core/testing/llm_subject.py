@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from vpgtrans_core.cards import LLMFamily, know_classes, load
+from vpgtrans_core.llm.shown import Prompts, shown_in
 from vpgtrans_core.llm.text import ImagePlace, Text, Tokens
 from vpgtrans_core.testing import kit_vpg
 from vpgtrans_core.testing.opening import Opened
 from vpgtrans_core.testing.subject import Subject
 from vpgtrans_core.testing.tiny_models import save_tiny_llm, tiny_tokenizer
+from vpgtrans_core.testing.transferring import transfer_two_steps
 
 if TYPE_CHECKING:
     from vpgtrans_core.llm.adapter import LLM
@@ -164,9 +166,9 @@ class LLMSubject(Subject[LLMFamily]):
         noise = torch.randn(words.shape, generator=torch.Generator().manual_seed(1)) * words.std()
         return (words + 0.5 * noise).requires_grad_()
 
-    def loss(self, llm: LLM, soft_prompts: Tensor, texts: list[list[Text]] | None = None) -> Tensor:
+    def loss(self, llm: LLM, soft_prompts: Prompts, texts: list[list[Text]] | None = None) -> Tensor:
         texts = TEXTS if texts is None else texts
-        return llm.loss(soft_prompts, llm.layout(texts, soft_prompts.shape[1]).to(torch.device("cpu")))
+        return llm.loss(soft_prompts, llm.layout(texts, shown_in(soft_prompts)).to(torch.device("cpu")))
 
     @cached_property
     def source(self) -> Path:
@@ -183,3 +185,10 @@ class LLMSubject(Subject[LLMFamily]):
         projector = nn.Linear(vpg.output_size, self.load(llm).embedding_size)
         vpg.save_part(self.home / "source", projector, references={"llm": {"folder": str(llm)}})
         return self.home / "source"
+
+    @cached_property
+    def transferred(self) -> Path:
+        """Where a transfer of two steps to the tiny model has run; its result is in ``out``."""
+        home = self.empty("transfer")
+        transfer_two_steps(self.opened.registry, self.opened.named(self.source), self.opened.named(self.folder), home)
+        return home

@@ -50,6 +50,10 @@ class Opened:
         """What was given, for a process in another folder."""
         return str(Path(self.given).resolve()) if Path(self.given).exists() else self.given
 
+    def named(self, folder: Path | str) -> str:
+        """A model's folder as the plugin reads it: another plugin may have the same model type."""
+        return f"{self.record.name}:{folder}"
+
     def unknown_declarations(self) -> list[str]:
         """What the plugin's module tells the kit in vain, in words: families that it does not have, and keys that
         nobody reads."""

@@ -23,7 +23,7 @@ print("said:" + said_of(open_plugin({plugin!r}), {folder!r}, {picture!r}))
 """
 
 
-def transfer_two_steps(registry: Registry, source: Path, target: Path, home: Path) -> dict[str, Any]:
+def transfer_two_steps(registry: Registry, source: str, target: str, home: Path) -> dict[str, Any]:
     """Transfer `source` to `target` with one step of each stage; return the run's record.
 
     Raises:
@@ -36,8 +36,8 @@ def transfer_two_steps(registry: Registry, source: Path, target: Path, home: Pat
         save_pictures(data.parent)
     record = transfer(
         registry=registry,
-        source=str(source),
-        target=str(target),
+        source=source,
+        target=target,
         data=[str(data)],
         out=str(home / "out"),
         batch_size=CAPTIONS,
@@ -71,7 +71,7 @@ def said_of(opened: Opened, folder: str, picture: str) -> str:
     if not any(record.name == "kit_vpg" for record in opened.registry.records):
         opened.registry.add(kit_vpg, "kit_vpg")
     settings = Settings(device="cpu", offline=True)
-    return caption(folder, [picture], options=SHORT, settings=settings, registry=opened.registry)[0].text
+    return caption(opened.named(folder), [picture], options=SHORT, settings=settings, registry=opened.registry)[0].text
 
 
 def expect_the_same_again(opened: Opened, home: Path) -> None:

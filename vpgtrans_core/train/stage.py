@@ -149,8 +149,12 @@ class StageRunner:
         self._scaler = torch.amp.GradScaler(model.device.type, enabled=fp16)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint of this stage."""
-        load_weights(self.model, checkpoint)
+        """Continue from a checkpoint of this stage.
+
+        Raises:
+            ModelError: it has other parameters, or an optimiser's state that is none of theirs.
+        """
+        load_weights(self.model, checkpoint, self.model.parameters_of(self.changed))
         load_optimizer_tensors(self.optimizer, checkpoint.optimizer, checkpoint.state["optimizer"])
         self.state = StageState(**checkpoint.state["progress"])
         self._stopper = EarlyStop(**self.state.early_stop)
@@ -281,6 +285,8 @@ class StageRunner:
             "waited": round(waited, 4),
         }
         self.folder.add_metrics(stage=self.plan.number, step=state.step, **values)
+        if state.step == 1 and state.first_held_out_loss is None and result.labels:
+            self._warn_at_chance(result.loss)  # nothing is held out
         share = waited / max(waited + seconds, 1e-9)
         self.progress.step(
             1, loss=result.loss, images_per_second=result.images / max(waited + seconds, 1e-9), waiting=share
@@ -360,10 +366,10 @@ class StageRunner:
         self.emit(RunEvent(kind, str(self.folder.path), self.plan.number, self.state.step, values))
 
 
-def load_weights(model: VLModel, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's weights into the parameters of the same names."""
+def load_weights(model: VLModel, checkpoint: Checkpoint, wanted: Collection[str] | None = None) -> None:
+    """Put a checkpoint's weights into the parameters of the same names; `wanted` as in `check_fits`."""
     parameters = dict(model.named_parameters())
-    check_fits(checkpoint, parameters)
+    check_fits(checkpoint, parameters, wanted)
     with torch.no_grad():
         for name, tensor in checkpoint.weights.items():
             parameters[name].copy_(tensor)

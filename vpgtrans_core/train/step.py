@@ -16,7 +16,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from vpgtrans_core.data.sample import View, VisualKind
+from vpgtrans_core.data.tiles import Visual, changed
 from vpgtrans_core.errors import VpgtError
+from vpgtrans_core.llm.elements import images_of_samples
+from vpgtrans_core.llm.shown import positions_of_some
 from vpgtrans_core.llm.text import Text
 from vpgtrans_core.vlm.model import VLModel
 
@@ -29,14 +32,15 @@ class Batch:
     """The samples of one step on this process.
 
     Attributes:
-        visual: their images, ``[I, ...]``: first those of the first sample, then those of the second, and so on.
+        visual: their images, ``[I, ...]``: first those of the first sample, then those of the second, and so on; or
+            their tiles.
         kind: whether `visual` holds pixels, features or outputs.
         texts: each sample's texts.
         views: the image and view of each row of `visual`, for a cache of what is computed from it.
         images: the number of images of each sample; empty for one each.
     """
 
-    visual: Tensor
+    visual: Visual
     kind: VisualKind
     texts: Sequence[Sequence[Text]]
     views: Sequence[View] = ()
@@ -92,7 +96,7 @@ class Stepper:
         accelerator: Accelerator,
         micro_positions: int,
         half: torch.dtype | None = None,
-        keep: Callable[[Sequence[View], Tensor, VisualKind], Tensor] | None = None,
+        keep: Callable[[Sequence[View], Visual, VisualKind], Visual] | None = None,
     ) -> None:
         self.model = model
         self.accelerator = accelerator
@@ -167,12 +171,12 @@ class Stepper:
         with self._autocast():
             visual, kind = self.model.frozen(batch.visual.to(self.model.device), batch.kind)
             if kind == "features":
-                visual = self.model.vpg.prompts(visual)
+                visual = changed(visual, self.model.vpg.prompts)
         return replace(batch, visual=visual.cpu(), kind="outputs")
 
     def _loss(self, batch: Batch) -> Tensor:
         llm = self.model.llm
-        rows = llm.layout(batch.texts, self.model.vpg.num_prompts, batch.images).to(self.model.device)
+        rows = llm.layout(batch.texts, self.model.shown(batch.visual), batch.images).to(self.model.device)
         with self._autocast():
             visual, kind = self.model.frozen(batch.visual.to(self.model.device, non_blocking=True), batch.kind)
             if self.keep is not None and batch.kind != kind:
@@ -202,8 +206,9 @@ class Stepper:
         """Cut a batch between samples so that no part computes more than `micro_positions` positions (one sample at
         least)."""
         start = 0
-        llm, prompts = self.model.llm, self.model.vpg.num_prompts
-        for end in _cuts([llm.positions(sample, prompts) for sample in batch.texts], self.micro_positions):
+        shown, numbers = self.model.shown(batch.visual), images_of_samples(len(batch.texts), batch.images)
+        sizes = map(self.model.llm.positions, batch.texts, (positions_of_some(shown, own) for own in numbers))
+        for end in _cuts(list(sizes), self.micro_positions):
             yield batch.part(start, end)
             start = end
 
