@@ -6,7 +6,7 @@
     python benchmarks/sharding.py memory --billions 0.1 --processes 2
 
 All runs are started by torchrun, on CPUs. `same` compares every loss of two runs, relatively, and every weight but the
-biases of keys: these have no gradient, so that AdamW makes steps of its rounding errors. `memory` compares what a
+biases of keys: these have no gradient, so that AdamW makes steps of rounding errors. `memory` compares what a
 process takes from the loading of the LLM to the end of the training with what is foreseen: the share of the blocks, all
 that stands outside of them, `BLOCKS_AT_ONCE` whole blocks, and the activations of a micro-batch.
 """
@@ -38,8 +38,10 @@ from vpgtrans_core.weights import INDEX, save_tensors, write_json
 TARGETS = ("opt-mini-l", "llama-mini", "t5-mini")
 SHORT = {
     "--limit": 96, "--val-images": 16, "--stage1-steps": 3, "--stage2-steps": 3, "--batch-size": 40, "--workers": 0,
-    "--stage1-optimizer": "adamw", "--micro-positions": 512,
+    "--stage1-optimizer": "adamw", "--micro-positions": 512, "--stage1-lr": 5e-4, "--stage2-lr": 1e-4,
+    "--stage2-min-lr": 1e-5, "--stage2-lr-warmup-start": 1e-6,
 }  # fmt: skip
+"""The learning rates are the paper's: those of the miniature, thirty times as high, make much of rounding errors."""
 LAYERS, WORDS = 16, 1024
 BLOCKS_AT_ONCE = 3
 """Blocks that a process holds whole at the same time: one computes, the next one arrives, and is copied."""
