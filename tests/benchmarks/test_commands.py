@@ -120,3 +120,23 @@ def test_time_to_a_held_out_loss() -> None:
     ]
     add_time_to_goal(rows)
     assert [row["seconds_to_goal"] for row in rows] == [5.0, 9.0, 8.0]
+
+
+@pytest.mark.slow
+def test_shards_give_the_same_results(tmp_path: Path) -> None:
+    out = run(
+        "sharding.py", "same", "--targets", "llama-mini", "--processes", "2", "--json", str(tmp_path / "same.json")
+    )
+    (row,) = json.loads((tmp_path / "same.json").read_text())
+    assert row["loss"] <= 1e-5 and row["weight"] <= 1e-6 and "| llama-mini | 2 | " in out
+
+
+@pytest.mark.slow
+def test_shards_take_what_is_foreseen(tmp_path: Path) -> None:
+    """Within 15 %, and what libraries take when they are used first."""
+    run("sharding.py", "memory", "--billions", "0.2", "--processes", "2", "--json", str(tmp_path / "memory.json"))
+    whole, shard = json.loads((tmp_path / "memory.json").read_text())
+    assert not whole["shard"] and shard["shard"]
+    for row in (whole, shard):
+        assert abs(row["measured"] - row["foreseen"]) < 0.15 * row["foreseen"] + 100e6
+    assert shard["measured"] < 0.8 * whole["measured"]

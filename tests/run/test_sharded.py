@@ -18,6 +18,8 @@ from vpgtrans_core.miniature.data import save_training
 from vpgtrans_core.processes.launching import remarks
 from vpgtrans_core.settings import Settings, build
 
+pytestmark = pytest.mark.timeout(1200)
+"""One fixture runs all cases, which takes long where the machine has other things to do."""
 FAMILIES = ("opt-wide", "llama", "t5")
 UNEQUAL: dict[str, dict[str, Any]] = {
     "fewer-images": {"batch_size": 1, "val_images": 1, "stage1_steps": 3, "stage2_steps": 1, "source_loss": True},
@@ -50,7 +52,7 @@ def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cases += [_taught(root, shard) for shard in (False, True)]
     cases += [_tuned(root, world / "data", shard) for shard in (False, True)]
     processes = start(cases, 2, free_port())
-    said = [process.communicate(timeout=400)[1] for process in processes]
+    said = [process.communicate(timeout=1100)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said[0][-3000:] + said[1][-3000:]
     return root
 

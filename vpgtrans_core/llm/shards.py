@@ -7,6 +7,8 @@ is small beside the blocks, and is used outside of the passes that FSDP watches.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from vpgtrans_core.llm.adapter import LLM
 
 T = TypeVar("T")
+M_MMAP_THRESHOLD, LARGE = -3, 1 << 20
+"""The number by which glibc calls the size from which memory is the system's own, and that size in bytes."""
 MARK = "_shards"
 """The name under which a block has its `Shards`, wherever a family puts it."""
 
@@ -41,6 +45,8 @@ class Shards:
     def __init__(self, lockstep: Lockstep) -> None:
         self.lockstep = lockstep
         self._roots: list[FSDPModule] = []
+        if lockstep.accelerator.device.type == "cpu":
+            _give_freed_memory_back()
 
     @staticmethod
     def of(model: nn.Module) -> Shards | None:
@@ -115,6 +121,14 @@ class Shards:
 
 
 _WHOLE = "leave --shard out: every process then holds the whole LLM"
+
+
+def _give_freed_memory_back() -> None:
+    """Let glibc return each large tensor's memory to the system when it is freed, as it does at first.
+
+    It soon learns to keep up to 32 MiB of each, and gathered blocks then lie scattered over several times the size."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def own_part(parameter: Tensor) -> Tensor:
