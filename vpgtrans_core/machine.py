@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.processes.heartbeat import WatchedAccelerator
@@ -33,12 +34,14 @@ class Machine:
     Attributes:
         dtype: precision of the frozen parts (ViT, LLM).
         autocast: precision in which the trained parts compute, or None for fp32; their weights are always fp32.
+        mesh: the processes that share the LLM's blocks (``--shard``); None where each holds the whole LLM.
     """
 
     accelerator: WatchedAccelerator
     device: torch.device
     dtype: torch.dtype
     autocast: torch.dtype | None
+    mesh: DeviceMesh | None = None
 
     @property
     def is_main(self) -> bool:
@@ -96,7 +99,22 @@ def choose_machine(settings: Settings, half: str) -> Machine:
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-    return Machine(accelerator, device, dtype, None if dtype == torch.float32 else dtype)
+    mesh = _mesh(accelerator, device, bool(settings.shard))
+    return Machine(accelerator, device, dtype, None if dtype == torch.float32 else dtype, mesh)
+
+
+def _mesh(accelerator: WatchedAccelerator, device: torch.device, shard: bool) -> DeviceMesh | None:
+    """All processes, to shard the LLM over; None if there is one, or if that is not asked for.
+
+    Raises:
+        ConfigError: in every process, when not all have been asked alike.
+    """
+    if accelerator.num_processes < 2:
+        return None
+    if len(set(accelerator.gather_object([shard]))) > 1:
+        problem = "shard: some processes were started with --shard and some without"
+        raise told_once(ConfigError([problem], "start every process with the same command"))
+    return None if not shard else init_device_mesh(device.type, (accelerator.num_processes,))
 
 
 def _check_cuda(name: str) -> None:

@@ -15,7 +15,8 @@ from vpgtrans_core.models.resolve import resolve_source
 from vpgtrans_core.planning.cost.assumptions import assumptions_for
 from vpgtrans_core.planning.cost.chips import chip, chips
 from vpgtrans_core.planning.cost.estimate import Estimator
-from vpgtrans_core.planning.plan import Plan, plan
+from vpgtrans_core.planning.parts import Plan
+from vpgtrans_core.planning.plan import plan
 from vpgtrans_core.registry import default_registry
 from vpgtrans_core.settings import Settings, build, tuning_values
 from vpgtrans_core.vlm.reading import example_of

@@ -16,7 +16,8 @@ from vpgtrans_core.planning.cost.costs import Cost
 from vpgtrans_core.planning.cost.estimate import FULL, Estimator
 from vpgtrans_core.planning.cost.holding import spread, weights_of
 from vpgtrans_core.planning.cost.ways import LINK_SHARE, Way, would_fit
-from vpgtrans_core.planning.plan import Plan, plan
+from vpgtrans_core.planning.parts import Plan
+from vpgtrans_core.planning.plan import plan
 from vpgtrans_core.recipes.holding import LEFT
 from vpgtrans_core.settings import Settings
 

@@ -13,7 +13,10 @@ from vpgtrans_core.cli.progress import Reporter
 from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.registry import Registry
 
-MACHINE = ("device", "dtype", "quantization", "cache", "cache_features", "cache_gb", "offline", "trust_remote_code")
+MACHINE = (
+    *("device", "dtype", "quantization", "shard", "cache", "cache_features", "cache_gb", "offline"),
+    "trust_remote_code",
+)
 """The settings of a run that an evaluation has too."""
 
 

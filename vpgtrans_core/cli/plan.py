@@ -17,7 +17,7 @@ from vpgtrans_core.cli.transfer import require_models
 if TYPE_CHECKING:
     from vpgtrans_core.planning.cost.chips import Chip
     from vpgtrans_core.planning.cost.costs import Cost, Fit
-    from vpgtrans_core.planning.plan import Plan
+    from vpgtrans_core.planning.parts import Plan
 
 PANEL = "This command"
 PARTS = {

@@ -94,13 +94,18 @@ def answer(
     """
     encoder = encoder or ImageEncoder(model, batch)
     lengths = [len(model.llm.text.prompt_ids(prompt)) if prompt else 0 for prompt in prompts]
+    chunks = []
     for chunk in plan_chunks(samples, lengths, batch)[part[0] :: part[1]]:
-        open_batches = [numbers for numbers in chunk.batches if not all(number in done for number in numbers)]
-        if not open_batches:
-            continue
-        outputs = encoder.encode(chunk.images)
-        for numbers in open_batches:
+        if left := [numbers for numbers in chunk.batches if not all(number in done for number in numbers)]:
+            chunks.append((chunk.images, left))
+    count, shards = sum(len(batches) for _, batches in chunks), model.llm.shards
+    missing = 0 if shards is None else shards.lockstep.most(count) - count
+    for images, batches in chunks:
+        outputs = encoder.encode(images)
+        for numbers in batches:
             visual = stacked([outputs[samples[number].image.name] for number in numbers])
             asked = [prompts[number] for number in numbers]
             texts = model.generate(visual, "outputs", asked, options(asked[0]))
             yield list(zip(numbers, texts, strict=True))
+    for _ in range(missing):
+        model.llm.join_generation()

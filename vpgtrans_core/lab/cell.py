@@ -18,7 +18,8 @@ from vpgtrans_core.files import RECORD, read_json
 from vpgtrans_core.lab.folder import DONE, FAILED, LabFolder
 from vpgtrans_core.lab.matrix import Cell
 from vpgtrans_core.lab.points import KeepPoints, Point, points
-from vpgtrans_core.planning.plan import Plan, plan
+from vpgtrans_core.planning.parts import Plan
+from vpgtrans_core.planning.plan import plan
 from vpgtrans_core.registry import Registry, load_registry
 from vpgtrans_core.run.folder import RunFolder
 from vpgtrans_core.run.pipeline import Silent, TransferResult, transfer

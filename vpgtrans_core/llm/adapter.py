@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from vpgtrans_core.llm.sampling import Sampled
+    from vpgtrans_core.llm.shards import Shards
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class LLM(ABC):
         family: the family's description.
         text: the encoder of captions and conversations for the data workers.
         shares_prefix: whether the captions of one image share its visual prefix in one row (tree mask).
+        shards: how the processes run it together, where each holds a part of it; None where it is whole.
+        whole: loads the whole model on the CPU, where `model` holds a part of it; None where it is whole.
     """
 
     model: PreTrainedModel
@@ -72,6 +75,8 @@ class LLM(ABC):
     family: LLMFamily
     text: TextEncoder
     shares_prefix: bool
+    shards: Shards | None = None
+    whole: Callable[[], PreTrainedModel] | None = None
 
     @classmethod
     @abstractmethod
@@ -207,6 +212,10 @@ class LLM(ABC):
         answer = self.generate(soft_prompts, [prompt], options, [len(soft_prompts)])[0]
         tell(answer)
         return answer
+
+    def join_generation(self) -> None:  # noqa: B027 - an LLM that is not in shards has nothing to do
+        """Take part in what other processes generate with an LLM in shards, and generate nothing: they cannot without
+        this one."""
 
     def answer_ends(self, end: str) -> list[int]:
         """The tokens that end an answer: the end of text, and a template's `end` where that is one token."""

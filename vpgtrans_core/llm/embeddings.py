@@ -137,6 +137,16 @@ def text_config(folder: str | Path, *, trust_remote_code: bool = False) -> PreTr
     """The config of the LLM in a folder: its own, or the one inside a VL-LLM's.
 
     Raises:
+        ModelError: as `folder_config`.
+    """
+    config = folder_config(folder, trust_remote_code=trust_remote_code)
+    return getattr(config, "text_config", None) or config
+
+
+def folder_config(folder: str | Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The config of the model in a folder.
+
+    Raises:
         ModelError: no config, one of an unknown kind, or one that wants code which is not trusted.
     """
     from transformers import AutoConfig
@@ -147,11 +157,11 @@ def text_config(folder: str | Path, *, trust_remote_code: bool = False) -> PreTr
             f"{folder} is not a model folder: it has no config.json", "give a folder that save_pretrained wrote"
         )
     try:
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers checks its configs with many kinds of error
         hint = "give --trust-remote-code to run the code in the folder" if wants_code(path) else ""
         raise ModelError(f"the installed transformers does not support the model in {path}: {error}", hint) from error
-    return getattr(config, "text_config", None) or config
+    return config
 
 
 def wants_code(config: Path) -> bool:

@@ -6,7 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from vpgtrans_core.llm.elements import images_of_samples, line_of
 from vpgtrans_core.llm.head import head_of
 from vpgtrans_core.llm.loading import load_model, load_tokenizer
 from vpgtrans_core.llm.sampling import GivenDraws, Sampled
+from vpgtrans_core.llm.shards import Shards
 from vpgtrans_core.llm.shown import Elements, Images, Prompts, flat, positions_of_some, shown_in
 from vpgtrans_core.llm.streaming import GrowingText, StopWhen
 from vpgtrans_core.llm.text import Piece, Text, TextEncoder, length
@@ -26,6 +27,8 @@ from vpgtrans_core.llm.vocabulary import check_ids, check_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 
 class FrozenLLM(LLM):
@@ -53,6 +56,9 @@ class FrozenLLM(LLM):
         self.freeze()
         self.text = self.text_encoder()
         self.head = head_of(self.model, self.trunk_name(), self.run_head)
+        self.shards = Shards.of(self.model)
+        if self.shards is not None:
+            self.shards.watch(self.trunks())
         self.shares_prefix = self.may_share() and share
 
     @classmethod
@@ -179,11 +185,26 @@ class FrozenLLM(LLM):
             raise ValueError(f"the prompts need {sum(counts)} images, but there are {len(soft_prompts)}")
         answers: dict[int, str] = {}
         ranges, shown = images_of_samples(len(prompts), counts), shown_in(soft_prompts)
-        for numbers, read, said in self._alike(prompts, counts, shown):
+        for numbers, read, said in self._in_step(list(self._alike(prompts, counts, shown))):
             own = self._within_room(arguments, prompts[numbers[0]], positions_of_some(shown, ranges[numbers[0]]))
             ids = self._continue(read.to(soft_prompts.device), said.to(soft_prompts.device), soft_prompts, own)
             answers |= zip(numbers, self.decode(ids, one_line=captioning, end=end), strict=True)
         return [answers[number] for number in sorted(answers)]
+
+    def join_generation(self) -> None:
+        for _ in self._in_step([]):
+            pass
+
+    def _in_step(self, groups: list[T]) -> Iterator[T]:
+        """These groups, for each of which something is generated. Where the LLM is in shards every process generates
+        equally often: one with fewer groups generates a token for nothing in between."""
+        missing = 0 if self.shards is None else self.shards.lockstep.most(len(groups)) - len(groups)
+        yield from groups
+        for _ in range(missing):
+            nothing = torch.zeros(1, 1, self.embedding_size, dtype=self.model.dtype, device=self.model.device)
+            arguments = self.generation_arguments(GenerateOptions(num_beams=1, max_new_tokens=1, min_new_tokens=1))
+            ((_, read, said),) = self._alike([self.text.prompt_text("")], [1], 1)
+            self._continue(read.to(nothing.device), said.to(nothing.device), nothing, arguments)
 
     @torch.no_grad()
     def stream(
@@ -257,7 +278,7 @@ class FrozenLLM(LLM):
         device = soft_prompts.device
         ends = torch.tensor(arguments.eos_token_id, device=device)
         sampled: dict[int, Sampled] = {}
-        for numbers, read, said in self._alike(prompts, [1] * count, shown_in(soft_prompts)):
+        for numbers, read, said in self._in_step(list(self._alike(prompts, [1] * count, shown_in(soft_prompts)))):
             chooser = GivenDraws(temperature, draws[numbers].to(device))
             ids = self._continue(read.to(device), said.to(device), soft_prompts, arguments, logits_processor=[chooser])
             ended = torch.isin(ids, ends).any(1).tolist()
@@ -276,6 +297,8 @@ class FrozenLLM(LLM):
         if said.shape[1]:
             start = torch.full_like(said[:, :1], arguments.decoder_start_token_id)
             more["decoder_input_ids"] = torch.cat([start, said], dim=1)
+        if self.shards is not None:
+            more["synced_gpus"] = True  # each token is a pass, and no process may stop before the others
         model: Any = self.model
         ids = model.generate(
             inputs_embeds=inputs,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vpgtrans_core.planning.cost.downloads import Download
-    from vpgtrans_core.planning.plan import ModelPlan, Plan, StageWork
+    from vpgtrans_core.planning.parts import ModelPlan, Plan, StageWork
 
 GROUPS = {"vpg": "VPG (except its frozen part)", "lora": "LoRA in the LLM's attention"}
 """Longer names of groups of parameters."""

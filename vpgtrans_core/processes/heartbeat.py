@@ -78,28 +78,29 @@ class WatchedAccelerator(Accelerator):
             self.heartbeat = Heartbeat(self.process_index, self.num_processes)
 
     def reduce(self, *args: Any, **kwargs: Any) -> Any:
-        with self._meeting():
+        with self.meeting():
             return super().reduce(*args, **kwargs)
 
     def gather(self, *args: Any, **kwargs: Any) -> Any:
-        with self._meeting():
+        with self.meeting():
             return super().gather(*args, **kwargs)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """The main process's tensor in every process."""
-        with self._meeting():
+        with self.meeting():
             return broadcast(tensor)
 
     def gather_object(self, items: list[Any]) -> list[Any]:
         """The items of all processes, in the order of the processes."""
-        with self._meeting():
+        with self.meeting():
             return gather_object(items)
 
     def wait_for_everyone(self) -> None:
-        with self._meeting():
+        with self.meeting():
             super().wait_for_everyone()
 
-    def _meeting(self) -> contextlib.AbstractContextManager[None]:
+    def meeting(self) -> contextlib.AbstractContextManager[None]:
+        """In this context the process waits for the others."""
         return self.heartbeat.meeting() if self.heartbeat is not None else contextlib.nullcontext()
 
 

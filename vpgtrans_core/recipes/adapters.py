@@ -17,10 +17,8 @@ def lora_rank(given: int | None, stages: Sequence[Stage]) -> int | None:
     return (given or RANK) if any(LORA in stage.trains for stage in stages) else None
 
 
-def lora_problems(
-    given: int | None, stages: Sequence[Stage], quantization: str, save: str, place: str | None
-) -> list[str]:
-    """What is wrong with the setting in a run of these stages."""
+def lora_problems(given: int | None, stages: Sequence[Stage], quantization: str, save: str, spread: bool) -> list[str]:
+    """What is wrong with the setting in a run of these stages; `spread`: the LLM is on several devices."""
     rank = lora_rank(given, stages)
     problems = []
     if given is not None and rank is None:
@@ -28,8 +26,8 @@ def lora_problems(
             "lora: no stage trains it; instruction tuning does (`vpgt tune`, --then), and any stage whose `trains` has "
             "lora"
         )
-    if rank is not None and place:
-        problems.append("lora: adapters are trained in an LLM on one device; leave place out")
+    if rank is not None and spread:
+        problems.append("lora: adapters are trained in an LLM on one device; leave place and shard out")
     if rank is not None and quantization != "none" and save == "model":
         problems.append(
             f"lora: what is learned beside an LLM in {quantization} cannot be merged into the unquantised one that the "

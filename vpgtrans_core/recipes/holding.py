@@ -13,7 +13,13 @@ SPILLS: Place = "auto:cpu"
 
 
 def holding_problems(
-    *, compile: bool | None, checkpoint_activations: bool, quantization: Quantization, place: Place | None, device: str
+    *,
+    compile: bool | None,
+    checkpoint_activations: bool,
+    quantization: Quantization,
+    place: Place | None,
+    device: str,
+    shard: bool | None,
 ) -> list[str]:
     """What does not go together; the names are those of the settings."""
     problems = []
@@ -27,4 +33,10 @@ def holding_problems(
         problems.append("place: a quantised LLM stays on GPUs; give --place auto, or leave --quantization out")
     if place and ":" in device:
         problems.append("place: all visible GPUs are used; choose them with CUDA_VISIBLE_DEVICES in place of device")
+    if shard and quantization != "none":
+        problems.append("shard: a quantised LLM's packed numbers cannot be cut; give one of shard and quantization")
+    if shard and compile:
+        problems.append("shard: blocks that are gathered when they run cannot be compiled; give one of the two")
+    if shard and place:
+        problems.append("shard: is for several processes, and place for one; give one of the two")
     return problems

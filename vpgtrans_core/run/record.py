@@ -55,6 +55,7 @@ def first_record(
             "dtype": str(machine.dtype),
             "shares_prefix": model.llm.shares_prefix,
             "compiled": compiled,
+            "sharded": machine.mesh is not None,
         },
         "environment": environment(),
         "plugins": spec.registry.snapshot(),

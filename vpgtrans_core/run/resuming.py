@@ -15,7 +15,7 @@ from vpgtrans_core.settings import Settings, build
 FREE_ON_RESUME = frozenset(
     {"resume", "overwrite", "out", "device", "workers", "checkpoint_minutes", "checkpoint_steps", "keep_checkpoints"}
     | {"micro_positions", "offline", "cache", "cache_gb", "max_bad_ratio", "max_bad_run", "save", "accept_changes"}
-    | {"source_loss", "log", "place"}
+    | {"source_loss", "log", "place", "shard"}
 )
 """Settings that may change when a run is resumed, because they do not affect the result of training."""
 PLACES = frozenset({"data", "then_data", "val_data", "source", "target"})

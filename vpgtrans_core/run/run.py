@@ -84,7 +84,7 @@ class Run:
         self.settings = spec.settings
         self.reporter = reporter
         self.machine: Machine = choose_machine(spec.settings, spec.target.family.half)
-        for remark in remarks(os.environ):
+        for remark in remarks(os.environ, self.settings.shard):
             reporter.warning(remark)
         check_output(spec)
         out = output_folder(spec.settings)

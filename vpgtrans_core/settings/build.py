@@ -83,6 +83,7 @@ def _holding_fits(settings: Settings) -> list[str]:
         quantization=settings.quantization,
         place=settings.place,
         device=settings.device,
+        shard=settings.shard,
     )
 
 
@@ -96,7 +97,8 @@ def _captions_fit(settings: Settings) -> list[str]:
 
 def _lora_fits(settings: Settings) -> list[str]:
     stages = stages_of(fill(settings, PAPER))
-    return lora_problems(settings.lora, stages, settings.quantization, settings.save, settings.place)
+    spread = bool(settings.place or settings.shard)
+    return lora_problems(settings.lora, stages, settings.quantization, settings.save, spread)
 
 
 def _template_fits(settings: Settings) -> list[str]:

@@ -231,6 +231,9 @@ class Settings:
     checkpoint_activations: bool = _setting(
         False, "Recompute the LLM's activations in the backward pass to save memory.", "machine"
     )
+    shard: bool | None = _setting(
+        None, "Spread the frozen LLM's blocks over the processes, which then hold a part of it each.", "machine"
+    )
     compile: bool | None = _setting(
         None, "Compile the frozen LLM with torch.compile; default yes for long runs on a GPU.", "machine"
     )

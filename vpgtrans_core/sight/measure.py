@@ -79,7 +79,7 @@ def text_only_loss(stepper: Stepper, held_out: Iterable[Batch]) -> float | None:
     stepper.model.eval()
     llm, nothing = stepper.model.llm, stepper.model.vpg
     nats, labels = 0.0, 0
-    for batch in held_out:
+    for batch in stepper.even(held_out):
         visual = torch.zeros(0, nothing.num_prompts, nothing.output_size)
         texts = [[without_images(text, llm) for text in sample] for sample in batch.texts]
         nats += stepper.loss_sum(Batch(visual, "outputs", texts, images=[0] * len(texts)))[0]
@@ -114,7 +114,7 @@ def characters(stepper: Stepper, held_out: Iterable[Batch]) -> Sums:
 def total(stepper: Stepper, batches: Iterable[Batch]) -> Sums:
     """The losses of all batches of all processes."""
     nats, labels = 0.0, 0
-    for batch in batches:
+    for batch in stepper.even(batches):
         loss, count = stepper.loss_sum(batch)
         nats, labels = nats + loss, labels + count
     return _over_processes(stepper, nats, labels)

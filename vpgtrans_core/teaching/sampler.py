@@ -95,6 +95,8 @@ class Sampler:
         shas = {draw.row: sha_of(listing.images[draw.row]) for draw in step.draws}
         prompts = self._soft_prompts(step, caches) if len(step) else None
         bad = {missed.place: [missed.sample.kind, missed.sample.detail] for missed in step.bad}
+        if prompts is None:
+            self.model.llm.join_generation()
         texts = self._texts(prompts, list(shas.values())) if prompts is not None else []
         said = dict(zip(shas, texts, strict=True))
         return [

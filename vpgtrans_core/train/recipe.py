@@ -81,4 +81,5 @@ def compiles(settings: Settings, machine: Machine, llm: LLM, captions: float) ->
         return settings.compile
     long = captions / machine.accelerator.num_processes * llm.model.num_parameters() >= COMPILED_FROM
     plain = settings.quantization == "none" and not settings.checkpoint_activations and settings.place is None
+    plain &= not settings.shard
     return long and plain and machine.device.type == "cuda" and llm.family.compiles

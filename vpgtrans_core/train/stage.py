@@ -307,7 +307,7 @@ class StageRunner:
 
     def _held_out_loss(self) -> float | None:
         total, labels = 0.0, 0
-        for batch in self.held_out():
+        for batch in self.stepper.even(self.held_out()):
             loss, count = self.stepper.loss_sum(batch)
             total, labels = total + loss, labels + count
         sums = torch.tensor([total, float(labels)], dtype=torch.float64, device=self.model.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +16,14 @@ from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import LLM_PREFIX
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.llm.empty import check_size, empty_model, silence
+from vpgtrans_core.llm.frozen import FrozenLLM
 from vpgtrans_core.llm.loading import load_model
 from vpgtrans_core.llm.lora import Lora, apply_adapter
 from vpgtrans_core.llm.placing import Placement, placement, shares
+from vpgtrans_core.llm.shards import Shards
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, resolve_source
+from vpgtrans_core.processes.lockstep import Lockstep
 from vpgtrans_core.recipes.adapters import lora_rank
 from vpgtrans_core.recipes.holding import SPILLS
 from vpgtrans_core.recipes.stage import Stage
@@ -61,7 +65,9 @@ def load_llm(llm: ResolvedLLM, machine: Machine, settings: Settings, vpg: VPG | 
     later = GRADIENT_AND_STATE * sum(p.numel() for _, p in vpg.trained()) if vpg is not None else 0
     placed = placement(settings.place, machine.device, later)
     model = None
-    if llm.prefix:
+    if machine.mesh is not None:
+        model = _model_in_shards(llm, adapter, machine, settings)
+    elif llm.prefix:
         model = _inner_model(llm, adapter, machine, placed)
     elif placed is not None:
         model = load_model(
@@ -84,11 +90,49 @@ def load_llm(llm: ResolvedLLM, machine: Machine, settings: Settings, vpg: VPG | 
         quantization=quantization,
         trust_remote_code=settings.trust_remote_code,
     )
+    if machine.mesh is not None:
+        loaded.whole = lambda: adapter.prepare(_whole_model(llm, adapter, machine, settings))
     if llm.adapter is not None:
         apply_adapter(loaded, llm.adapter, merge=quantization is None)
     if vpg is not None and (settings.checkpoint_activations or settings.place == SPILLS):
         loaded.checkpoint_activations()  # what is computed with weights from host memory would be kept on the GPU
     return loaded
+
+
+def _model_in_shards(llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Settings) -> PreTrainedModel:
+    """An LLM of which this process reads its part.
+
+    Raises:
+        ModelError: it has something that cannot be cut.
+    """
+    if not issubclass(adapter, FrozenLLM):
+        raise ModelError(f"{adapter.__name__} cannot shard its LLM", "its adapter can derive from `DecoderOnlyLLM`")
+    if llm.adapter is not None:
+        raise ModelError(f"{llm.name} has a LoRA adapter, which cannot be merged into shards", "leave --shard out")
+    assert machine.mesh is not None
+    shards = Shards(Lockstep(machine.accelerator, machine.mesh))
+    return _read(llm, adapter, machine, settings, shards)
+
+
+def _whole_model(llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Settings) -> PreTrainedModel:
+    """The model of an LLM in shards, whole and on the CPU, from its own files."""
+    here = dataclasses.replace(machine, device=torch.device("cpu"), mesh=None)
+    return _read(llm, adapter, here, settings, None)
+
+
+def _read(
+    llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Settings, shards: Shards | None
+) -> PreTrainedModel:
+    if llm.prefix:
+        return _inner_model(llm, adapter, machine, None, shards)
+    return load_model(
+        llm.folder or "",
+        adapter.auto_class(),
+        dtype=machine.dtype,
+        device=machine.device,
+        trust_remote_code=settings.trust_remote_code,
+        shards=shards,
+    )
 
 
 def stage_lora(llm: LLM, settings: Settings, stages: Sequence[Stage]) -> Lora | None:
@@ -106,7 +150,9 @@ def micro_positions(machine: Machine, llm: LLM, settings: Settings) -> int:
     )
 
 
-def _inner_model(llm: ResolvedLLM, adapter: Any, machine: Machine, placed: Placement | None) -> PreTrainedModel:
+def _inner_model(
+    llm: ResolvedLLM, adapter: Any, machine: Machine, placed: Placement | None, shards: Shards | None = None
+) -> PreTrainedModel:
     """The language model inside a VL-LLM's folder, read by its prefix; nothing else of the folder is loaded."""
     from transformers import AutoConfig
 
@@ -115,7 +161,8 @@ def _inner_model(llm: ResolvedLLM, adapter: Any, machine: Machine, placed: Place
     if placed is not None:
         placed.check_size(empty_model(config), machine.dtype)
     with silence():  # transformers reports the VPG's tensors, which are not the LLM's, as unexpected
-        model, report = adapter.auto_class().from_pretrained(
+        reader = adapter.auto_class() if shards is None else shards.reader(config)
+        model, report = reader.from_pretrained(
             str(llm.folder),
             config=config,
             dtype=machine.dtype,

@@ -42,7 +42,9 @@ MEANINGS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
 def unquantised(llm: LLM, reference: dict[str, Any]) -> PreTrainedModel:
-    """The LLM's model as it is to be written; loaded anew where the one at work is quantised."""
+    """The LLM's model as it is to be written; loaded anew where the one at work is quantised or in shards."""
+    if llm.whole is not None:
+        return llm.whole()
     place = unquantised_place(llm, reference)
     return llm.model if place is None else type(llm).load(place, family=llm.family, dtype=llm.model.dtype).model
 

@@ -11,7 +11,7 @@ from vpgtrans_core.planning.cost.chips import Chip
 from vpgtrans_core.planning.cost.comparison import CAPTION_TOKENS
 
 if TYPE_CHECKING:
-    from vpgtrans_core.planning.plan import Plan
+    from vpgtrans_core.planning.parts import Plan
 
 MFU = 0.35
 """The share of a GPU's peak that training reaches. The paper's four runs imply 0.3 to 0.4 for its own code; one H100

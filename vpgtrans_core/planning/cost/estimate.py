@@ -31,7 +31,7 @@ from vpgtrans_core.recipes.holding import SPILLS
 from vpgtrans_core.registry import Registry
 
 if TYPE_CHECKING:
-    from vpgtrans_core.planning.plan import Plan, StageWork
+    from vpgtrans_core.planning.parts import Plan, StageWork
 
 FULL = 0.95
 """The share of a GPU's memory that a plan fills."""

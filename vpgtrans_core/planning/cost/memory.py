@@ -10,7 +10,7 @@ from vpgtrans_core.planning.cost.rows import RowSizes
 from vpgtrans_core.planning.cost.shapes import LLMShape
 
 if TYPE_CHECKING:
-    from vpgtrans_core.planning.plan import VPGPlan
+    from vpgtrans_core.planning.parts import VPGPlan
 
 QUANTIZED = {"8bit": 1.0, "4bit": 0.53}
 """Bytes a quantised weight, its scales included (bitsandbytes int8; nf4 with doubly quantised scales)."""
