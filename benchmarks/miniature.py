@@ -34,14 +34,16 @@ METHODS: dict[str, dict[str, Any]] = {
 COLUMNS = ("start", "warm", "held_out_loss", "sees", "exact", "f1", "colour", "noun", "relation")
 
 
-def one_run(method: str, target: str, seed: int, steps: tuple[int, int], pictures: int, folder: Path) -> dict[str, Any]:
+def one_run(
+    method: str, source: str, target: str, seed: int, steps: tuple[int, int], pictures: int, folder: Path
+) -> dict[str, Any]:
     """Train once and measure; `steps` are those of the warm-up and of fine-tuning."""
     settings = dict(METHODS[method])
     stages = {"inherit": {"stage2_steps": sum(steps)}, "scratch": {"stage2_steps": sum(steps)}}
     stages |= {"linear": {"stage1_steps": sum(steps)}}
     count = stages.get(settings.get("method", ""), {"stage1_steps": steps[0], "stage2_steps": steps[1]})
     result = transfer(
-        source="opt-mini-s",
+        source=source,
         target=target,
         seed=seed,
         out=str(folder),
@@ -74,6 +76,7 @@ def with_spread(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", default="opt-mini-s", help="an alias, or the folder of a source built anew")
     parser.add_argument("--targets", nargs="+", default=["opt-mini-l", "llama-mini", "t5-mini"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
@@ -88,12 +91,14 @@ def main() -> None:
             for method in arguments.methods:
                 with tempfile.TemporaryDirectory() as folder:
                     steps = tuple(arguments.steps)
-                    row = one_run(method, target, seed, steps, arguments.pictures, Path(folder) / "run")
+                    row = one_run(
+                        method, arguments.source, target, seed, steps, arguments.pictures, Path(folder) / "run"
+                    )
                 rows.append({"target": target, "method": method, **row})
                 print(
                     f"{target}, {method}, seed {seed}: loss {row['held_out_loss']:.3f}, F1 {row['f1']:.3f}", flush=True
                 )
-        print(f"\nopt-mini-s -> {target}\n{table(rows)}\n", flush=True)
+        print(f"\n{arguments.source} -> {target}\n{table(rows)}\n", flush=True)
         everything += rows
         if arguments.json:
             arguments.json.write_text(json.dumps(everything, indent=1))

@@ -19,10 +19,12 @@ from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
+from transformers import Blip2QFormerModel, Blip2VisionModel
 
 from vpgtrans_core.miniature import data
 from vpgtrans_core.weights import save_tensors, sha256_file, write_json
-from zoo import gates, llms, tokenizers, vision
+from zoo import finishing, gates, llms, tokenizers, vision
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
 RECORD = "record.json"
@@ -100,12 +102,21 @@ def build_vpg(folder: Path, plan: dict[str, Any], log: Callable[[str], None]) ->
     """Train ViT and Q-Former and write them as a VPG folder without projector."""
     vit, seen = vision.train_vit(plan["vit"], plan["vit_training"], log)
     qformer, tokens, found = vision.train_qformer(vit, plan["qformer"], plan["queries"], plan["qformer_training"], log)
-    log(f"{VPG}: {seen | found}")
+    unseen = finishing.finish_vit(vit, plan["vit_finishing"], log)
+    tokens, whole = finishing.finish_qformer(vit, qformer, tokens, plan["qformer_finishing"], log)
+    measured = seen | found | unseen | whole
+    log(f"{VPG}: {measured}")
+    write_vpg(folder, vit, qformer, tokens)
+    return measured
+
+
+def write_vpg(folder: Path, vit: Blip2VisionModel, qformer: Blip2QFormerModel, tokens: Tensor) -> None:
+    """Write a VPG folder without projector, in half precision; `tokens` are the queries ``[1, Q, D]``."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"vision_model.{name}": value for name, value in vit.state_dict().items()}
     tensors |= {f"qformer.{name}": value for name, value in qformer.state_dict().items()} | {"query_tokens": tokens}
     save_tensors(folder / "vpg.safetensors", {name: value.half() for name, value in tensors.items()})
-    config = {"model_type": "vpgt-vpg", "vpg_family": "qformer", "format": 1, "num_query_tokens": plan["queries"]}
+    config = {"model_type": "vpgt-vpg", "vpg_family": "qformer", "format": 1, "num_query_tokens": tokens.shape[1]}
     sizes = {"vision_config": vit.config.to_diff_dict(), "qformer_config": qformer.config.to_diff_dict()}
     write_json(folder / "config.json", config | sizes)
     size = {"height": vision.PREPROCESSING.size, "width": vision.PREPROCESSING.size}
@@ -113,16 +124,15 @@ def build_vpg(folder: Path, plan: dict[str, Any], log: Callable[[str], None]) ->
     processor = {"image_processor_type": "BlipImageProcessor", "size": size, "image_mean": mean, "image_std": std}
     steps = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_convert_rgb": True, "resample": 3}
     write_json(folder / "preprocessor_config.json", processor | steps)
-    return seen | found
 
 
 def build_source(folder: Path, plan: dict[str, Any], log: Callable[[str], None]) -> dict[str, float]:
-    """Train the source VL-LLM from the VPG and the smaller LLM, with the engine and the pictures that targets get."""
+    """Train the source VL-LLM from the VPG and the smaller LLM, with the engine that trains targets."""
     from vpgtrans_core.run.pipeline import transfer
 
     with tempfile.TemporaryDirectory() as scratch:
         pictures = Path(scratch) / "pictures"
-        data.save(data.items("train", plan["images"]), pictures)
+        data.save(data.items("train", plan["images"], plan["pictures"]), pictures)
         result = transfer(
             source=str(folder.parent / VPG),
             target=str(folder.parent / plan["llm"]),

@@ -20,6 +20,7 @@ from vpgtrans_core.run.pipeline import transfer
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.vlm.captioning import load_model, say
 from zoo.score import Score, score
+from zoo.sheet import Voice, draw_sheet
 
 RIVALS = {"scratch": "from scratch (TFS)", "inherit": "VPG-inherit"}
 PICTURES = 200
@@ -81,28 +82,6 @@ def as_dict(result: Result) -> dict[str, Any]:
     return {"name": result.name, **numbers, **s.parts}
 
 
-def draw(results: Sequence[Result], pictures: Sequence[Item], path: Path) -> None:
-    """Draw some pictures with each model's caption; what is exactly right is green."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    shown = list(range(min(SHOWN, len(pictures))))
-    figure = Figure(figsize=(11, 1.25 * len(shown)), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(len(shown), 2, width_ratios=[1, 9])
-    for row, index in zip(grid, shown, strict=True):
-        row[0].imshow(pictures[index].image)
-        row[0].axis("off")
-        row[1].axis("off")
-        row[1].set_ylim(0, 1)
-        for line, result in enumerate(results):
-            right = score([result.said[index]], [pictures[index].scene]).exact == 1
-            text = f"{result.name}: {result.said[index]}"
-            y = 0.9 - line * 0.8 / max(len(results) - 1, 1)
-            row[1].text(0, y, text, va="center", fontsize=9, color="green" if right else "black")
-    figure.savefig(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="the folder of a finished miniature transfer")
@@ -118,8 +97,9 @@ def main() -> None:
         results.append(judge(folder, RIVALS[method], pictures))
     print(f"\n{len(pictures)} pictures with combinations that no training picture shows:\n\n{table(results)}\n")
     (arguments.out / "demo.json").write_text(json.dumps([as_dict(r) for r in results], indent=1))
-    draw(results, pictures, arguments.out / "demo.png")
-    print(f"the pictures and what is said of them: {arguments.out / 'demo.png'}")
+    voices = [Voice(f"{result.name}, {result.steps} steps", result.said) for result in results]
+    draw_sheet(pictures[:SHOWN], voices, arguments.out / "demo.png")
+    print(f"the first {SHOWN} of them, wrong words marked: {arguments.out / 'demo.png'}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
-"""Captions read back into scenes and compared with the truth; synonyms count as the word that they stand for."""
+"""Captions read back into scenes and compared with the truth; synonyms count as the word that they stand for.
+
+``python -m zoo.score MODEL ...`` prints how well models caption new pictures: with combinations of colour and noun that
+training pictures show, too (``val``), and with combinations that none of them shows (``held``).
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -110,3 +115,30 @@ def score(captions: Sequence[str], scenes: Iterable[Scene]) -> Score:
     f1 = 2 * precision * recall / max(precision + recall, 1e-9)
     parts = {kind: kinds_right[kind] / kinds[kind] for kind in sorted(kinds)}
     return Score(exact / max(len(captions), 1), precision, recall, f1, parts)
+
+
+def main() -> None:
+    from vpgtrans_core.llm.adapter import GenerateOptions
+    from vpgtrans_core.miniature.data import items
+    from vpgtrans_core.registry import default_registry
+    from vpgtrans_core.settings import Settings
+    from vpgtrans_core.vlm.captioning import load_model, say
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="+", help="aliases or folders of models of the miniature")
+    parser.add_argument("--pictures", type=int, default=200)
+    arguments = parser.parse_args()
+    for name in arguments.models:
+        model = load_model(name, Settings(device="cpu"), default_registry())
+        for split in ("val", "held"):
+            shown = items(split, arguments.pictures)
+            greedy = GenerateOptions(num_beams=1, min_new_tokens=1)
+            found = score(
+                [s.text for s in say(model, [i.image for i in shown], options=greedy)], [i.scene for i in shown]
+            )
+            parts = "  ".join(f"{kind} {share:.2f}" for kind, share in found.parts.items())
+            print(f"{name:20} {split:5} exact {found.exact:.3f}  F1 {found.f1:.3f}  {parts}")
+
+
+if __name__ == "__main__":
+    main()

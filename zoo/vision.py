@@ -14,19 +14,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Blip2QFormerConfig, Blip2QFormerModel, Blip2VisionConfig, Blip2VisionModel
 
 from vpgtrans_core.data.images import normalize
+from vpgtrans_core.miniature.data import Item
 from vpgtrans_core.miniature.language import caption, text
-from vpgtrans_core.miniature.world import CENTRES, COLOURS, NOUNS, PLACES, SIDE, SIZES, Scene, draw, sample
+from vpgtrans_core.miniature.world import CENTRES, COLOURS, NOUNS, PLACES, SIDE, SIZES, Combos, Scene, draw, sample
 from vpgtrans_core.vpg.adapter import Preprocessing
 
 PREPROCESSING = Preprocessing(size=SIDE)
 KINDS: dict[str, tuple[str, ...]] = {"colour": tuple(COLOURS), "noun": NOUNS, "size": tuple(SIZES)}
 NOTHING = 0
 """The class of a patch where no thing stands; a thing's attribute is 1 + its place in `KINDS`."""
+EMPTY_WEIGHT = 0.3
+"""The weight of such patches in the loss: they are most of a picture."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,21 @@ class Pictures:
         return len(self.scenes)
 
 
-def pictures(count: int, seed: int) -> Pictures:
-    """Draw `count` scenes without held-out combinations, other ones than the miniature's training pictures."""
+def pictures(count: int, seed: int, combos: Combos = "seen") -> Pictures:
+    """Draw `count` scenes, other ones than the miniature's training pictures; unless asked, no held-out combination."""
     rng = random.Random(f"vision-{seed}")
-    scenes = [sample(rng, "seen") for _ in range(count)]
-    drawn = np.stack([np.asarray(draw(scene, rng)) for scene in scenes])
-    return Pictures(torch.from_numpy(drawn).permute(0, 3, 1, 2).contiguous(), scenes)
+    scenes = [sample(rng, combos) for _ in range(count)]
+    return Pictures(_stacked([draw(scene, rng) for scene in scenes]), scenes)
+
+
+def drawn(items: Sequence[Item]) -> Pictures:
+    """The pictures of items."""
+    return Pictures(_stacked([item.image for item in items]), [item.scene for item in items])
+
+
+def _stacked(images: Sequence[Image.Image]) -> Tensor:
+    """Images as uint8 ``[n, 3, S, S]``."""
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).contiguous()
 
 
 def patch_labels(scenes: Sequence[Scene], patches: int) -> dict[str, Tensor]:
@@ -59,6 +72,13 @@ def patch_labels(scenes: Sequence[Scene], patches: int) -> dict[str, Tensor]:
                 found[kind][index, thing.row, thing.col] = 1 + values.index(getattr(thing, kind))
     rows = torch.from_numpy(cell)
     return {kind: grid[:, rows][:, :, rows].flatten(1) for kind, grid in found.items()}
+
+
+def kind_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of logits ``[B, N, classes]`` at one kind's labels ``[B, N]``; `NOTHING` counts less."""
+    weight = torch.ones(logits.shape[-1])
+    weight[NOTHING] = EMPTY_WEIGHT
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), weight)
 
 
 class Probe(nn.Module):
@@ -75,9 +95,7 @@ class Probe(nn.Module):
         right = {"place": float((self.place(states[:, 0]).argmax(-1) == places).float().mean())}
         for kind, head in self.kinds.items():
             logits = head(states[:, 1:])  # [B, N, classes]
-            weight = torch.ones(logits.shape[-1])
-            weight[NOTHING] = 0.3
-            loss = loss + F.cross_entropy(logits.flatten(0, 1), labels[kind].flatten(), weight)
+            loss = loss + kind_loss(logits, labels[kind])
             there = labels[kind] != NOTHING
             right[kind] = float((logits.argmax(-1) == labels[kind])[there].float().mean())
         return loss, right
@@ -97,20 +115,20 @@ def train_vit(
     probe = Probe(config["hidden_size"])
     seen, fresh = pictures(plan["images"], plan["seed"]), pictures(500, plan["seed"] + 1)
     patches = config["image_size"] // config["patch_size"]
-    labels, places = patch_labels(seen.scenes, patches), _places(seen.scenes)
+    labels, places = patch_labels(seen.scenes, patches), place_labels(seen.scenes)
     optimizer = torch.optim.AdamW([*vit.parameters(), *probe.parameters()], plan["lr"], weight_decay=0.02)
     vit.train()
     for step in range(plan["steps"]):
-        _set_rate(optimizer, plan["lr"], step, plan["steps"])
+        set_rate(optimizer, plan["lr"], step, plan["steps"])
         index = torch.randint(len(seen), (plan["batch"],))
         loss, right = probe(encode(vit, seen.pixels[index]), {k: v[index] for k, v in labels.items()}, places[index])
-        _step(optimizer, loss, [*vit.parameters(), *probe.parameters()])
+        take_step(optimizer, loss, [*vit.parameters(), *probe.parameters()])
         if step % 250 == 0:
-            log(f"vit step {step} loss {loss.item():.3f} {_rounded(right)}")
+            log(f"vit step {step} loss {loss.item():.3f} {rounded(right)}")
     vit.eval().requires_grad_(False)
     with torch.no_grad():
-        _, right = probe(encode(vit, fresh.pixels), patch_labels(fresh.scenes, patches), _places(fresh.scenes))
-    return vit, _rounded(right)
+        _, right = probe(encode(vit, fresh.pixels), patch_labels(fresh.scenes, patches), place_labels(fresh.scenes))
+    return vit, rounded(right)
 
 
 class TextSide(nn.Module):
@@ -159,12 +177,12 @@ def train_qformer(
 
     qformer.train()
     for step in range(plan["steps"]):
-        _set_rate(optimizer, plan["lr"], step, plan["steps"])
+        set_rate(optimizer, plan["lr"], step, plan["steps"])
         index = torch.randint(len(seen), (plan["batch"],))
         logits = similarity(features[index], [seen.scenes[i] for i in index.tolist()])
         target = torch.arange(len(logits))
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        _step(optimizer, loss, trained)
+        take_step(optimizer, loss, trained)
         if step % 250 == 0:
             log(f"qformer step {step} loss {loss.item():.3f}")
     qformer.eval()
@@ -186,23 +204,23 @@ def _ids(captions: Sequence[str], words: dict[str, int]) -> Tensor:
     return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
 
 
-def _places(scenes: Sequence[Scene]) -> Tensor:
+def place_labels(scenes: Sequence[Scene]) -> Tensor:
     return torch.tensor([list(PLACES).index(scene.place) for scene in scenes])
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int) -> None:
+def set_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int) -> None:
     """Linear rise over 100 steps, then a cosine to nothing."""
     rate = peak * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
 
 
-def _rounded(values: dict[str, float]) -> dict[str, float]:
+def rounded(values: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in values.items()}
