@@ -29,6 +29,7 @@ demo-mini: $(VENV)/.installed
 	rm -rf $(DEMO)
 	$(BIN)/vpgt transfer --from opt-mini-s --to llama-mini --out $(DEMO)/llama-mini
 	$(BIN)/python -m zoo.demo $(DEMO)/llama-mini --out $(DEMO)
+	$(BIN)/python -m zoo.talk $(DEMO)/llama-mini --out $(DEMO)
 
 test: $(VENV)/.installed lint
 	$(BIN)/pytest -n 2

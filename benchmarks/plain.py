@@ -53,8 +53,10 @@ def _part(model: VLModel, pixels: Tensor, texts: list[list[Text]], vpg: str, sha
 
 
 def _vpg(model: VLModel, pixels: Tensor) -> Tensor:
-    """ViT and Q-Former by transformers' own forward."""
+    """ViT and Q-Former by transformers' own forward; LLaVA's VPG as it is."""
     vpg = model.vpg
+    if not hasattr(vpg, "qformer"):
+        return vpg(pixels)
     with torch.no_grad():
         states = vpg.vision_model.encoder(
             inputs_embeds=vpg.vision_model.embeddings(pixels.to(vpg.vision_model.embeddings.class_embedding.dtype))

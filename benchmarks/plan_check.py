@@ -209,7 +209,7 @@ def plan_of(case: Case, stage: int, text: Any) -> dict[str, Any]:
     from vpgtrans_core.planning.cost.rows import row_sizes
     from vpgtrans_core.planning.cost.shapes import llm_shape
     from vpgtrans_core.planning.cost.trace import llm_saved_bytes, vpg_saved_bytes, vpg_work
-    from vpgtrans_core.planning.plan import VPGPlan
+    from vpgtrans_core.planning.parts import VPGPlan
     from vpgtrans_core.recipes.lists import PAPER
 
     shape = llm_shape(case.llm, case.family.adapter)

@@ -11,12 +11,14 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
+from vpg_llava.adapter import LlavaVPG
 from vpg_qformer.adapter import QFormerVPG
 
 from vpgtrans_core.cards import load
 from vpgtrans_core.llm.text import Text
 from vpgtrans_core.registry import default_registry
 from vpgtrans_core.vlm.model import VLModel
+from vpgtrans_core.vpg.adapter import VPG
 
 FAMILIES = ("opt", "llama", "t5")
 CAPTIONS_AN_IMAGE = 5
@@ -41,6 +43,9 @@ QFORMER_TINY = {
     "attention_probs_dropout_prob": 0.0,
 }
 BERT_BASE: dict[str, Any] = {}
+CLIP_TINY = {**VIT_TINY, "patch_size": 7}
+CLIP_SMALL = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 3, "num_attention_heads": 3}
+"""A small ViT on LLaVA's grid: 336 px in patches of 14 are 576 soft prompts."""
 
 
 def _opt(width: int, layers: int, heads: int, vocab: int = 50272) -> dict[str, Any]:
@@ -65,19 +70,22 @@ def _t5(width: int, layers: int, heads: int, inner: int, vocab: int = 32128) -> 
     }  # fmt: skip
 
 
-SHAPES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+SHAPES: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any] | None]] = {
     "tiny-opt": ("opt", _opt(32, 2, 2, 120), VIT_TINY, QFORMER_TINY),
     "tiny-llama": ("llama", _llama(32, 2, 2, 48, 120), VIT_TINY, QFORMER_TINY),
     "tiny-t5": ("t5", _t5(32, 2, 4, 48, 120), VIT_TINY, QFORMER_TINY),
     "mid-opt": ("opt", _opt(768, 12, 12), VIT_MID, BERT_BASE),
     "mid-llama": ("llama", _llama(768, 12, 12, 2048), VIT_MID, BERT_BASE),
     "mid-t5": ("t5", _t5(768, 12, 12, 2048), VIT_MID, BERT_BASE),
+    "tiny-llava": ("llama", _llama(32, 2, 2, 48, 120), CLIP_TINY, None),
+    "small-llava": ("llama", _llama(256, 6, 4, 688), {"image_size": 336, "patch_size": 14, **CLIP_SMALL}, None),
     "opt-2.7b": ("opt", _opt(2560, 32, 32), VIT_G, BERT_BASE),
     "opt-6.7b": ("opt", _opt(4096, 32, 32), VIT_G, BERT_BASE),
     "llama-7b": ("llama", _llama(4096, 32, 32, 11008), VIT_G, BERT_BASE),
     "flan-t5-xl": ("t5", _t5(2048, 24, 32, 5120), VIT_G, BERT_BASE),
 }
-"""LLM family, LLM, ViT and Q-Former of each shape; "mid" fits a machine with two cores."""
+"""LLM family, LLM, ViT and Q-Former of each shape, LLaVA's MLP in place of None; "mid" and "small" fit a machine with
+two cores."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +112,7 @@ def build_model(shape: str, dtype: torch.dtype, device: torch.device, seed: int 
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     with torch.device(device):
         llm = auto.from_config(config, dtype=torch.float32 if device.type == "cpu" else dtype)
-        vpg = QFormerVPG.from_config(
-            {
-                "model_type": "blip-2",
-                "num_query_tokens": 32 if qformer is BERT_BASE else 4,
-                "vision_config": {"image_size": 224, "patch_size": 14, "initializer_range": 0.02, **vit},
-                "qformer_config": {**qformer, "encoder_hidden_size": vit["hidden_size"]},
-            }
-        )  # fmt: skip
+        vpg = _llava(vit, config.hidden_size) if qformer is None else _blip2(vit, qformer)
         projector = nn.Linear(vpg.output_size, config.hidden_size)
     family = next(f for f in default_registry().llm_families() if kind in f.model_types)
     adapter = load(family.adapter)(llm.to(dtype), word_tokenizer(["a"]), family)
@@ -120,6 +121,22 @@ def build_model(shape: str, dtype: torch.dtype, device: torch.device, seed: int 
         if name not in trained:
             parameter.data = parameter.data.to(dtype)
     return VLModel(vpg, projector, adapter)
+
+
+def _blip2(vit: dict[str, Any], qformer: dict[str, Any]) -> VPG:
+    return QFormerVPG.from_config(
+        {
+            "model_type": "blip-2",
+            "num_query_tokens": 32 if qformer is BERT_BASE else 4,
+            "vision_config": {"image_size": 224, "patch_size": 14, "initializer_range": 0.02, **vit},
+            "qformer_config": {**qformer, "encoder_hidden_size": vit["hidden_size"]},
+        }
+    )
+
+
+def _llava(vit: dict[str, Any], hidden: int) -> VPG:
+    vision = {"model_type": "clip_vision_model", **vit}
+    return LlavaVPG.from_config({"model_type": "llava", "vision_config": vision, "projector_hidden_size": hidden})
 
 
 def make_work(model: VLModel, images: int, seed: int = 1) -> Work:

@@ -15,6 +15,7 @@ _EXPORTS = {
     "VpgtError": "vpgtrans_core.errors",
     "Settings": "vpgtrans_core.settings",
     "transfer": "vpgtrans_core.run.pipeline",
+    "tune": "vpgtrans_core.run.pipeline",
     "plan": "vpgtrans_core.planning.plan",
     "caption": "vpgtrans_core.vlm.captioning",
 }

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, MinLen
 
+from vpgtrans_core.errors import PluginError
 from vpgtrans_core.validation import Pattern
 
 API_VERSION = 1
@@ -27,6 +28,7 @@ FACTS = ("hidden_size", "vocab_size", "end_token")
 Name = Annotated[str, Pattern(r"[^\s:/\\]+", "a name without spaces, colons and slashes")]
 _OBJECT = r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*"
 Target = Annotated[str, Pattern(_OBJECT, "written as 'package.module:Object'")]
+ModuleOrNone = Annotated[str, Pattern(r"([A-Za-z_]\w*(\.\w+)*)?", "written as 'package.module'")]
 TargetOrNone = Annotated[str, Pattern(f"({_OBJECT})?", "written as 'package.module:Object'")]
 Size = Annotated[int, Gt(0)]
 ModelTypes = Annotated[tuple[str, ...], MinLen(1)]
@@ -40,6 +42,24 @@ def load(target: str) -> Any:
     """
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def know_classes(family: LLMFamily) -> None:
+    """Import what registers the classes of a family with transformers, if transformers itself does not have them.
+
+    Raises:
+        PluginError: the module cannot be imported.
+    """
+    if not family.classes:
+        return
+    try:
+        importlib.import_module(family.classes)
+    except Exception as error:  # a plugin's code may fail in any way
+        raise PluginError(
+            f"{family.classes}, which registers the classes of the LLM family {family.name!r}, cannot be imported: "
+            f"{type(error).__name__}: {error}",
+            "`vpgt list-plugins` shows whose plugin it is; install it whole, or correct `classes` in it",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -111,6 +131,9 @@ class LLMFamily:
     """Captions a step in the paper's recipe."""
     question_prompt: str = "Question: {} Answer:"
     """The prompt for visual question answering at evaluation."""
+    classes: ModuleOrNone = ""
+    """A module that registers the family's config and model classes with transformers when it is imported, where
+    transformers itself does not have them. It is imported before a config of the family is read."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +192,8 @@ class VPGFamily:
     bos: BosOrder = "after"
     """Where BOS stands in trained VL-LLMs of this family whose folder does not state it: BLIP-2's have it after the
     image, LLaVA's first."""
+    refused: tuple[tuple[str, str], ...] = ()
+    """Model types of other VL-LLMs that cannot be sources or targets, each with the reason in one sentence."""
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,19 @@ import hashlib
 import json
 import os
 import shutil
+import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
 
 CONFIG = "config.json"
 """A model folder's config, as transformers writes it."""
 REFERENCES = "references.json"
+ADAPTER = "adapter"
+"""The folder, inside a model's, with the LoRA adapter of its LLM; at the top transformers would load it unasked."""
 """Beside a VPG saved without its LLM (``--save vpg``): where the LLM, and the ViT, are."""
 RECORD = "run.json"
 """What a run records of itself in its folder."""
@@ -39,6 +43,13 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FULL_TEXTS = ("No space left", "os error 28", "StorageFull", "quota exceeded", "os error 122", "os error 27")
 """Texts of the same errors from libraries that raise their own (safetensors, tokenizers)."""
 
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
 YAML_LIMIT = 1 << 20
 """Largest yaml file that is read, in bytes."""
 
@@ -52,10 +63,59 @@ def sha256_files(parts: Iterable[str | Path]) -> str:
     """SHA-256 of one file that lies in parts, as if they were joined."""
     digest = hashlib.sha256()
     for part in parts:
-        with open(part, "rb") as stream:
+        stream, _ = open_regular(Path(part))
+        with stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+class NotRegularError(OSError):
+    """A path leads to something that is not a regular file; the text says what it is."""
+
+
+def open_regular(path: Path, *, pipes: bool = False) -> tuple[BinaryIO, int]:
+    """Open a regular file without ever waiting for it; also return its bytes.
+
+    A pipe, a socket or a device under a file's name would be waited for without end.
+
+    Args:
+        pipes: whether a pipe will do, too, as a shell's ``<(command)`` gives one; nothing is waited for at one that
+            nobody writes to.
+
+    Raises:
+        NotRegularError: it is something else. OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+    try:
+        status = os.fstat(descriptor)
+        if pipes and stat.S_ISFIFO(status.st_mode):
+            os.set_blocking(descriptor, True)
+        elif not stat.S_ISREG(status.st_mode):
+            raise NotRegularError(f"not a regular file but {kind_of(status.st_mode)}")
+        return os.fdopen(descriptor, "rb"), status.st_size
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def kind_of(mode: int) -> str:
+    """What a file of this mode is, in words."""
+    return _KINDS.get(stat.S_IFMT(mode), "something else")
+
+
+def read_bounded(path: Path, most: int, *, pipes: bool = False) -> bytes | None:
+    """The bytes of a regular file; None when there are more than `most`, of which nothing is kept then.
+
+    Raises:
+        OSError: as in `open_regular`.
+    """
+    file, size = open_regular(path, pipes=pipes)
+    with file:
+        if size > most:
+            return None
+        content = file.read(most + 1)
+    return content if len(content) <= most else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -65,9 +125,10 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: the file is missing or too large, or does not hold a json object.
     """
     try:
-        if path.stat().st_size > JSON_LIMIT:
+        content = read_bounded(path, JSON_LIMIT)
+        if content is None:
             raise ModelError(f"{path} is larger than {JSON_LIMIT} bytes")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(content.decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot read {path}: {error}") from error
     if not isinstance(values, dict):
@@ -198,6 +259,19 @@ def writing(what: str, path: Path, needed: int | Callable[[], int], run: Path | 
         ) from error
 
 
+def disk_full(error: BaseException) -> DiskFull | None:
+    """The error to show for one that means a full disk, wherever it was met; None for another error."""
+    if not is_full(error):
+        return None
+    cause: BaseException | None = error
+    while cause is not None and not getattr(cause, "filename", None):
+        cause = cause.__cause__ or cause.__context__
+    if not isinstance(cause, OSError):
+        return DiskFull(f"the disk is full: {str(error).splitlines()[0]}", "make room, and try again")
+    place = Path(os.fsdecode(cause.filename))
+    return DiskFull(f"the disk is full: {place} cannot be written, {free_bytes(place):,} bytes are free", "make room")
+
+
 def is_full(error: BaseException | None) -> bool:
     """Whether an error, or one of its causes, means a full disk."""
     while error is not None:
@@ -226,9 +300,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml  # most commands read none
 
     try:
-        if path.stat().st_size > YAML_LIMIT:
+        content = read_bounded(path, YAML_LIMIT, pipes=True)
+        if content is None:
             raise ConfigError([f"{path} is larger than {YAML_LIMIT} bytes, too large for settings"])
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = content.decode("utf-8")
+        if repeated := list(_repeated(yaml.compose(text, Loader=yaml.SafeLoader))):
+            raise ConfigError([f"{path} gives {name} twice" for name in repeated], "keep one of them")
+        values = yaml.safe_load(text)
         check_plain(values)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"cannot read {path}: {error}"]) from error
@@ -241,6 +319,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError([f"{path} must hold a mapping of settings, not a {type(values).__name__}"])
     return values
+
+
+def _repeated(node: Any) -> Iterator[str]:
+    """The keys that the mapping at the top of a yaml document has more than once; yaml would take the last."""
+    keys = [key.value for key, _ in getattr(node, "value", ()) or ()] if getattr(node, "id", "") == "mapping" else []
+    yield from (str(key) for key, count in Counter(k for k in keys if isinstance(k, str)).items() if count > 1)
 
 
 def cache_root(given: str | None = None) -> Path:

@@ -8,6 +8,7 @@ use, because most commands check none.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ EXPECTED = {
     "string_type": "text",
     "bool_type": "true or false",
     "tuple_type": "a list",
+    "list_type": "a list",
     "dict_type": "a mapping",
 }
 """What a field must be, by the type of pydantic's error."""
@@ -39,6 +41,8 @@ BOUNDS = {
     "less_than_equal": ("le", "at most"),
 }
 """Where pydantic's error keeps the bound, and how it reads."""
+SHOWN = 60
+"""How much of a wrong value is shown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +107,35 @@ def check(
             good[name], wrong = _field(cls, name, strict)(value)
             problems += [f"{name}: {problem}" for problem in wrong]
     return good, problems
+
+
+def misfits(shape: Any, value: Any) -> list[str]:
+    """What in a value read from json does not have `shape` (a type, often a TypedDict): a sentence for each place.
+
+    Nothing is converted; keys that the shape does not name may hold anything.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    with _without_pydantic_plugins():
+        adapter = TypeAdapter(shape)
+    try:
+        adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        return [_place(one) for one in error.errors(include_url=False)]
+    return []
+
+
+def _place(error: Any) -> str:
+    at = ".".join(map(str, error["loc"]))
+    if error["type"] in ("missing", "extra_forbidden"):
+        return f"{at} is missing" if error["type"] == "missing" else f"{at} is unknown"
+    return f"{at}: {_sentence({**error, 'input': _brief(error)}, False)}"
+
+
+def _brief(error: Any) -> Any:
+    """The wrong value, or of a large one its beginning."""
+    text = repr(error["input"])
+    return error["input"] if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 @cache

@@ -36,7 +36,7 @@ model = Idefics3ForConditionalGeneration.from_pretrained("{folder}")
 prompt = processor.apply_chat_template([dict(role="user", content=[dict(type="image")])], add_generation_prompt=True)
 inputs = processor(images=Image.open("picture.png"), text=prompt, add_special_tokens=False, return_tensors="pt")
 said = model.generate(**inputs)[:, inputs["input_ids"].shape[1]:]
-print(processor.batch_decode(said, skip_special_tokens=True))
+print(processor.batch_decode(said, skip_special_tokens=True)[0].strip())
 """
 FIELDS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size",

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.activations import ACT2FN
 
-from vpg_llava.names import HIDDEN, PROJECTOR, TOWER, TRAINED
+from vpg_llava.names import LLAVA, PART, PROJECTOR, TEXT_TYPE, TOWER, TRAINED
 from vpg_llava.preprocessing import CentreCrop, preprocessing_of
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import read_json
 from vpgtrans_core.vpg.adapter import VPG, Preprocessing
-from vpgtrans_core.weights import Weights, check_finite, check_shapes, load_strict
+from vpgtrans_core.vpg.mlp import hidden_size, read_last_layer, with_units
+from vpgtrans_core.weights import Weights, load_strict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -36,16 +37,8 @@ model = LlavaForConditionalGeneration.from_pretrained("{folder}")
 prompt = processor.apply_chat_template([dict(role="user", content=[dict(type="image")])], add_generation_prompt=True)
 inputs = processor(images=Image.open("picture.png"), text=prompt, add_special_tokens=False, return_tensors="pt")
 said = model.generate(**inputs)[:, inputs["input_ids"].shape[1]:]
-print(processor.batch_decode(said, skip_special_tokens=True))
+print(processor.batch_decode(said, skip_special_tokens=True)[0].strip())
 """
-KEPT = ("vision_feature_layer", "vision_feature_select_strategy", "projector_hidden_act", "multimodal_projector_bias")
-"""Fields of LLaVA's config that say how the VPG computes."""
-DEFAULTS = {
-    "vision_feature_layer": -2,
-    "vision_feature_select_strategy": "default",
-    "projector_hidden_act": "gelu",
-    "multimodal_projector_bias": True,
-}
 
 
 class LlavaVPG(VPG):
@@ -56,27 +49,45 @@ class LlavaVPG(VPG):
         preprocessing: how images become pixels; default CLIP's at the ViT's image size.
 
     Attributes:
-        settings: how it computes, under the names of LLaVA's config.
+        kind, part: the ``model_type`` of whole folders, and of those without an LLM.
+        defaults: fields of the class's config that say how the VPG computes, with what they are when left out.
+        settings: the same fields of this VPG.
     """
 
     loading_code = LOADING_CODE
+    kind: ClassVar[str] = LLAVA
+    part: ClassVar[str] = PART
+    defaults: ClassVar[dict[str, Any]] = {
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "projector_hidden_act": "gelu",
+        "multimodal_projector_bias": True,
+    }
 
     def __init__(self, config: dict[str, Any], preprocessing: Preprocessing | None = None) -> None:
         super().__init__()
-        self.vision = vision_config(config)
-        self.settings = {name: config.get(name, DEFAULTS[name]) for name in KEPT}
-        self.output_size = hidden_size(config)
+        self.settings = {name: config.get(name, value) for name, value in self.defaults.items()}
+        self.vision = vision_config(config, self.settings)
+        self.output_size = hidden_size(config, TEXT_TYPE)
         size, patch = self.vision.image_size, self.vision.patch_size
-        self.preprocessing = preprocessing or CentreCrop(size=size)
         self.vision_tower = AutoModel.from_config(self.vision)
         has_class = self.vision.model_type == "clip_vision_model"
         self.first = 1 if has_class and self.settings["vision_feature_select_strategy"] == "default" else 0
         self.num_prompts = (size // patch) ** 2 + has_class - self.first
         self.feature_shape = (self.num_prompts, self.vision.hidden_size)
+        self.preprocessing = preprocessing or self.plain_preprocessing()
         self.multi_modal_projector = nn.ModuleDict({"linear_1": nn.Linear(self.vision.hidden_size, self.output_size)})
         self.act = ACT2FN[self.settings["projector_hidden_act"]]
         self.requires_grad_(False)
         self.eval()
+
+    def plain_preprocessing(self) -> Preprocessing:
+        """How images become pixels where no folder says it."""
+        return CentreCrop(size=self.vision.image_size)
+
+    def preprocessing_of(self, folder: str | Path) -> Preprocessing:
+        """How images become pixels as a folder says it."""
+        return preprocessing_of(folder, self.vision.image_size)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], preprocessing: Preprocessing | None = None) -> LlavaVPG:
@@ -97,33 +108,31 @@ class LlavaVPG(VPG):
     def load(
         cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> LlavaVPG:
-        config = read_json(Path(folder) / "config.json")
-        with torch.device("meta"):
-            vision = vision_config(config)
-        vpg = cls.from_config(config, preprocessing_of(folder, vision.image_size))
-        weights = Weights(folder)
-        tensors = {}
-        for name in weights:
-            if name.startswith(TOWER):  # older files have one more level of names
-                tensors[name.replace(f"{TOWER}vision_model.", TOWER)] = weights.read(name)
-            elif name.startswith(TRAINED):  # units beyond ours fill the folder up to the LLM's width
-                tensors[name] = weights.read(name)[: vpg.output_size]
+        vpg = cls.from_config(read_json(Path(folder) / "config.json"))
+        vpg.preprocessing = vpg.preprocessing_of(folder)
+        tensors = vpg.read_tensors(folder, Weights(folder))
         load_strict(
             vpg, tensors, folder, dtype=lambda n: dtype if n.startswith(TOWER) else torch.float32, device=device
         )
         return vpg.eval()
 
+    def read_tensors(self, folder: str | Path, weights: Weights) -> dict[str, Tensor]:
+        """The tensors of a folder that are the VPG's."""
+        tensors = {}
+        for name in weights:
+            if name.startswith(TOWER):  # older files have one more level of names
+                tensors[name.replace(f"{TOWER}vision_model.", TOWER)] = weights.read(name)
+            elif name.startswith(TRAINED):  # units beyond ours fill the folder up to the LLM's width
+                tensors[name] = weights.read(name)[: self.output_size]
+        return tensors
+
+    def written(self, projector: nn.Linear) -> dict[str, Tensor]:
+        """Tensors of a whole folder that are not the VPG's own under their own names."""
+        return {}
+
     @classmethod
     def load_projector(cls, folder: str | Path) -> tuple[Tensor, Tensor] | None:
-        weights = Weights(folder)
-        names = PROJECTOR + "weight", PROJECTOR + "bias"
-        if not any(name in weights for name in names):
-            return None
-        weight, bias = (weights.read(name).float() for name in names)
-        check_finite({names[0]: weight, names[1]: bias}, folder)
-        weight = weight[:, : hidden_size(read_json(Path(folder) / "config.json"))].contiguous()
-        check_shapes({names[0]: (bias.numel(), weight.shape[1])}, {names[0]: tuple(weight.shape)}, folder)
-        return weight, bias
+        return read_last_layer(folder, PROJECTOR, TEXT_TYPE)
 
     @classmethod
     def describe(cls, config: dict[str, Any]) -> dict[str, Any]:
@@ -158,20 +167,14 @@ class LlavaVPG(VPG):
     def why_not_whole(cls, llm: PreTrainedConfig) -> str | None:
         from vpg_llava.folder import why_not_whole
 
-        return why_not_whole(llm)
+        return why_not_whole(llm, cls.kind)
 
     @classmethod
     def widest(cls, embedding_size: int) -> int:
         return embedding_size
 
     def keep_outputs(self, units: Tensor) -> None:
-        old = self.multi_modal_projector["linear_1"]
-        units = units.to(old.weight.device)
-        new = nn.Linear(self.vision.hidden_size, len(units), device=old.weight.device, dtype=old.weight.dtype)
-        with torch.no_grad():
-            new.weight.copy_(old.weight[units])
-            new.bias.copy_(old.bias[units])
-        self.multi_modal_projector["linear_1"] = new.requires_grad_(False)
+        self.multi_modal_projector["linear_1"] = with_units(self.multi_modal_projector["linear_1"], units)
         self.output_size = len(units)
 
     def save_model(self, folder: Path, projector: nn.Linear, llm: LLM, *, llm_reference: dict[str, Any]) -> None:
@@ -190,7 +193,7 @@ class LlavaVPG(VPG):
         save_part(Path(folder), self, projector, references)
 
 
-def vision_config(config: dict[str, Any]) -> PreTrainedConfig:
+def vision_config(config: dict[str, Any], settings: dict[str, Any]) -> PreTrainedConfig:
     """The ViT's config.
 
     Raises:
@@ -198,27 +201,12 @@ def vision_config(config: dict[str, Any]) -> PreTrainedConfig:
     """
     vision = dict(config.get("vision_config") or {})
     kind = vision.setdefault("model_type", "clip_vision_model")
-    layer = config.get("vision_feature_layer", -2)
+    layer = settings["vision_feature_layer"]
     if kind not in ("clip_vision_model", "siglip_vision_model") or not isinstance(layer, int):
         raise ModelError(
             f"a LLaVA with the ViT {kind!r}, layer {layer!r}, is not supported",
             "one layer of a CLIP or SigLIP ViT is",
         )
-    if not config.get("multimodal_projector_bias", True):
+    if not settings["multimodal_projector_bias"]:
         raise ModelError("a LLaVA whose MLP has no bias is not supported", "use another source")
     return AutoConfig.for_model(**vision)
-
-
-def hidden_size(config: dict[str, Any]) -> int:
-    """The width of the MLP's hidden layer: as we wrote it, or the LLM's.
-
-    Raises:
-        ModelError: the config does not say it.
-    """
-    text = config.get("text_config") or {}
-    size = config.get(HIDDEN) or text.get("hidden_size")
-    if size is None and config.get("text_config") is not None:
-        size = AutoConfig.for_model(**{"model_type": "llama", **text}).hidden_size  # published files leave defaults out
-    if not isinstance(size, int):
-        raise ModelError(f"config.json says neither {HIDDEN} nor the language model's hidden_size")
-    return size

@@ -1,11 +1,10 @@
 """What LLaVA's folders call their parts. Loads nothing."""
 
-LLAVA = "llava"
-PART = "vpgt-llava-vpg"
-"""The ``model_type`` of a folder with VPG and projector alone."""
-HIDDEN = "projector_hidden_size"
-"""The field of config.json that says how wide the MLP's hidden layer is. transformers keeps it and ignores it: its
-class has the LLM's width there, and units beyond ours are zero."""
+LLAVA, NEXT, ONEVISION = "llava", "llava_next", "llava_onevision"
+PART, NEXT_PART, ONEVISION_PART = "vpgt-llava-vpg", "vpgt-llava-next-vpg", "vpgt-llava-onevision-vpg"
+"""The ``model_type`` of folders with VPG and projector alone."""
+TEXT_TYPE = "llama"
+"""The language model of a folder whose config does not name one."""
 
 TOWER = "vision_tower."
 TRAINED = "multi_modal_projector.linear_1."

@@ -56,7 +56,7 @@ def preprocessing_of(folder: str | Path, image_size: int) -> Preprocessing:
     return kind(size=image_size, **own)
 
 
-def image_processor(preprocessing: Preprocessing) -> CLIPImageProcessorPil | SiglipImageProcessorPil:
+def square_processor(preprocessing: Preprocessing) -> CLIPImageProcessorPil | SiglipImageProcessorPil:
     """transformers' processor that makes the pixels which vpgt makes."""
     square = {"height": preprocessing.size, "width": preprocessing.size}
     values = {"image_mean": list(preprocessing.mean), "image_std": list(preprocessing.std), "resample": 3}

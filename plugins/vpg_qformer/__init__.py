@@ -48,10 +48,7 @@ def vpgt_vpg_families() -> list[VPGFamily]:
 
 @hookimpl
 def vpgt_commands() -> list[Command]:
-    """The paper's checkpoints in, and every format out."""
+    """The paper's checkpoints in; `vpgt export` writes them, too."""
     return [
         Command("import", "vpg_qformer.cli:import_", "Make a model folder of a checkpoint of the paper's code (.pth)."),
-        Command(
-            "export", "vpg_qformer.cli:export", "Write a model for transformers, as a VPG alone, or as LAVIS's .pth."
-        ),
     ]

@@ -30,7 +30,7 @@ processor = Blip2Processor.from_pretrained("{folder}")
 model = Blip2ForConditionalGeneration.from_pretrained("{folder}")
 inputs = processor(images=Image.open("picture.png"), text="", return_tensors="pt")
 generated = model.generate(**inputs, generation_config=model.generation_config)
-print(processor.batch_decode(generated, skip_special_tokens=True))
+print(processor.batch_decode(generated, skip_special_tokens=True)[0].strip())
 """
 
 
@@ -50,6 +50,7 @@ class QFormerVPG(VPG):
     """
 
     loading_code = LOADING_CODE
+    formats = {"lavis": "vpg_qformer.conversion:export_pth"}  # noqa: RUF012
 
     def __init__(self, sizes: Sizes, preprocessing: Preprocessing | None = None) -> None:
         super().__init__()
@@ -210,6 +211,12 @@ class QFormerVPG(VPG):
         from vpg_qformer.endpoint import prepare_endpoint
 
         prepare_endpoint(Path(folder), self.preprocessing.size, self.num_prompts, ends)
+
+    @classmethod
+    def is_endpoint(cls, folder: Path) -> bool:
+        from vpg_qformer.endpoint import is_prepared
+
+        return is_prepared(Path(folder))
 
     def save_part(self, folder: Path, projector: nn.Linear | None, *, references: dict[str, Any]) -> None:
         from vpg_qformer.part import save_part

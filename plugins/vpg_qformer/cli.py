@@ -1,8 +1,8 @@
-"""The commands ``vpgt import`` and ``vpgt export``."""
+"""The command ``vpgt import``."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -57,24 +57,3 @@ def import_(
         print(f"left aside: {count} of the {why}" if why != "positions" else "left aside: the table of positions")
     what = "a VL-LLM" if found.projector is not None else "a VPG without projector"
     print(f"{out}: {what}, {found.vpg.num_prompts} soft prompts an image of {found.vpg.preprocessing.size} px")
-
-
-def export(
-    ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="A model folder, an alias or a hub id of a VL-LLM.")],
-    to: Annotated[
-        Literal["hf", "vpg", "lavis"],
-        typer.Option(help="hf: transformers' BLIP-2 folder; vpg: VPG and projector alone; lavis: the paper's .pth."),
-    ],
-    out: Annotated[str, typer.Option(help="The folder to write, or the .pth.")],
-    with_vit: Annotated[bool, typer.Option("--with-vit", help="Write the frozen ViT into the .pth too.")] = False,
-    overwrite: Overwrite = False,
-    offline: Offline = False,
-    trust_remote_code: Trust = False,
-) -> None:
-    """Write a model for transformers, as a VPG alone, or as LAVIS's .pth."""
-    from vpg_qformer.conversion import export_model
-
-    settings = build({"offline": offline, "trust_remote_code": trust_remote_code})
-    export_model(model, out, to, registry=ctx.obj.registry, settings=settings, with_vit=with_vit, overwrite=overwrite)
-    print(out)

@@ -12,6 +12,7 @@ from transformers import Blip2Config, Blip2Processor
 from vpg_qformer.images import image_processor, save_image_processor
 from vpg_qformer.reading import PROJECTOR
 from vpgtrans_core.files import LLM_PREFIX
+from vpgtrans_core.llm.placing import state_of
 from vpgtrans_core.llm.text import ImagePlace, Tokens
 from vpgtrans_core.vpg.image_token import ImageToken, put_start_before_images, with_image_token
 from vpgtrans_core.vpg.whole import check_width, generation_config, used_ids
@@ -105,11 +106,11 @@ def _tensors(vpg: QFormerVPG, projector: nn.Linear, model: PreTrainedModel, rows
     """
     tensors = {name: value.to(model.dtype) for name, value in vpg.frozen_tensors().items()} | vpg.trained_tensors()
     tensors |= {PROJECTOR + name: value.float() for name, value in projector.state_dict().items()}
-    tables = {
-        p.data_ptr() for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()
-    }
+    state, words = state_of(model), (model.get_input_embeddings(), model.get_output_embeddings())
+    names = tuple(f"{name}." for name, module in model.named_modules() if module in words)
+    tables = {value.data_ptr() for name, value in state.items() if name.startswith(names)}
     seen = set()
-    for name, value in model.state_dict().items():
+    for name, value in state.items():
         if value.data_ptr() not in seen or value.numel() == 0:
             tensors[LLM_PREFIX + name] = with_rows(value, rows) if value.data_ptr() in tables else value
         seen.add(value.data_ptr())

@@ -49,6 +49,13 @@ def test_whole_run(tmp_path: Path) -> None:
     assert "| second run | 2 | " in out
 
 
+def test_eval_cache(tmp_path: Path) -> None:
+    run("eval_cache.py", "--pictures", "3", "--width", "64", "--layers", "1", "--json", str(tmp_path / "cache.json"))
+    rows = json.loads((tmp_path / "cache.json").read_text())
+    assert [row["run"] for row in rows] == ["no cache", "cache, empty", "cache, full"]
+    assert all(row["same"] and row["seconds"] > 0 for row in rows)
+
+
 def test_cold_start(tmp_path: Path) -> None:
     every = ("--help", "list-models", "cache build --help")
     named = [f"--command={command}" for command in every]

@@ -18,7 +18,7 @@ EXACT = [v for v in VARIANTS if not v.half and v.name != "plain"]
 FAMILIES = ("opt", "llama", "t5")
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=(*FAMILIES, "llava"))
 def bench(request: pytest.FixtureRequest) -> Bench:
     return Bench(f"tiny-{request.param}", torch.device("cpu"), images=3)
 

@@ -17,6 +17,7 @@ from vpgtrans_core.cache.budget import plan_cache
 from vpgtrans_core.cache.key import CacheKey
 from vpgtrans_core.cache.listing import cache_folders, remove
 from vpgtrans_core.cache.store import FeatureCache
+from vpgtrans_core.data.tiles import Tiles, joined
 from vpgtrans_core.files import cache_root
 
 KEY = CacheKey("outputs", "a" * 64, "float32", {"size": 28}, (4, 6))
@@ -202,6 +203,7 @@ import sys, torch
 from pathlib import Path
 from tests.cache.test_store import KEY
 from vpgtrans_core.cache.store import FeatureCache
+from vpgtrans_core.data.tiles import Tiles, joined
 cache = FeatureCache.open(Path(sys.argv[1]), KEY)
 for number in range(10_000):
     value = torch.full((4, 4, 6), float(number))
@@ -261,3 +263,23 @@ def test_the_root_is_given_or_the_environments_or_the_users(monkeypatch: pytest.
     assert cache_root() == tmp_path / "vpgt"
     monkeypatch.setenv("VPGT_CACHE", "/elsewhere")
     assert cache_root() == Path("/elsewhere") and cache_root("/given") == Path("/given")
+
+
+def test_pictures_in_tiles_come_back_with_their_sizes(tmp_path: Path) -> None:
+    key = replace(KEY, tiles=3)
+    counts = (1, 4, 2, 3)
+    entries = Tiles(VALUES[:10], counts, tuple((10 * n, 10) for n in counts))
+    cache = FeatureCache.open(tmp_path, key)
+    cache.add(NAMES[:2], entries[:2])
+    cache.flush()
+    broken = entries[2:].change(lambda values: torch.where(values == values[0, 0, 0], torch.inf, values))
+    changed = cache.add(NAMES[1:4], joined([entries[:1], broken]))  # the first value of a name wins
+    assert changed.counts == (4, 2, 3) and torch.equal(changed.each[0], entries.each[1])
+    cache.flush()
+    for again in (cache, FeatureCache.open(tmp_path, key)):
+        assert len(again) == 3 and again.get(NAMES[2]) is None  # what is not finite is not kept
+        for number in (0, 1, 3):
+            entry = again.get(NAMES[number])
+            assert isinstance(entry, Tiles) and entry.sizes == (entries.sizes[number],)
+            assert torch.equal(entry.values, entries.each[number])
+    assert key.folder == KEY.folder and key.entry_bytes == 3 * KEY.entry_bytes  # the preprocessing tells them apart

@@ -101,7 +101,7 @@ def test_the_oldest_turns_go_and_the_picture_stays(chat: Chat, notes: list[str],
     answer_ = speaker.answer
 
     def watched(prompt, pictures, options, stop):
-        lengths.append(speaker.length(prompt) + options.max_new_tokens)
+        lengths.append(speaker.length(prompt, pictures) + options.max_new_tokens)
         assert len(pictures) == prompt.images == 1
         return answer_(prompt, pictures, options, stop)
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import base64
-import os
+import contextlib
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +13,8 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, Blip2Processor, LlavaProcessor
 
+from tests.chat.serving import transformers_serve
+from vpgtrans_core.cli.main import main
 from vpgtrans_core.data.conversation import Conversation, ImageMark, Turn
 from vpgtrans_core.llm.adapter import GenerateOptions
 from vpgtrans_core.registry import default_registry
@@ -98,28 +96,8 @@ def test_several_images_stand_where_the_template_has_them(folder: Path) -> None:
 
 @pytest.fixture
 def endpoint(folder: Path) -> Iterator[str]:
-    for name in ("openai", "fastapi", "uvicorn"):
-        pytest.importorskip(name, reason='the endpoint: pip install -e ".[serve]"')
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder)]
-    server = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-    )
-    try:
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                assert server.poll() is None, "the server ended"
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.terminate()
-        server.wait()
+    with transformers_serve(folder) as address:
+        yield address
 
 
 @pytest.mark.slow
@@ -137,3 +115,50 @@ def test_transformers_serve_answers(folder: Path, endpoint: str, picture: Path) 
         said = client.chat.completions.create(**given, max_tokens=TOKENS, temperature=0).choices[0].message.content
         turn = Turn("user", (*map(ImageMark, range(images)), QUESTION))
         assert said.strip() == answer(model, Conversation((turn,)), [picture] * images, options=options)
+
+
+@pytest.mark.slow
+def test_from_a_transfer_to_a_client(picture: Path, tmp_path: Path) -> None:
+    """The miniature is transferred and tuned by the commands, and its folder is served; what cannot be used is an error
+    of the client's, and the next question is answered."""
+    from openai import APIError, OpenAI
+
+    from vpgtrans_core.miniature.data import items
+    from vpgtrans_core.miniature.instructions import save
+
+    data = save(items("train", 24), tmp_path / "talk")
+    common = ["--device", "cpu", "--limit", "24", "--val-images", "4", "--quiet"]
+    steps = ["--stage1-steps", "1", "--stage2-steps", "1", "--batch-size", "8", "--no-source-loss"]
+    vpgt("transfer", "--from", "opt-mini-s", "--to", "llama-mini", "--out", str(tmp_path / "sees"), *common, *steps)
+    tuned = tmp_path / "talks"
+    vpgt("tune", str(tmp_path / "sees"), "--data", str(data), "--out", str(tuned), "--steps", "2", *common)
+    model = load_model(str(tuned), Settings(device="cpu"), default_registry())
+    assert model.template is not None
+    options = GenerateOptions(num_beams=1, min_new_tokens=1, max_new_tokens=TOKENS)
+    url = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+    asked = "what color is the ball ?"
+    with transformers_serve(tuned) as address:
+
+        def ask(url: str, question: str, images: int = 1) -> str:
+            shown = [{"type": "image_url", "image_url": {"url": url}}] * images
+            talk = [{"role": "user", "content": [*shown, {"type": "text", "text": question}]}]
+            with OpenAI(base_url=address, api_key="none", max_retries=0) as client:
+                made = client.chat.completions.create(model=str(tuned), messages=talk, max_tokens=TOKENS, temperature=0)
+            return str(made.choices[0].message.content).split(model.template.end)[0].strip()
+
+        expected = answer(model, Conversation.about_image(asked), [picture], options=options)
+        assert ask(url, asked) == expected
+        with pytest.raises(APIError):
+            ask("data:image/png;base64," + base64.b64encode(b"no image").decode(), asked)
+        assert ask(url, asked) == expected
+        # the server does not look at lengths: LLaMA reads on beyond its positions, OPT fails there
+        for wrong in ((url, "what " * 200, 1), (url, asked, 40), (url, "", 1)):
+            with contextlib.suppress(APIError):
+                ask(*wrong)
+            assert ask(url, asked) == expected
+
+
+def vpgt(*arguments: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.data.conftest import LetterEncoder, picture, save_pictures, shard_members, write_tar
-from vpgtrans_core.data import bad, workers
+from vpgtrans_core.data import bad, images, workers
 from vpgtrans_core.data.bad import Bounds
 from vpgtrans_core.data.data import Data, open_data
 from vpgtrans_core.data.images import Augmentation, normalize, pixels
@@ -137,6 +137,17 @@ def test_features_take_the_place_of_decoding(tmp_path: Path, text: LetterEncoder
     assert partly.visual_kind == "pixels" and len(partly) == 9
     nothing = StepReader(data, text, options, Features(set())).read(0, draws[3:4])
     assert len(nothing) == 0 and nothing.visual_kind == "pixels"
+
+
+def test_each_image_is_decoded_once(tmp_path: Path, text: LetterEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where some of a step's images are in the cache and some are not."""
+    opened: list[str] = []
+    real = images.open_image
+    monkeypatch.setattr(images, "open_image", lambda ref: opened.append(ref.name) or real(ref))
+    draws = [Draw(0, row, 0) for row in range(6)]
+    read = StepReader(from_json(tmp_path, 6), text, ReadOptions(SIZE), Features({1, 4})).read(0, draws)
+    assert len(read) == 6 and sorted(opened) == sorted(set(opened)) and len(opened) == 6
+    assert torch.equal(read.visual, StepReader(from_json(tmp_path, 6), text, ReadOptions(SIZE)).read(0, draws).visual)
 
 
 # --- bad samples ---

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,44 @@ def test_cut_lines_are_refused(text: str, message: str, tmp_path: Path) -> None:
         read(write(tmp_path / "a.jsonl", text))
 
 
+def test_objects_after_objects_and_one_alone(tmp_path: Path) -> None:
+    rows = [{"image": n, "caption": "a"} for n in save_pictures(tmp_path / "images", 3)]
+    assert len(read(write(tmp_path / "a.json", "\n".join(json.dumps(row, indent=1) for row in rows)))) == 3
+    assert len(read(write(tmp_path / "b.json", json.dumps(rows[0], indent=1)))) == 1
+
+
+PACK = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
+
+
+@pytest.mark.parametrize("kind", PACK)
+@pytest.mark.parametrize("name", ["a.json", "a.json.bz2", "a.csv", "a.tar", "a.tar.gz"])
+def test_packed_files_are_read_or_named_as_such(kind: str, name: str, tmp_path: Path, caplog: Any) -> None:
+    """Whatever the name says. Nobody is told to download a whole file again."""
+    (image,) = save_pictures(tmp_path / "images", 1)
+    tar = write_tar(tmp_path / "images" / "t.tar", [("a.png", encoded(0)), ("a.txt", b"a")]).read_bytes()
+    text = f"image,caption\n{image},a\n" if ".csv" in name else json.dumps([{"image": image, "caption": "a"}])
+    (tmp_path / name).write_bytes(PACK[kind](tar if ".tar" in name else text.encode()))
+    if kind == "gzip" and ".tar" not in name and ".bz2" not in name:
+        assert said(read(tmp_path / name)) == [["a"]]
+        return
+    with pytest.raises(DataError, match=f"compressed .{kind}.") as caught:
+        read(tmp_path / name)
+    assert "unpack it" in f"{caught.value}{caught.value.hint}{caplog.text}" and "again" not in caplog.text
+
+
+def test_a_file_of_no_known_format_is_shown(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a file of \d+ bytes that begins with 'image\^caption'"):
+        read(write(tmp_path / "a.csv", "image^caption\n000.png^a cat\n"))
+
+
+def test_ids_that_differ_in_zeros_alone_stay_apart(tmp_path: Path) -> None:
+    names = save_pictures(tmp_path / "images", 3)
+    pictures = [{"id": i, "file_name": n} for i, n in zip(("7", "007", 8), names, strict=True)]
+    notes = [{"image_id": i, "caption": c} for i, c in (("7", "a"), ("007", "b"), ("0008", "c"), ("07", "whose"))]
+    listing = read(write(tmp_path / "a.json", {"images": pictures, "annotations": notes}))
+    assert said(listing) == [["a"], ["b"], ["c"]] and listing.bad.counts == {bad.MISSING_IMAGE: 1}
+
+
 @pytest.mark.parametrize("of_image", [int, str, float, lambda i: f"{i:06d}"])
 @pytest.mark.parametrize("of_caption", [int, str, float, lambda i: f"{i:012d}"])
 def test_ids_match_however_they_are_written(of_image: Any, of_caption: Any, tmp_path: Path) -> None:
@@ -102,6 +142,17 @@ def test_a_picture_named_in_what_is_said(tmp_path: Path) -> None:
     parts = [{"type": "image", "image": "000.png"}, {"type": "text", "text": "Describe the image."}]
     turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "a cat"}]
     assert read(write(tmp_path / "a.jsonl", json.dumps({"messages": turns})))[0].captions == (Caption("a cat"),)
+
+
+def test_speakers_are_named_where_no_answer_is_theirs(tmp_path: Path) -> None:
+    names = save_pictures(tmp_path / "images", 2)
+    turns = [
+        [{"from": a, "value": "q"}, {"from": b, "value": "a"}] for a, b in (("USER", "ASSISTANT"), ("user", "bot"))
+    ]
+    listing = read(
+        write(tmp_path / "a.json", [{"image": n, "conversations": t} for n, t in zip(names, turns, strict=True)])
+    )
+    assert len(listing) == 1 and "no answer; it has user, bot; answers are those of gpt" in listing.bad.named[0].detail
 
 
 def test_rows_of_several_pictures_are_named_as_such(tmp_path: Path) -> None:
@@ -152,6 +203,13 @@ def test_letters_with_accents_in_either_form(on_disk: Any, in_file: Any, count: 
         names.append(unicodedata.normalize(in_file, f"Bücher/café {number}.png"))
     listing = read(rows_in(tmp_path, names))
     assert len(listing) == count and not listing.bad.total
+
+
+def test_letters_in_several_forms_at_once(tmp_path: Path) -> None:
+    """Neither form of the whole name is the one on the disk."""
+    composed, apart = (unicodedata.normalize(form, letter) for form, letter in (("NFC", "é"), ("NFD", "ü")))
+    (tmp_path / f"{composed}{apart}.png").write_bytes(encoded(0))
+    assert not read(rows_in(tmp_path, [unicodedata.normalize("NFC", f"{composed}{apart}.png")])).bad.total
 
 
 def test_absolute_names_are_read_in_their_folder_and_elsewhere_when_it_is_named(tmp_path: Path) -> None:
@@ -223,6 +281,9 @@ TABLES = {
     "token": ("Flickr8k.token.txt", "{0}#0\tA cat .\n{0}#1\tA dog ; a bird\n", 2),
     "token of flickr30k": ("results_20130124.token", "{0}#0\tA cat .\n", 1),
     "more columns": ("a.csv", "id,split,image_path,width,description\n1,train,{0},40,a cat\n", 1),
+    "a spreadsheet's mark": ("a.csv", "sep=;\r\nfile_name;text\r\n{0};a cat\r\n", 1),
+    "capitals": ("a.csv", "Image,Caption\n{0},a cat\n", 1),
+    "captions with commas, not quoted": ("a.csv", "image,caption\n{0},a cat, black, on a mat\n", 1),
     "quoted header": ("a.csv", '"image","caption"\n"{0}","a ""cat"", here"\n', 1),
 }  # fmt: skip
 
@@ -249,6 +310,14 @@ def test_metadata_with_any_separator(separator: str, tmp_path: Path) -> None:
     )
     listing = read(tmp_path)
     assert listing.format == "imagefolder" and said(listing) == [["b"]]
+
+
+def test_a_line_with_too_many_columns_is_counted(tmp_path: Path) -> None:
+    """Which of them the caption's commas made cannot be told when it does not come last."""
+    names = save_pictures(tmp_path, 2)
+    listing = read(write(tmp_path / "a.csv", f"caption,image\na cat, black,{names[0]}\na dog,{names[1]}\n"))
+    assert said(listing) == [["a dog"]] and listing.bad.counts == {bad.BAD_ROW: 1}
+    assert said(read(write(tmp_path / "a.csv", f"Image,Re Caption\n{names[0]},x, y\n"), key="Re Caption")) == [["x, y"]]
 
 
 def test_a_table_without_the_right_columns_says_which_it_has(tmp_path: Path) -> None:

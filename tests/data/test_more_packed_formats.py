@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.data.conftest import encoded, read, said, write_tar
+from vpgtrans_core.data import bad
 from vpgtrans_core.data.sample import Caption
 from vpgtrans_core.errors import DataError
 
@@ -46,6 +49,28 @@ def test_several_pictures_of_one_key(tmp_path: Path) -> None:
     both = [("1.jpg", encoded(1)), ("1.txt", b"one"), ("2.jpg", encoded(2)), ("2.txt", b"two"), ("json", b"{}")]
     listing = read(write_tar(tmp_path / "b.tar", members(*both)))
     assert said(listing) == [["one"], ["two"]] * 3 and listing.keys[1] == "b.tar/000.2" and not listing.bad.total
+
+
+def test_a_member_with_holes_costs_itself_alone(tmp_path: Path) -> None:
+    """Its size is that which it unpacks to, and may lie beyond the archive's end."""
+    facts = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": "a.png",
+        "GNU.sparse.realsize": "8000000000",
+    }
+    holes = tarfile.TarInfo("GNUSparseFile.0/a.png")
+    holes.size, holes.pax_headers = 612, facts
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.addfile(holes, io.BytesIO(b"1\n0\n100\n".ljust(612, b"\0")))
+        for name, data in [("a.txt", b"a"), *members(("png", encoded(1)), ("txt", b"b"))]:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    listing = read(tmp_path / "a.tar")
+    assert len(listing) == 3 and [(s.kind, "link or special" in s.detail) for s in listing.bad.named] == [
+        (bad.BAD_ROW, True)
+    ]
 
 
 def test_hidden_members_are_nothing(tmp_path: Path) -> None:

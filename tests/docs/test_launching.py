@@ -36,7 +36,8 @@ def inner() -> str:
     return shell.removeprefix("exec ")
 
 
-LINES = [*shell_lines(DOCUMENT), inner(), task()["run"].strip()]
+LINES = [line for line in shell_lines(DOCUMENT) if not line.startswith("vpgt ")]
+LINES += [inner(), task()["run"].strip()]
 NUMBERS = {
     '"$SLURM_NNODES"': "2",
     '"$SLURM_NODEID"': "0",

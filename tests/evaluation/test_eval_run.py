@@ -306,11 +306,12 @@ def test_two_processes_give_the_same_answers(tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
     asked = ["-m", "vpgtrans_core.cli.main", "eval", MODEL, "--task", "mini-captions", "--limit", "150", "--quiet"]
     options = ["--num-beams", "1", "--max-new-tokens", "8", "--device", "cpu"]
-    for count in ("1", "2"):
-        command = [*launch, count, *asked, *options, "--out", str(tmp_path / count)]
+    for count, name, more in (("1", "1", []), ("2", "2", []), ("2", "shard", ["--shard"])):
+        command = [*launch, count, *asked, *options, *more, "--out", str(tmp_path / name)]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=280)
         assert ran.returncode == 0, ran.stderr
-    assert (tmp_path / "1" / "predictions.jsonl").read_bytes() == (tmp_path / "2" / "predictions.jsonl").read_bytes()
+    one, two, shard = ((tmp_path / name / "predictions.jsonl").read_bytes() for name in ("1", "2", "shard"))
+    assert one == two == shard
 
 
 def test_the_documents_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

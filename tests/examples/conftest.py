@@ -2,4 +2,4 @@ import sys
 from pathlib import Path
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-sys.path[:0] = [str(EXAMPLES / name) for name in ("llm-granite", "vpg-clip-mlp")]
+sys.path[:0] = [str(EXAMPLES / name) for name in ("llm-granite", "llm-sketch", "vpg-clip-mlp")]

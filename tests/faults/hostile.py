@@ -19,11 +19,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.faults.hostile_files import CASES
+from tests.faults import hostile_files, hostile_runs
 
+CASES = hostile_files.CASES | hostile_runs.CASES
 MOST_SECONDS, MOST_BYTES = 5.0, 500e6
-WHOLE = ("png with 300 MB of text",)
-"""Files that may be taken: what is hostile in them is left unread, and the rest is a whole picture."""
+TAKEN = ("png with 300 MB of text", *hostile_runs.TAKEN)
+"""Files that are taken: what is hostile in them is left unread, and the rest is whole."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Outcome:
         """What is wrong with it, or None."""
         if self.executed:
             return "its code ran"
-        if not self.said.startswith("refused") and self.name not in WHOLE:
+        if not self.said.startswith("taken" if self.name in TAKEN else "refused"):
             return self.said
         if self.seconds > MOST_SECONDS or self.bytes > MOST_BYTES:
             return "it took too much"
@@ -57,6 +58,7 @@ def warm() -> None:
 
     vpgtrans_core.run.run.torch.set_num_threads(1)
     default_registry()
+    hostile_runs.world()
 
 
 def in_a_fork(work: Callable[[], None]) -> int:

@@ -318,6 +318,14 @@ CASES: dict[str, tuple[Make, Callable[[Path], None]]] = {
     "json, 1,000,000 deep": (written("a.json", b"[" * 1_000_000), data),
     "json with a number of 5,000,000 digits": (written("a.json", b"[" + b"9" * 5_000_000 + b"]"), data),
     "data that is a pipe": (special("a.json", "fifo"), data),
+    # pipes and devices where a model or settings should be
+    "weights that are a pipe": (special("a.safetensors", "fifo"), weights),
+    ".pth that is a pipe": (special("a.pth", "fifo"), weights),
+    ".gguf that is a pipe": (special("a.gguf", "fifo"), plan),
+    "config.json that is a pipe": (special("config.json", "fifo"), lambda path: plan(path.parent)),
+    "config.json that is /dev/zero": (special("config.json", "/dev/zero"), lambda path: plan(path.parent)),
+    "run.json that is a pipe": (special("run.json", "fifo"), lambda path: run_folder(path.parent)),
+    "yaml: /dev/zero": (special("a.yaml", "/dev/zero"), settings),
     # settings and configs
     "yaml: aliases": (written("a.yaml", aliases()), settings),
     "yaml: python object": (written("a.yaml", b"data: !!python/object/apply:os.mkdir [executed]"), settings),

@@ -11,8 +11,10 @@ import yaml
 from tests.house.sources import ROOT
 from vpgtrans_core.errors import ConfigError, ModelError
 from vpgtrans_core.lab.experiment import Pair, read_experiment
+from vpgtrans_core.lab.folder import DONE, LabFolder
 from vpgtrans_core.lab.matrix import cells, check_models, distinct
-from vpgtrans_core.lab.planning import cell_cost, kind
+from vpgtrans_core.lab.paper import table
+from vpgtrans_core.lab.planning import cell_cost, kind, plan_cells, seconds_here
 from vpgtrans_core.registry import default_registry
 
 SHIPPED = sorted((ROOT / "lab").glob("*/*.yaml"))
@@ -84,6 +86,7 @@ def test_an_experiment_may_define_an_arm(tmp_path):
         ({"arms": ["transfr"]}, "unknown arm 'transfr'; did you mean 'transfer'?"),
         ({"pairs": [{"from": "opt-mini-s"}]}, "has no from and to"),
         ({"pairs": [{"from": "a", "to": "b", "tow": "c"}]}, "unknown key 'tow'"),
+        ({"pairs": [{"from": "a", "to": "b", "paper": "OPT 125M -> 350"}]}, "did you mean 'OPT 125M -> 350M'"),
         ({"pairs": None}, "nothing to run"),
         ({"epochs": 1, "warm_up_epochs": 2}, "warm_up_epochs: must not be more than epochs"),
         ({"settings": {"clip_nrom": 1}}, "settings: unknown setting 'clip_nrom'"),
@@ -124,6 +127,42 @@ def test_a_model_beside_the_file_is_looked_up_there(tmp_path):
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_the_experiments_that_ship_can_be_read(path):
     assert cells(read_experiment(path))
+
+
+@pytest.mark.parametrize("scale", ["miniature", "paper"])
+def test_every_row_of_the_papers_table_has_a_counterpart(scale):
+    experiments = [read_experiment(path) for path in SHIPPED if path.parent.name == scale]
+    assert {row for one in experiments for pair in one.all_pairs() for row in pair.paper} == set(table())
+
+
+def test_the_miniature_has_three_sizes_of_source_and_target():
+    miniature = {path.stem: read_experiment(path) for path in SHIPPED if path.parent.name == "miniature"}
+    check_models(list(miniature.values()), default_registry())
+    named = [name for one in miniature.values() for name in (*one.targets, *(made.llm for made in one.made.values()))]
+    assert all((Path(name) / "config.json").is_file() for name in named if "/" in name)  # those of lab/miniature/zoo
+    assert len(miniature["sizes"].sources) == len(miniature["targets"].targets) == 3
+    names = ("speedups", "small-types", "targets")
+    sources = {cell.id for name in names for cell in cells(miniature[name]) if cell.arm == "source"}
+    assert len(sources) == 3  # shared between the experiments, as the cells from scratch are
+
+
+def test_seconds_are_those_of_cells_like_it(tmp_path):
+    one = read_experiment(write(tmp_path, arms=["scratch", "transfer", "merged"], seeds=[0, 1], targets=["opt-mini-l"],
+                                sources=["opt-mini-s"]))  # fmt: skip
+    lab, known = LabFolder(tmp_path / "lab"), distinct([one])
+    assert seconds_here(lab, known) == {}
+    lab.path.mkdir()
+    lab.write_experiments([one])
+    done = next(c for c in known.values() if (c.arm, c.target, c.seed) == ("transfer", "llama-mini", 0))
+    lab.write_record(done.id, status=DONE, cpu_seconds=40.0)
+    found = seconds_here(lab, known)
+    assert {known[name].arm for name in found} == {"scratch", "transfer"} and set(found.values()) == {40.0}
+    other = next(c for c in known.values() if (c.arm, c.target, c.seed) == ("scratch", "opt-mini-l", 0))
+    lab.write_record(other.id, status=DONE, cpu_seconds=60.0)
+    found = seconds_here(lab, known)
+    assert {(known[n].target, s) for n, s in found.items()} == {("llama-mini", 40.0), ("opt-mini-l", 60.0)}
+    rows = plan_cells([one], default_registry(), lab, jobs=2)
+    assert rows[-1] == ("together, on this machine with --jobs 2, without 4 of unknown length", "", "", "3 min")
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from vpgtrans_core.llm.elements import line_of
 from vpgtrans_core.llm.loss import NO_LABEL
 from vpgtrans_core.llm.packing import balance, pack_cheaply
 from vpgtrans_core.llm.rows import Tree, decoder_rows
+from vpgtrans_core.llm.shown import Elements
 from vpgtrans_core.llm.text import Text
 
 texts = st.builds(
@@ -51,7 +52,7 @@ def test_narrow_models_get_short_rows():
 
 def test_a_tree_merges_common_beginnings():
     texts = [Text.of((), (7, 8, 9)), Text.of((), (7, 8, 5, 9)), Text.of((), (7, 6, 9))]
-    (tree,) = Tree.grow(line_of(text.pieces, [3], num_prompts=2) for text in texts)
+    (tree,) = Tree.grow(line_of(text.pieces, [3], Elements(2)) for text in texts)
     assert tree.elements == [-7, -8, 7, 6, 8, 5]
     assert tree.depths == [0, 1, 2, 3, 3, 4]
     assert tree.ends == [6, 6, 6, 4, 6, 6]

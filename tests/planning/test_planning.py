@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.planning.plan import Plan, plan
+from vpgtrans_core.planning.parts import Plan
+from vpgtrans_core.planning.plan import plan
 from vpgtrans_core.settings import Settings
 
 

@@ -11,7 +11,9 @@ HOOK = """
 from vpgtrans_core import hookimpl
 from vpgtrans_core.cards import *
 """
-FAMILY = '[LLMFamily({name!r}, {types!r}, "m:A", (LLMCard({alias!r}, "x/y", 10, 8, 2, 2, 16, 100, "MIT"),))]'
+ADAPTER = "vpgtrans_core.llm.decoder:DecoderOnlyLLM"
+CARD = 'LLMCard({alias!r}, "x/y", 10, 8, 2, 2, 16, 100, "MIT")'
+FAMILY = f"[LLMFamily({{name!r}}, {{types!r}}, {ADAPTER!r}, ({CARD},))]"
 
 
 LIMIT = "200"
@@ -96,6 +98,12 @@ BROKEN = {
 ODD = {"stale": {"module": "what_stale_was"}, "stale_attribute": {"target": "stale_attribute:gone"}}
 """Entry points that name what their distribution has no more."""
 WARNED = {
+    "bad_adapter": (
+        family("lost", "lost-1b", "lost").replace(
+            "vpgtrans_core.llm.decoder:DecoderOnlyLLM", "bad_adapter.gone:Adapter"
+        ),
+        "the adapter of lost cannot be loaded: there is no module 'bad_adapter.gone'",
+    ),
     "same_alias": (
         family("another", "opt-2.7b", "another"),
         "LLM alias 'opt-2.7b' is ambiguous, because plugin 'llm_opt' (vpgt",
@@ -123,7 +131,6 @@ WARNED = {
 AT_WORK = {
     "bad_observer": HOOK + "\n@hookimpl\ndef vpgt_run_event(event):\n    raise RuntimeError('no disk')\n",
     "bad_command": HOOK + "\n@hookimpl\ndef vpgt_commands():\n    return [Command('break-it', 'bad_command:gone')]\n",
-    "bad_adapter": family("lost", "lost-1b", "lost").replace('"m:A"', '"bad_adapter.gone:Adapter"'),
     "slow": "import time\n\ntime.sleep(0.6)\n" + family("slow", "slow-1b", "slow"),
 }
 """Nothing is wrong with these until they are used."""

@@ -110,7 +110,7 @@ def test_everything_wrong_with_stages_is_said_at_once() -> None:
         "unknown stage 'warmup'; did you mean 'warm-up'?",
         "unknown stage 4; there are 1 (warm-up), 2 (fine-tuning), 3 (",
         "unknown stage 1.5",
-        "stage 'a': trains: must be one of projector, vpg, not 'projektor'; did you mean 'projector'?",
+        "stage 'a': trains: must be one of projector, vpg, lora, not 'projektor'; did you mean 'projector'?",
         "stage 'a': lr: must be a number, not True",
         "stage 'a': schedule: must be one of constant, cosine, muon, not 'cosin'; did you mean 'cosine'?",
         "stage 'a': texts: must be one of caption, instruction, not 'x'",

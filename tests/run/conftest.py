@@ -1,8 +1,13 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.run import tiny_world
+from vpgtrans_core import transfer
+
+SMALL: dict[str, Any] = {"device": "cpu", "workers": 0, "val_images": 2, "cache_features": False, "augment": False}
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +19,40 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_world.save_source(root / "source", root / "opt")
     tiny_world.save_images(root / "data")
     return root
+
+
+@pytest.fixture(scope="module")
+def talks(world: Path) -> dict[str, str]:
+    """Conversations in LLaVA's form, and descriptions in MiniGPT-4's, about the tiny world's pictures."""
+    names = sorted(path.name for path in (world / "data").rglob("*.png"))[:12]
+    images = next((world / "data").rglob("*.png")).parent
+    rows = [
+        {
+            "image": name,
+            "conversations": [
+                {"from": "human", "value": "<image>\na red"},
+                {"from": "gpt", "value": "circle"},
+                {"from": "human", "value": "on"},
+                {"from": "gpt", "value": f"the {('left', 'right')[n % 2]}"},
+            ],
+        }
+        for n, name in enumerate(names)
+    ]
+    (images / "llava.json").write_text(json.dumps(rows))
+    numbers = images / "align"
+    (numbers / "image").mkdir(parents=True, exist_ok=True)
+    for n, name in enumerate(names):
+        (numbers / "image" / f"{n}.jpg").write_bytes((images / name).read_bytes())
+    captions = [{"image_id": str(n), "caption": "A red circle."} for n in range(len(names))]
+    (numbers / "filter_cap.json").write_text(json.dumps({"annotations": captions}))
+    return {"llava": str(images / "llava.json"), "align": str(numbers / "filter_cap.json")}
+
+
+@pytest.fixture(scope="module")
+def transferred(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A transferred model: the whole folder, hardly trained."""
+    out = tmp_path_factory.mktemp("before") / "model"
+    captions = str(world / "data" / "captions.json")
+    steps = {"stage1_steps": 1, "stage2_steps": 1, "batch_size": 8}
+    transfer(source=str(world / "source"), target=str(world / "opt"), data=(captions,), out=str(out), **SMALL, **steps)
+    return out

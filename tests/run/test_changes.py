@@ -80,6 +80,11 @@ def edit_tokenizer(run: Path) -> None:
     file.write_text(file.read_text() + "\n")
 
 
+def edit_special_tokens(run: Path) -> None:
+    file = run / "llm" / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"add_bos_token": False}))
+
+
 def edit_seed(run: Path) -> None:
     file = run / "out" / "run.json"
     file.write_text(file.read_text().replace('"seed": 0', '"seed": 7'))
@@ -96,6 +101,7 @@ CHANGES = [
     (add_row, "24 images with 72 captions before, 24 with 73 now"),
     (scale_llm, "target: changed contents in model.safetensors"),
     (edit_tokenizer, "target: changed contents in tokenizer.json"),
+    (edit_special_tokens, "target: changed contents in tokenizer_config.json"),
     (edit_seed, "seed: was 0, is now 7"),
     (edit_rate, "stage2_lr: was 0.0001, is now 0.5"),
 ]
@@ -120,6 +126,14 @@ def test_a_change_is_accepted_when_told_and_recorded(run: Path) -> None:
     assert accepted["changes"][0].startswith("data:") and accepted["at"]
     assert any("continuing with a change: data:" in text for text in told.warnings)
     assert result.record["status"] == "done"
+
+
+def test_an_accepted_rate_is_the_one_that_is_used(run: Path) -> None:
+    """The optimiser's state has the old one."""
+    transfer(out=str(run / "out"), resume=True, accept_changes=True, stage2_lr=1e-2)
+    lines = [json.loads(line) for line in (run / "out/metrics.jsonl").read_text().splitlines()]
+    rates = [line["lr"] for line in lines if "lr" in line and line["stage"] == 2]
+    assert len(rates) == 4 and max(rates[:2]) <= 1e-4 and min(rates[2:]) > 1e-3
 
 
 def test_data_and_models_may_move(run: Path, whole: str) -> None:

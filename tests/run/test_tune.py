@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor
 
 from tests.run import tiny_world
+from tests.run.conftest import SMALL
 from vpgtrans_core import transfer
 from vpgtrans_core.cards import LLMFamily
 from vpgtrans_core.cli.main import main
@@ -27,58 +28,20 @@ from vpgtrans_core.templates import choose_template
 from vpgtrans_core.train.signals import Interrupted
 from vpgtrans_core.vlm.captioning import answer, load_model
 
-SMALL: dict[str, Any] = {"device": "cpu", "workers": 0, "val_images": 2, "cache_features": False, "augment": False}
 TUNE: dict[str, Any] = {**SMALL, "steps": 3, "batch_size": 8, "max_tokens": 60, "lr": 1e-2, "template": "plain"}
 
 
-@pytest.fixture(scope="module")
-def data(world: Path) -> dict[str, str]:
-    """Conversations in LLaVA's form, and descriptions in MiniGPT-4's, about the tiny world's pictures."""
-    names = sorted(path.name for path in (world / "data").rglob("*.png"))[:12]
-    images = next((world / "data").rglob("*.png")).parent
-    talks = [
-        {
-            "image": name,
-            "conversations": [
-                {"from": "human", "value": "<image>\na red"},
-                {"from": "gpt", "value": "circle"},
-                {"from": "human", "value": "on"},
-                {"from": "gpt", "value": f"the {('left', 'right')[n % 2]}"},
-            ],
-        }
-        for n, name in enumerate(names)
-    ]
-    (images / "llava.json").write_text(json.dumps(talks))
-    numbers = images / "align"
-    (numbers / "image").mkdir(parents=True, exist_ok=True)
-    for n, name in enumerate(names):
-        (numbers / "image" / f"{n}.jpg").write_bytes((images / name).read_bytes())
-    captions = [{"image_id": str(n), "caption": "A red circle."} for n in range(len(names))]
-    (numbers / "filter_cap.json").write_text(json.dumps({"annotations": captions}))
-    return {"llava": str(images / "llava.json"), "align": str(numbers / "filter_cap.json")}
-
-
-@pytest.fixture(scope="module")
-def before(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A transferred model: the whole folder, hardly trained."""
-    out = tmp_path_factory.mktemp("before") / "model"
-    captions = str(world / "data" / "captions.json")
-    steps = {"stage1_steps": 1, "stage2_steps": 1, "batch_size": 8}
-    transfer(source=str(world / "source"), target=str(world / "opt"), data=(captions,), out=str(out), **SMALL, **steps)
-    return out
-
-
 def test_a_folder_is_tuned_and_answers_in_its_template(
-    before: Path, data: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    transferred: Path, talks: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "tuned"
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in TUNE.items() if not isinstance(value, bool)]
-    vpgt("tune", str(before), "--data", data["llava"], "--out", str(out), "--no-augment", "--quiet", *flags)
+    vpgt("tune", str(transferred), "--data", talks["llava"], "--out", str(out), "--no-augment", "--quiet", *flags)
     record = json.loads((out / "run.json").read_text())
     stage = record["stages"]["3"]
     assert (record["status"], record["template"], record["start"]) == ("done", "plain", {"start": "kept"})
     assert (stage["steps"], stage["trains"]) == (3, ["projector", "vpg"]) and stage["labels"] > 0
-    old, new = load_file(before / "model.safetensors"), load_file(out / "model.safetensors")
+    old, new = load_file(transferred / "model.safetensors"), load_file(out / "model.safetensors")
     changed = {name for name in old if not torch.equal(old[name], new[name])}
     assert old.keys() == new.keys() and changed
     assert all(name.startswith(("language_projection", "qformer", "query", "vision_model.post")) for name in changed)
@@ -93,7 +56,7 @@ def test_a_folder_is_tuned_and_answers_in_its_template(
     assert "| chat template | plain |" in (out / "README.md").read_text()
     # a tuned folder can be tuned again, in its own template; a VPG alone keeps the template, too
     again = tune(
-        str(out), data=(data["llava"],), out=str(tmp_path / "again"), save="vpg", **{**TUNE, "template": "auto"}
+        str(out), data=(talks["llava"],), out=str(tmp_path / "again"), save="vpg", **{**TUNE, "template": "auto"}
     )
     assert again.record["template"] == "plain" and (again.folder / "chat_template.jinja").is_file()
     kept = load_model(str(again.folder), Settings(device="cpu"), default_registry())
@@ -122,23 +85,23 @@ class Stop(Silent):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_tuning_resumes_bit_for_bit(before: Path, data: dict[str, str], tmp_path: Path) -> None:
-    whole = tune(str(before), data=(data["llava"],), out=str(tmp_path / "whole"), **TUNE)
+def test_tuning_resumes_bit_for_bit(transferred: Path, talks: dict[str, str], tmp_path: Path) -> None:
+    whole = tune(str(transferred), data=(talks["llava"],), out=str(tmp_path / "whole"), **TUNE)
     with pytest.raises(Interrupted):
-        tune(str(before), data=(data["llava"],), out=str(tmp_path / "cut"), reporter=Stop(2), **TUNE)
+        tune(str(transferred), data=(talks["llava"],), out=str(tmp_path / "cut"), reporter=Stop(2), **TUNE)
     resumed = tune(resume=True, out=str(tmp_path / "cut"))
     assert resumed.record["settings"]["method"] == "tune" and resumed.record["resumed"]
     one, other = (load_file(run.folder / "model.safetensors") for run in (whole, resumed))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_transfer_goes_on_to_the_papers_third_stage(world: Path, data: dict[str, str], tmp_path: Path) -> None:
+def test_a_transfer_goes_on_to_the_papers_third_stage(world: Path, talks: dict[str, str], tmp_path: Path) -> None:
     run = transfer(
         source=str(world / "source"),
         target=str(world / "llama"),
         data=(str(world / "data" / "captions.json"),),
         then="minigpt4-align",
-        then_data=(data["align"],),
+        then_data=(talks["align"],),
         out=str(tmp_path / "chat"),
         stage1_steps=1,
         stage2_steps=1,
@@ -167,7 +130,7 @@ def test_the_plan_of_all_three_stages(capsys: pytest.CaptureFixture[str]) -> Non
     assert third["trains"] == ["projector", "vpg"] and third["trained"] == stages[1]["trained"]
 
 
-def test_descriptions_are_asked_for_in_the_papers_words(world: Path, data: dict[str, str]) -> None:
+def test_descriptions_are_asked_for_in_the_papers_words(world: Path, talks: dict[str, str]) -> None:
     from vpgtrans_core.data.data import open_data
     from vpgtrans_core.data.loader import ReadOptions, StepReader
     from vpgtrans_core.data.order import Draw
@@ -180,7 +143,7 @@ def test_descriptions_are_asked_for_in_the_papers_words(world: Path, data: dict[
         instructions=INSTRUCTIONS,
     )  # fmt: skip
     encoder = DecoderOnlyLLM.text_encoder_of(tokenizer, LLMFamily("any", ("any",), "any:LLM"))
-    reader = StepReader(open_data([data["align"]]), encoder, options)
+    reader = StepReader(open_data([talks["align"]]), encoder, options)
     asked = {tokenizer.decode(reader.texts(Draw(0, row, visit))[0].context) for row in range(6) for visit in range(6)}
     found = {one for one in INSTRUCTIONS if any(one in text for text in asked)}
     assert found == set(INSTRUCTIONS) and len(asked) == len(INSTRUCTIONS)

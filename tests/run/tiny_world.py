@@ -44,7 +44,7 @@ LLMS = {
     },
     "llama": {
         "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2,
+        "num_attention_heads": 2, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2,
         "initializer_range": 0.2,
     },
     "t5": {

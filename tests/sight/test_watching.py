@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,10 @@ from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.loggers.numbers import numbers
 from vpgtrans_core.loggers.tensorboard import Logger as TensorBoard
 from vpgtrans_core.loggers.trackio import Logger as Trackio
+from vpgtrans_core.run.curve import draw_curve
 from vpgtrans_core.run.pipeline import transfer
+from vpgtrans_core.run.watching import Watcher
+from vpgtrans_core.sight.verdict import Losses
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +71,56 @@ def test_a_run_that_learns_nothing_is_told_while_it_trains_and_at_the_end(run) -
     assert "Beware of this model" in (out / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("loss", "texts", "told"),
+    [
+        (2.999, ["a dog", "a cat", "a cup", "a box"], "its held-out loss did not fall: 3.00 before training, now 3.00"),
+        (
+            2.5,
+            ["a dog", "a cat", "a cup", "a box"],
+            "its held-out loss, 2.50, is above the 2.00 of its LLM without any",
+        ),
+        (1.5, ["", " ", "", "a box"], "it generates no text for 3 of 4 images"),
+        (1.5, ["a dog"] * 4, "it generates the same text for 4 images ('a dog')"),
+        (1.5, ["a dog", "a cat", "a cup", "a box"], ""),
+    ],
+    ids=["flat", "above text-only", "empty", "constant", "nothing wrong"],
+)
+def test_what_looks_wrong_is_told_once_from_the_middle_of_a_stage(
+    loss: float, texts: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    plan, folder = SimpleNamespace(number=1, steps=10), SimpleNamespace(writes=True)
+    watcher = Watcher(plan, None, folder, Losses(text_only=2.0, source=1.0), warnings.append)  # type: ignore[arg-type]
+    captions = ["a small dog", "a red cat", "a cup", "a box"]
+    pictures = [{"caption": caption, "now": text} for caption, text in zip(captions, texts, strict=True)]
+    monkeypatch.setattr(watcher, "_say", lambda step: pictures)
+    watcher(0, 3.0)
+    watcher(4, loss)
+    assert warnings == []
+    watcher(5, loss)
+    watcher(8, loss)
+    watcher(10, loss)  # the end has the verdict
+    assert len(set(warnings)) == len(warnings) and bool(warnings) == bool(told)
+    assert not told or warnings[0].startswith(f"stage 1 step 5: the model looks wrong: {told}")
+
+
+def test_the_curve_shows_the_two_lines(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: drawn.append(figure))
+    metrics = [json.loads(line) for line in (run[0] / "metrics.jsonl").read_text().splitlines()]
+    draw_curve(metrics, tmp_path / "loss.png", "title")
+    found = [lines.get_segments()[0][0][1] for lines in drawn[0].axes[0].collections]
+    rows = [row for row in metrics if "text_only_loss" in row]
+    assert sorted(found) == pytest.approx(
+        sorted(row[name] for row in rows for name in ("text_only_loss", "source_loss") if name in row)
+    )
+    labels = drawn[0].axes[0].get_legend_handles_labels()[1]
+    assert {"without pictures", "the source's own"} <= set(labels)
+
+
 def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(loggers.PACKAGES, "trackio", "a_package_that_is_not_there")
     with pytest.raises(ConfigError, match="trackio needs") as raised:
@@ -96,6 +151,34 @@ def test_loggers_hear_their_own_run_alone(monkeypatch: pytest.MonkeyPatch, tmp_p
         ):
             logger.vpgt_run_event(event)
     assert calls == [("init", "mine"), ("log", {"stage 2/loss": 2.0}), ("log", {"stage 2/sees": 0.5}), ("finish",)]
+
+
+TRACKED = """
+import sys
+from pathlib import Path
+from vpgtrans_core.cards import RunEvent
+from vpgtrans_core.loggers.trackio import Logger
+
+folder = Path(sys.argv[1])
+logger = Logger(folder)
+for step, loss in ((1, 2.5), (2, 1.25)):
+    logger.vpgt_run_event(RunEvent("step", str(folder), 1, step, {"loss": loss}))
+logger.vpgt_run_event(RunEvent("run_end", str(folder)))
+
+from trackio.sqlite_storage import SQLiteStorage
+print([row["stage 1/loss"] for row in SQLiteStorage.get_logs("vpgt", "mine") if "stage 1/loss" in row])
+"""
+
+
+def test_trackio_itself_keeps_the_numbers(tmp_path: Path) -> None:
+    """In a process of its own: trackio settles where it writes when it is imported."""
+    pytest.importorskip("trackio")
+    own = {"TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run([sys.executable, "-c", TRACKED, str(tmp_path / "mine")], capture_output=True, text=True,
+                         env={**os.environ, **own}, timeout=120)  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1] == "[2.5, 1.25]"
+    assert list((tmp_path / "trackio").glob("*.db"))
 
 
 def test_tensorboard_gets_numbers_and_texts(tmp_path: Path) -> None:

@@ -179,6 +179,21 @@ def test_state_of_other_parameters_is_refused() -> None:
         load_optimizer_tensors(muon(layer, 1e-2), {**tensors, "ghost/exp_avg": torch.ones(1)}, numbers)
 
 
+def test_the_groups_keep_their_own_rates_but_the_measured_one() -> None:
+    """Rates follow from the settings, which are compared; only the length of the weight at the start is not in them."""
+    layer = projector()
+    tensors, numbers = optimizer_tensors(muon(layer, 1e-2))
+    measured = numbers["groups"][0]["peak_lr"]
+    with torch.no_grad():
+        layer.weight.mul_(3.0)
+    later = muon(layer, 5e-3)
+    numbers["groups"][1] |= {"peak_lr": 7.0, "eps": math.nan}
+    load_optimizer_tensors(later, tensors, numbers)
+    assert [group["peak_lr"] for group in later.param_groups] == [measured, 5e-3] and later.param_groups[1][
+        "eps"
+    ] == 1e-8
+
+
 def test_schedule_values() -> None:
     def rate(step: int) -> float:
         return linear_warmup_cosine(step, total=110, peak=1e-4, minimum=1e-5, warmup_steps=10, warmup_lr=1e-6)

@@ -22,8 +22,9 @@ from vpgtrans_core.llm.sampling import GivenDraws
 from vpgtrans_core.machine import choose_machine
 from vpgtrans_core.miniature.data import items, save
 from vpgtrans_core.models.resolve import resolve_source
+from vpgtrans_core.planning.cost.assumptions import assumptions_for
 from vpgtrans_core.planning.cost.chips import chip, chips
-from vpgtrans_core.planning.cost.estimate import Cost, Estimator, assumptions_for
+from vpgtrans_core.planning.cost.estimate import Cost, Estimator
 from vpgtrans_core.planning.plan import plan
 from vpgtrans_core.registry import default_registry
 from vpgtrans_core.run.feed import open_training_data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import torch
 from torch import nn
@@ -147,3 +148,10 @@ class WrongWidth(DecoderOnlyLLM):
     @property
     def embedding_size(self):
         return 33
+
+
+class SaysItsProcess(DecoderOnlyLLM):
+    """What it says does not come from its folder alone."""
+
+    def generate(self, soft_prompts, prompt="", options=None, images=()):
+        return [f"process {os.getpid()}"] * len(soft_prompts)

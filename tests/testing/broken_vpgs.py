@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import nn
+from vpg_qformer.adapter import QFormerVPG
 
+from vpgtrans_core.data.preprocessing import Preprocessing
 from vpgtrans_core.testing.patch_vpg import PATCH, PatchVPG
 from vpgtrans_core.weights import Weights, save_tensors
 
@@ -40,6 +46,32 @@ class CountsWrong(Plain):
 class NormOfTheBatch(Plain):
     def prompts(self, features):
         return super().prompts(features - features.mean(0, keepdim=True))
+
+
+@dataclass(frozen=True)
+class Halves(Preprocessing):
+    """Two tiles a picture, and one soft prompt more than there is."""
+
+    tiled: ClassVar[bool] = True
+
+    def tiles(self, image):
+        return [self.fit(image)] * 2
+
+    def count(self, width, height):
+        return 2
+
+    def runs(self, width, height):
+        return 4, "and", 5
+
+    @property
+    def most_prompts(self):
+        return 10
+
+
+class PromisesMore(Plain):
+    def __init__(self):
+        super().__init__()
+        self.preprocessing = Halves(size=self.preprocessing.size)
 
 
 class DropoutInFeatures(Plain):
@@ -84,3 +116,14 @@ class TrainsItsPatches(Plain):
             with torch.no_grad():
                 self.patches.weight.add_(0.01 / PATCH)
         return super().prompts(features)
+
+
+class KeepsItsMixToItself(Plain):
+    """A part of what it computes lies in this process alone."""
+
+    def prompts(self, features):
+        return super().prompts(features) + os.getpid()
+
+
+class PrintsSomethingElse(QFormerVPG):
+    loading_code = "print('a fish')"

@@ -66,7 +66,22 @@ class TestQFormer(VPGConformance):
 
 class TestLlava(VPGConformance):
     plugin = "vpg_llava"
+    family = "llava"
+
+
+class TestLlavaNext(VPGConformance):
+    plugin = "vpg_llava"
+    family = "llava-next"
+
+
+class TestLlavaOnevision(VPGConformance):
+    plugin = "vpg_llava"
+    family = "llava-onevision"
 
 
 class TestIdefics3(VPGConformance):
     plugin = "vpg_idefics3"
+
+
+class TestInternVL(VPGConformance):
+    plugin = "vpg_internvl"

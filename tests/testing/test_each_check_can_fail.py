@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import vpg_qformer
 
 from vpgtrans_core.testing.checks import run_check
 from vpgtrans_core.testing.llm_checks import LLM_CHECKS
@@ -29,16 +30,19 @@ VPG_PLUGIN = """
 from vpgtrans_core import hookimpl
 from vpgtrans_core.cards import VPGFamily
 {extra}
-VPGT_CONFORMANCE = {{"{name}": {{"config": {{}}, "unsupported": {{{unsupported}}}}}}}
+VPGT_CONFORMANCE = {{"{name}": {{"config": {config}, "unsupported": {{{unsupported}}}}}}}
 
 @hookimpl
 def vpgt_vpg_families():
-    return [VPGFamily("{name}", ("vpgt-kit",), "{adapter}")]
+    return [VPGFamily("{name}", ("{model_type}",), "{adapter}")]
 """
 LOCAL = 'VPGT_CONFORMANCE = {"broken_llm_%d": {"config": {"attention_types": [[["global", "local"], 1]]}}}'
 MISSPELT = 'VPGT_CONFORMANCE = {"broken_llm_%d": {"unsupported": {"packing_change_nothing": "it has a window"}}}'
+OTHER = 'VPGT_CONFORMANCE = {"broken_lm_%d": {"config": {}}}'
+KEY = 'VPGT_CONFORMANCE = {"broken_llm_%d": {"configs": {}}}'
 PARAMETERS = 36_352
 """Of a GPT-NeoX with the card's sizes."""
+CONFIG = vpg_qformer.VPGT_CONFORMANCE["qformer"]["config"]
 NO_WHOLE = "'whole_model_comes_back': 'no library has a folder for it'"
 
 # check, adapter, further parts of the plugin, a word of the reason
@@ -46,6 +50,13 @@ BROKEN_LLMS = [
     ("torch_free_import", "Plain", {"extra": "import torch"}, "imports torch"),
     ("description_resolves", "NoLLM", {}, "not a subclass of LLM"),
     ("description_resolves", "Plain", {"extra": "VPGT_API = 99"}, "incompatible"),
+    ("description_resolves", "Plain", {"extra": OTHER}, "no family 'broken_lm_3' (did you mean 'broken_llm_"),
+    (
+        "description_resolves",
+        "Plain",
+        {"extra": KEY},
+        "declares 'configs', which is not known (did you mean 'config'?)",
+    ),
     ("description_resolves", "Plain", {"extra": MISSPELT}, "did you mean 'packing_changes_nothing'"),
     ("tiny_model_loads", "CannotLoad", {}, "never loads"),
     ("embedding_access_has_its_shape", "Plain", {"config": '{"hidden_size": 48}'}, "embeds (300, 48), its card says"),
@@ -68,6 +79,7 @@ BROKEN_LLMS = [
     ("generation_ends", "NeverEnds", {}, "was asked for 12"),
     ("saving_and_loading_keep_every_bit", "GrowsWhenLoaded", {}, "tensors changed"),
     ("transfer_of_two_steps", "WrongWidth", {}, ""),
+    ("output_loads_in_a_new_process", "SaysItsProcess", {}, "a new process says 'process"),
 ]
 BROKEN_VPGS = [
     ("torch_free_import", "Plain", {"extra": "import torch"}, "imports torch"),
@@ -81,6 +93,7 @@ BROKEN_VPGS = [
     ("shapes_are_as_stated", "WrongShape", {}, "the attributes say"),
     ("description_counts_right", "CountsWrong", {}, "trained is 156, not 7"),
     ("batching_changes_nothing", "NormOfTheBatch", {}, "depends on its batch"),
+    ("tiles_are_as_stated", "PromisesMore", {}, "`runs` says [9, 9, 9]"),
     ("features_are_frozen", "DropoutInFeatures", {}, "training mode"),
     ("gradients_only_where_trained", "ForgetsAParameter", {}, "leaves out: mix.bias"),
     ("half_precision_is_for_the_frozen_part", "TrainsInHalf", {}, "bfloat16"),
@@ -88,6 +101,13 @@ BROKEN_VPGS = [
     ("damaged_folders_are_refused", "LoadsAnything", {}, "without an error"),
     ("whole_model_comes_back", "Plain", {"unsupported": ""}, "only be saved without its LLM"),
     ("transfer_of_two_steps", "TrainsItsPatches", {}, "frozen tensors changed: patches.weight"),
+    ("output_loads_in_a_new_process", "KeepsItsMixToItself", {}, "a new process says"),
+    (
+        "card_says_what_vpgt_caption_says",
+        "PrintsSomethingElse",
+        {"config": CONFIG, "unsupported": "", "model_type": "blip-2"},
+        "the model card's Python prints 'a fish'",
+    ),
 ]
 
 
@@ -99,7 +119,7 @@ def write(folder, number, kind, adapter, parts):
         "name": name,
         "adapter": f"{adapters}:{adapter}",
         "extra": "",
-        "model_type": "gpt_neox",
+        "model_type": {"llm": "gpt_neox", "vpg": "vpgt-kit"}[kind],
         "parameters": PARAMETERS,
         "config": {},
         "unsupported": NO_WHOLE,
@@ -145,7 +165,14 @@ def test_the_same_plugin_unbroken_passes(tmp_path, kind):
     checks = {"llm": LLM_CHECKS, "vpg": VPG_CHECKS}[kind]
     found = results(kind, write(tmp_path, 100, kind, "Plain", {}), {c.name for c in checks})
     outcomes = {name: r.outcome for name, r in found.items() if r.outcome != "passed"}
-    assert outcomes == ({} if kind == "llm" else {"whole_model_comes_back": "unsupported"}), found
+    assert outcomes == (
+        {}
+        if kind == "llm"
+        else {
+            "whole_model_comes_back": "unsupported",
+            "card_says_what_vpgt_caption_says": "unsupported",
+        }
+    ), found
 
 
 def test_every_check_has_its_broken_plugin():

@@ -14,11 +14,11 @@ from vpg_idefics3.adapter import Idefics3VPG
 from vpg_idefics3.folder import why_not_whole
 from vpg_idefics3.preprocessing import Shrunk, image_processor
 
-from tests.vpg.judging import TARGETS, draw, judge, ours, run
+from tests.vpg.judging import agree, draw, judge, odd_pictures, write_all
 from vpgtrans_core.cli.main import app
 from vpgtrans_core.data.images import normalize, pixels
 from vpgtrans_core.start.projector import unity, without_bias
-from vpgtrans_core.testing.tiny_models import save_pictures, save_tiny_llm, tiny_config, tiny_tokenizer
+from vpgtrans_core.testing.tiny_models import tiny_config, tiny_tokenizer
 from vpgtrans_core.vpg.image_token import with_image_token
 from vpgtrans_core.weights import Weights
 
@@ -50,17 +50,6 @@ def source(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return save_pictures(tmp_path_factory.mktemp("data") / "pictures")
-
-
-@pytest.fixture(scope="module")
-def targets(tmp_path_factory) -> dict[str, Path]:
-    home = tmp_path_factory.mktemp("targets")
-    return {name: save_tiny_llm(home / name, kind, changes=dict(changes)) for name, (kind, changes) in TARGETS.items()}
-
-
 RUNS = {
     "narrower": ("llama", {}),
     "wider": ("qwen2", {"start": "converter"}),
@@ -70,15 +59,7 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def written(source, data, targets, tmp_path_factory) -> dict[str, Path]:
-    home = tmp_path_factory.mktemp("written")
-    for name, (target, more) in RUNS.items():
-        assert run(source, targets[target], data, home / name, **more)["status"] == "done"
-    return {name: home / name for name in RUNS}
-
-
-@pytest.fixture(scope="module")
-def picture(data) -> Path:
-    return next((data.parent / "images").glob("*.png"))
+    return write_all(RUNS, source, targets, data, tmp_path_factory.mktemp("written"))
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +69,7 @@ def judged(written, picture) -> dict:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_transformers_alone_gives_our_loss_and_our_captions(name, written, picture, judged):
-    loss, said = ours(written[name], picture)
-    assert abs(judged[name]["loss"] - loss) < 1e-5 * max(1, loss)
-    assert judged[name]["said"] == said
+    agree(written[name], picture, judged[name])
 
 
 def test_the_folder_is_the_familys(written):
@@ -127,17 +106,11 @@ def test_an_output_is_a_source_again_through_the_command_line(written, targets, 
 
 
 def test_twenty_odd_pictures_are_read_as_by_the_familys_own_processor():
-    generator = torch.Generator().manual_seed(0)
-    sizes = [(1, 1), (1, 90), (90, 1), (32, 32), (27, 29), (29, 27), (500, 13), (13, 500), (56, 57), (640, 480)]
-    for number, (width, height) in enumerate(sizes * 2):
-        values = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8).numpy()
-        picture = Image.fromarray(values)
-        if number >= len(sizes):
-            picture = picture.convert(("L", "P", "CMYK", "1", "RGBA")[number % 5]).convert("RGB")
+    for picture in odd_pictures():
         for preprocessing in (Shrunk(size=32, longest=128), Shrunk(size=33, longest=97)):
             ours = normalize(pixels(picture, preprocessing), preprocessing)
             theirs = image_processor(preprocessing)(picture, return_tensors="pt")["pixel_values"][0, 0]
-            assert (ours - theirs).abs().max() < 1e-5, (width, height)
+            assert (ours - theirs).abs().max() < 1e-5, picture.size
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from transformers import AutoConfig, CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 from vpg_llava.adapter import LlavaVPG
+from vpg_llava.classes import image_processor
 from vpg_llava.folder import why_not_whole
-from vpg_llava.preprocessing import CentreCrop, image_processor
+from vpg_llava.preprocessing import CentreCrop
 
-from tests.vpg.judging import TARGETS, draw, judge, ours, run
+from tests.vpg.judging import agree, draw, judge, odd_pictures, run, write_all
 from vpgtrans_core import Settings
+from vpgtrans_core.cli.main import main
 from vpgtrans_core.data.images import normalize, pixels
-from vpgtrans_core.models.resolve import resolve_source
+from vpgtrans_core.errors import ConfigError, ModelError
+from vpgtrans_core.models.resolve import resolve_source, resolve_target
 from vpgtrans_core.registry import default_registry
-from vpgtrans_core.testing.tiny_models import save_pictures, save_tiny_llm, tiny_config, tiny_tokenizer
+from vpgtrans_core.run.run import Run
+from vpgtrans_core.testing.tiny_models import save_tiny_llm, tiny_config, tiny_tokenizer
 from vpgtrans_core.vpg.image_token import with_image_token
 from vpgtrans_core.weights import Weights
 
@@ -49,17 +52,6 @@ def source(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return save_pictures(tmp_path_factory.mktemp("data") / "pictures")
-
-
-@pytest.fixture(scope="module")
-def targets(tmp_path_factory) -> dict[str, Path]:
-    home = tmp_path_factory.mktemp("targets")
-    return {name: save_tiny_llm(home / name, kind, changes=dict(changes)) for name, (kind, changes) in TARGETS.items()}
-
-
 RUNS = {
     "narrower": ("llama", {}),
     "wider": ("qwen2", {}),
@@ -70,15 +62,7 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def written(source, data, targets, tmp_path_factory) -> dict[str, Path]:
-    home = tmp_path_factory.mktemp("written")
-    for name, (target, more) in RUNS.items():
-        assert run(source, targets[target], data, home / name, **more)["status"] == "done"
-    return {name: home / name for name in RUNS}
-
-
-@pytest.fixture(scope="module")
-def picture(data) -> Path:
-    return next((data.parent / "images").glob("*.png"))
+    return write_all(RUNS, source, targets, data, tmp_path_factory.mktemp("written"))
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +72,7 @@ def judged(written, picture) -> dict:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_transformers_alone_gives_our_loss_and_our_captions(name, written, picture, judged):
-    loss, said = ours(written[name], picture)
-    assert abs(judged[name]["loss"] - loss) < 1e-5 * max(1, loss)
-    assert judged[name]["said"] == said
+    agree(written[name], picture, judged[name])
 
 
 def test_bos_stands_where_the_run_had_it(written, judged):
@@ -123,6 +105,33 @@ def test_a_narrower_llm_gets_the_units_that_tell_most(source, data, targets, tmp
     )
 
 
+def test_a_narrowed_run_resumes_with_the_units_it_began_with(source, data, targets, tmp_path, monkeypatch):
+    run(source, targets["llama"], data, tmp_path / "whole")
+    train = Run._train_stage
+
+    def stop(self, stage, *rest):
+        if stage.number == 2:
+            raise RuntimeError("stopped")
+        train(self, stage, *rest)
+
+    monkeypatch.setattr(Run, "_train_stage", stop)
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(source, targets["llama"], data, tmp_path / "out")
+    monkeypatch.undo()
+    record = run(source, targets["llama"], data, tmp_path / "out", resume=True)
+    assert record["status"] == "done" and len(record["narrowed"]["units"]) == 24
+    resumed, whole = Weights(tmp_path / "out"), Weights(tmp_path / "whole")
+    assert all(torch.equal(resumed.read(name), whole.read(name)) for name in whole)
+
+
+def test_an_llm_that_the_class_computes_wrongly_is_refused_before_the_run(source, data, tmp_path):
+    target = save_tiny_llm(tmp_path / "phi", "phi")
+    with pytest.raises(ConfigError, match=r"cannot be written with .*phi: the class would compute other logits"):
+        run(source, target, data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert run(source, target, data, tmp_path / "out", save="vpg")["status"] == "done"
+
+
 def test_a_wide_folder_is_a_source_again(source, data, targets, tmp_path):
     run(source, targets["qwen2"], data, tmp_path / "first")
     stored = Weights(tmp_path / "first")
@@ -133,17 +142,11 @@ def test_a_wide_folder_is_a_source_again(source, data, targets, tmp_path):
 
 
 def test_twenty_odd_pictures_are_read_as_by_the_familys_own_processor():
-    generator = torch.Generator().manual_seed(0)
-    sizes = [(1, 1), (1, 90), (90, 1), (28, 28), (27, 29), (29, 27), (500, 13), (13, 500), (56, 57), (640, 480)]
-    for number, (width, height) in enumerate(sizes * 2):
-        values = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8).numpy()
-        picture = Image.fromarray(values)
-        if number >= len(sizes):
-            picture = picture.convert(("L", "P", "CMYK", "1", "RGBA")[number % 5]).convert("RGB")
+    for picture in odd_pictures():
         for preprocessing in (CentreCrop(size=28), CentreCrop(size=33)):
             ours = normalize(pixels(picture, preprocessing), preprocessing)
             theirs = image_processor(preprocessing)(picture, return_tensors="pt")["pixel_values"][0]
-            assert (ours - theirs).abs().max() < 1e-5, (width, height)
+            assert (ours - theirs).abs().max() < 1e-5, picture.size
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma3_text", "olmo2", "qwen3_5_text"])
@@ -164,3 +167,23 @@ def test_a_factor_on_the_logits_is_written_into_the_head(kind, changes):
 )
 def test_llms_that_the_class_computes_wrongly_are_refused(kind, why):
     assert why in (why_not_whole(AutoConfig.for_model(kind)) or "")
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "mllama", "gemma3", "paligemma", "phi4_multimodal"])
+def test_vl_llms_that_cannot_be_carried_are_refused_with_the_reason(kind, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "vision_config": {}}))
+    for resolve, role in ((resolve_target, "a target"), (resolve_source, "a source")):
+        with pytest.raises(ModelError, match=f"cannot be {role}: its"):
+            resolve(str(tmp_path), default_registry(), Settings(), weights=False)
+
+
+def test_export_makes_the_saved_part_whole(source, data, targets, tmp_path):
+    """`vpgt export` writes through the core what a run with --save model would have written."""
+    run(source, targets["qwen2"], data, tmp_path / "part", save="vpg")
+    run(source, targets["qwen2"], data, tmp_path / "whole")
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(tmp_path / "part"), "--to", "hf", "--out", str(tmp_path / "made")])
+    assert not ended.value.code
+    made, whole = Weights(tmp_path / "made"), Weights(tmp_path / "whole")
+    assert set(made) == set(whole)
+    assert all(torch.equal(made.read(name), whole.read(name)) for name in whole)

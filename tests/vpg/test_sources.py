@@ -7,10 +7,10 @@ import torch
 from tiny import VISION, blip2, tokenizer
 from transformers import Blip2ForConditionalGeneration
 from vpg_qformer.adapter import QFormerVPG
-from vpg_qformer.conversion import export_model
 
 from vpgtrans_core.llm.embeddings import open_embeddings
 from vpgtrans_core.registry import default_registry
+from vpgtrans_core.run.export import export_model
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.weights import Weights
 

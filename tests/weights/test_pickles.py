@@ -119,7 +119,7 @@ def test_old_format_and_missing_file(tmp_path):
         read_pickle(tmp_path / "old.pth")
     with pytest.raises(ModelError, match="does not exist"):
         read_pickle(tmp_path / "none.pth")
-    with pytest.raises(ModelError, match="is a folder"):
+    with pytest.raises(ModelError, match="not a regular file but a folder"):
         read_pickle(tmp_path)
 
 

@@ -22,6 +22,7 @@ from vpgtrans_core.data.data import Data
 from vpgtrans_core.data.images import Augmentation, normalize
 from vpgtrans_core.data.loader import Loader, ReadOptions, StepReader
 from vpgtrans_core.data.order import Draw, InOrder
+from vpgtrans_core.data.tiles import changed
 from vpgtrans_core.errors import ConfigError, VpgtError
 from vpgtrans_core.files import cache_root
 from vpgtrans_core.machine import Machine
@@ -85,7 +86,8 @@ def build_cache(
     for part in _parts(data):
         every = [np.sort(np.concatenate(both)) for both in zip(part.train, part.held_out, strict=True)]
         rows, met = InOrder(every, BATCH), [BadLog() for _ in part.listings]
-        for augmentation, view in _views(settings):
+        only_plain = part is data.own_held_out
+        for augmentation, view in _views(settings)[: 1 if only_plain else None]:
             options = ReadOptions(
                 vpg.preprocessing,
                 texts="instruction",  # of samples with several images too; nothing is made of them
@@ -127,10 +129,10 @@ def _compute(vpg: VPG, step: Any, reader: StepReader, machine: Machine) -> int:
     assert isinstance(reader.features, CachedImages)
     if step.visual_kind != "pixels" or not len(step):
         return 0
-    pixels = normalize(step.visual.to(machine.device), vpg.preprocessing)
+    pixels = changed(step.visual.to(machine.device), lambda values: normalize(values, vpg.preprocessing))
     with torch.autocast(machine.device.type, dtype=machine.autocast, enabled=machine.autocast is not None):
-        features = vpg.features(pixels)
-        kept = features if reader.features.kind == "features" else vpg.prompts(features)
+        features = changed(pixels, vpg.features)
+        kept = features if reader.features.kind == "features" else changed(features, vpg.prompts)
     reader.features.keep(step.image_views, kept, reader.features.kind)
     return len(step.image_views)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from vpgtrans_core.cache.key import Kind
 from vpgtrans_core.cache.names import EntryNames
 from vpgtrans_core.cache.store import FeatureCache
 from vpgtrans_core.data.sample import View
+from vpgtrans_core.data.tiles import Visual
 
 
 class CachedImages:
@@ -24,12 +23,12 @@ class CachedImages:
         self.names = names
         self.kind: Kind = cache.key.kind
 
-    def get(self, source: int, row: int, view: int, image: int = 0) -> Tensor | None:
+    def get(self, source: int, row: int, view: int, image: int = 0) -> Visual | None:
         """What is kept of a view of a sample's `image`-th image, or None."""
         name = self.names.name(source, row, view, image)
         return None if name is None else self.cache.get(name)
 
-    def keep(self, views: Sequence[View], values: Tensor, kind: str) -> Tensor:
+    def keep(self, views: Sequence[View], values: Visual, kind: str) -> Visual:
         """Keep what was computed of these views ``[n, ...]``; return it with the earlier value where there was one."""
         if kind != self.kind:
             return values

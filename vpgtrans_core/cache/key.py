@@ -28,9 +28,12 @@ class CacheKey:
     Attributes:
         kind: what is kept.
         vpg: SHA-256 of the VPG's weights: of all for outputs, of the frozen ones for features.
-        dtype: the precision of the frozen part.
+        dtype: the precision of the frozen part; of outputs that were computed without autocast after a frozen part in
+            half precision, as a finished model computes them, followed by ``+float32``.
         preprocessing: size, mean and deviation of the pixels.
-        shape: of one entry.
+        shape: of one entry, or of one tile of it.
+        tiles: of a usual picture, by which room is planned; 0 where pictures are not cut. It follows from the
+            preprocessing.
     """
 
     kind: Kind
@@ -38,16 +41,20 @@ class CacheKey:
     dtype: str
     preprocessing: dict[str, Any]
     shape: tuple[int, ...]
+    tiles: int = 0
 
     @classmethod
-    def of(cls, vpg: VPG, kind: Kind, dtype: torch.dtype) -> CacheKey:
-        """The key of what `vpg`, as it is now, computes with its frozen part in `dtype`."""
+    def of(cls, vpg: VPG, kind: Kind, dtype: torch.dtype, *, training: bool = True) -> CacheKey:
+        """The key of what `vpg`, as it is now, computes with its frozen part in `dtype`; in `training` the rest is
+        computed under autocast."""
+        other = kind == "outputs" and not training and dtype != torch.float32
         return cls(
             kind=kind,
             vpg=vpg.fingerprint(trained=kind == "outputs"),
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=str(dtype).removeprefix("torch.") + ("+float32" if other else ""),
             preprocessing=_preprocessing(vpg.preprocessing),
             shape=tuple(vpg.feature_shape) if kind == "features" else (vpg.num_prompts, vpg.output_size),
+            tiles=vpg.preprocessing.usual_tiles if vpg.preprocessing.tiled else 0,
         )
 
     @property
@@ -58,12 +65,13 @@ class CacheKey:
 
     @property
     def entry_bytes(self) -> int:
-        """Bytes of one view of one image."""
-        return torch.Size(self.shape).numel() * self.entry_dtype.itemsize
+        """Bytes of one view of one image, of a usual picture where pictures are cut."""
+        return torch.Size(self.shape).numel() * self.entry_dtype.itemsize * max(1, self.tiles)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, unchanged by writing and reading json."""
         values: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}))
+        del values["tiles"]
         return values
 
     @property

@@ -25,15 +25,26 @@ class EntryNames:
     def name(self, source: int, row: int, view: int, image: int = 0) -> bytes | None:
         """16 bytes for a view of a sample's `image`-th image; None when it cannot be read."""
         sample = self.data.sample(source, row)
-        try:
-            digest = hashlib.blake2b(content_of(sample.images[image]), digest_size=NAME_BYTES)
-        except (OSError, ValueError, BadSampleError):
+        if (digest := _digest(sample.images[image])) is None:
             return None
         if (augmentation := self.options.augmentation) is not None:
             # All that the reader draws a view from.
             drawn = "|".join(map(str, drawn_from(source, sample.key, view, image)))
             digest.update(f"{augmentation}|{self.options.seed}|{drawn}".encode())
         return digest.digest()
+
+
+def plain_name(image: ImageRef) -> bytes | None:
+    """16 bytes for the plain view of an image, whichever data set it belongs to; None when it cannot be read."""
+    digest = _digest(image)
+    return None if digest is None else digest.digest()
+
+
+def _digest(image: ImageRef) -> hashlib.blake2b | None:
+    try:
+        return hashlib.blake2b(content_of(image), digest_size=NAME_BYTES)
+    except (OSError, ValueError, BadSampleError):
+        return None
 
 
 def content_of(ref: ImageRef) -> bytes:

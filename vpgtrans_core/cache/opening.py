@@ -9,7 +9,7 @@ import torch
 
 from vpgtrans_core.cache.budget import CachePlan, plan_cache
 from vpgtrans_core.cache.key import CacheKey, Kind
-from vpgtrans_core.cache.store import FeatureCache
+from vpgtrans_core.cache.store import KEY, FeatureCache
 from vpgtrans_core.files import cache_root
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.vpg.adapter import VPG
@@ -37,15 +37,18 @@ class Caches:
         self.plans: dict[str, CachePlan] = {}
         self._open: dict[str, FeatureCache] = {}
 
-    def open(self, vpg: VPG, kind: Kind, dtype: torch.dtype, settings: Settings, *, images: int) -> FeatureCache | None:
+    def open(
+        self, vpg: VPG, kind: Kind, dtype: torch.dtype, settings: Settings, *, images: int, training: bool = True
+    ) -> FeatureCache | None:
         """The cache of what `vpg` computes, or None where it is not wanted, too large, or cannot be written.
 
         Args:
             images: images that the run sees; what they take is planned before anything is written, see `plans`.
+            training: as in `CacheKey.of`.
         """
         if not wants_cache(settings):
             return None
-        key, root = CacheKey.of(vpg, kind, dtype), cache_root(settings.cache)
+        key, root = CacheKey.of(vpg, kind, dtype, training=training), cache_root(settings.cache)
         if key.folder in self._open:
             return self._open[key.folder]
         views = settings.views + 1 if settings.augment else 1  # held-out images and the start see the plain one
@@ -59,6 +62,19 @@ class Caches:
             log.warning("no cache in %s: %s", root, error)
             return None
         return self._open[key.folder]
+
+    def existing(self, vpg: VPG, dtype: torch.dtype, settings: Settings) -> FeatureCache | None:
+        """The features that other runs have kept, to read only; None where there are none or no cache is wanted."""
+        root, key = cache_root(settings.cache), CacheKey.of(vpg, "features", dtype)
+        if not wants_cache(settings) or not (root / key.folder / KEY).is_file():
+            return None
+        try:
+            cache = FeatureCache.open(root, key)
+        except OSError as error:
+            log.warning("no cache in %s: %s", root, error)
+            return None
+        cache.writes = False
+        return cache
 
     def flush(self) -> None:
         """Write the pending entries."""

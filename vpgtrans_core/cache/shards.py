@@ -1,6 +1,7 @@
 """Shards: entries that were written together, and the manifest that makes them valid.
 
-NAME.safetensors   "names" [n, 16] uint8 and "values" [n, ...]
+NAME.safetensors   "names" [n, 16] uint8 and "values" [n, ...]; of pictures in tiles "values" [T, ...], "counts" [n] and
+                   "sizes" [n, 2] (see `Tiles`)
 NAME.json          its size and SHA-256; written last, so that a shard half written never counts
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vpgtrans_core.data.tiles import Tiles, Visual
 from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.weights import open_safetensors, read_json, save_tensors, sha256_file, write_json
 
@@ -27,14 +29,14 @@ STALE_SECONDS = 3600.0
 
 @dataclass
 class Shard:
-    """An open shard, memory-mapped: `values` ``[n, ...]`` are read from disk where they are touched."""
+    """An open shard, memory-mapped: `values` of n entries are read from disk where they are touched."""
 
     name: str
     names: list[bytes]
-    values: Tensor
+    values: Visual
 
 
-def write_shard(folder: Path, names: Sequence[bytes], values: Tensor) -> str:
+def write_shard(folder: Path, names: Sequence[bytes], values: Visual) -> str:
     """Write entries as a new shard that is there whole or not at all; return its name. Names sort by time.
 
     Raises:
@@ -43,10 +45,16 @@ def write_shard(folder: Path, names: Sequence[bytes], values: Tensor) -> str:
     name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
     file = folder / f"{name}.safetensors"
     table = torch.frombuffer(bytearray(b"".join(names)), dtype=torch.uint8).view(-1, NAME_BYTES)
-    save_tensors(file, {"names": table, "values": values})
+    save_tensors(file, {"names": table, **_tensors(values)})
     record = {"sha256": sha256_file(file), "bytes": file.stat().st_size, "entries": len(names)}
     write_json(folder / f"{name}.json", record)
     return name
+
+
+def _tensors(values: Visual) -> dict[str, Tensor]:
+    if not isinstance(values, Tiles):
+        return {"values": values}
+    return {"values": values.values, "counts": torch.tensor(values.counts), "sizes": torch.tensor(values.sizes)}
 
 
 def shard_names(folder: Path) -> list[str]:
@@ -65,14 +73,19 @@ def damage(folder: Path, name: str) -> str | None:
     return None
 
 
-def open_shard(folder: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Shard | None:
-    """Map a shard; None when it does not hold entries of this shape and precision."""
+def open_shard(folder: Path, name: str, shape: tuple[int, ...], dtype: torch.dtype, tiled: bool) -> Shard | None:
+    """Map a shard; None when it does not hold entries, or tiles of entries, of this shape and precision."""
+    values: Visual
     try:
         handle = open_safetensors(folder / f"{name}.safetensors")
-        table, values = handle.get_tensor("names"), handle.get_tensor("values")
+        table, rows = handle.get_tensor("names"), handle.get_tensor("values")
+        values = rows
+        if tiled:
+            sizes = [(width, height) for width, height in handle.get_tensor("sizes").tolist()]
+            values = Tiles(rows, tuple(handle.get_tensor("counts").tolist()), tuple(sizes))
     except Exception:  # a shard that another process is removing, or that holds something else
         return None
-    if table.shape != (len(values), NAME_BYTES) or values.shape[1:] != shape or values.dtype != dtype:
+    if table.shape != (len(values), NAME_BYTES) or rows.shape[1:] != shape or rows.dtype != dtype:
         return None
     raw = table.numpy().tobytes()
     return Shard(name, [raw[i : i + NAME_BYTES] for i in range(0, len(raw), NAME_BYTES)], values)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vpgtrans_core.cache.key import CacheKey
 from vpgtrans_core.cache.shards import (
@@ -21,6 +20,7 @@ from vpgtrans_core.cache.shards import (
     sweep,
     write_shard,
 )
+from vpgtrans_core.data.tiles import Tiles, Visual, stacked
 from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.weights import read_json, write_json
 
@@ -54,7 +54,7 @@ class FeatureCache:
         self._where: dict[bytes, tuple[str, int]] = {}
         self._seen: set[str] = set()
         self._looked = -1
-        self._pending: dict[bytes, Tensor] = {}
+        self._pending: dict[bytes, Visual] = {}
 
     @classmethod
     def open(cls, root: Path, key: CacheKey) -> FeatureCache:
@@ -85,8 +85,8 @@ class FeatureCache:
     def __contains__(self, name: bytes) -> bool:
         return name in self._pending or name in self._where
 
-    def get(self, name: bytes) -> Tensor | None:
-        """The entry of this name ``[*key.shape]``, a copy, or None when it is not there."""
+    def get(self, name: bytes) -> Visual | None:
+        """The entry of this name ``[*key.shape]``, or the tiles of it, a copy; None when it is not there."""
         if (pending := self._pending.get(name)) is not None:
             return pending.clone()
         if name not in self._where:
@@ -95,30 +95,46 @@ class FeatureCache:
             return None
         return self._shards[place[0]].values[place[1]].clone()
 
-    def add(self, names: Sequence[bytes], values: Tensor) -> Tensor:
-        """Keep ``values`` ``[n, *key.shape]`` under these names and return what is kept now, on the values' device:
-        the earlier value where a name was there before. Values that are not finite are not kept."""
+    def add(self, names: Sequence[bytes], values: Visual) -> Visual:
+        """Keep ``values`` ``[n, *key.shape]``, or the tiles of n entries, under these names and return what is kept
+        now, on the values' device: the earlier value where a name was there before. Values that are not finite are not
+        kept."""
+        if isinstance(values, Tiles):
+            return self._add_tiles(names, values)
         if known := [i for i, name in enumerate(names) if name in self]:
             values = values.clone()
             for i in known:
                 kept = self.get(names[i])
-                assert kept is not None
+                assert isinstance(kept, torch.Tensor)
                 values[i] = kept.to(values.device)
         new = [i for i, name in enumerate(names) if name not in self]
         if self.writes and new:
             rows = values.detach()[new].to("cpu", self.key.entry_dtype)
             finite = rows.flatten(1).isfinite().all(1).tolist()
             self._pending |= {names[i]: row.clone() for i, row, sound in zip(new, rows, finite, strict=True) if sound}
-            if len(self._pending) * self.key.entry_bytes >= SHARD_BYTES:
-                self.flush()
+            self._flush_if_full()
         return values
+
+    def _add_tiles(self, names: Sequence[bytes], values: Tiles) -> Visual:
+        kept: list[Visual] = []
+        for name, entry in zip(names, values, strict=True):
+            known = self.get(name)
+            if known is None and self.writes and entry.values.isfinite().all():
+                self._pending[name] = entry.change(lambda v: v.detach().to("cpu", self.key.entry_dtype, copy=True))
+            kept.append(entry if known is None else known.to(values.values.device))
+        self._flush_if_full()
+        return stacked(kept)
+
+    def _flush_if_full(self) -> None:
+        if len(self._pending) * self.key.entry_bytes >= SHARD_BYTES:
+            self.flush()
 
     def flush(self) -> None:
         """Write the pending entries as a shard. When the disk is full, warn once and only read from then on."""
         if not self._pending:
             return
         try:
-            write_shard(self.folder, list(self._pending), torch.stack(list(self._pending.values())))
+            write_shard(self.folder, list(self._pending), stacked(list(self._pending.values())))
         except OSError as error:
             log.warning("the cache %s cannot be written (%s); the run continues without it", self.folder, error)
             self.writes = False
@@ -142,12 +158,12 @@ class FeatureCache:
         """Add the shards that any process has written since the last look."""
         if (now := folder_time(self.folder)) == self._looked:
             return
-        self._looked = now
+        self._looked, key = now, self.key
         for name in shard_names(self.folder):
             if name in self._seen:
                 continue
             self._seen.add(name)
-            if (shard := open_shard(self.folder, name, self.key.shape, self.key.entry_dtype)) is not None:
+            if (shard := open_shard(self.folder, name, key.shape, key.entry_dtype, key.tiles > 0)) is not None:
                 self._shards[name] = shard
                 for row, entry in enumerate(shard.names):
                     self._where.setdefault(entry, (name, row))

@@ -126,16 +126,17 @@ class Chat:
         for first in range(len(self.past) + 1):
             read = _with_last_picture(self.past[:first], [*self.past[first:], asked])
             prompt = self.speaker.write(_conversation(read))
-            room = self.speaker.room(prompt)
+            pictures = [picture for exchange in read for picture in exchange.pictures]
+            room = self.speaker.room(prompt, pictures)
             if room is None:
                 return read, prompt, wanted
-            positions = self.speaker.length(prompt) + room
+            length = self.speaker.length(prompt, pictures)
+            positions = length + room
             if room >= min(wanted, positions // ANSWER_PART) or (first == len(self.past) and room > 0):
                 return read, prompt, min(wanted, room)
-        shown = sum(len(exchange.pictures) for exchange in read)
-        of_images = shown * self.speaker.model.vpg.num_prompts
+        shown, of_images = len(pictures), sum(picture.positions for picture in pictures)
         raise DataError(
-            f"the question takes {self.speaker.length(prompt)} positions ({of_images} for {shown} "
+            f"the question takes {length} positions ({of_images} for {shown} "
             f"images), and the language model has {positions}, one of which at least has to remain for the "
             "answer",
             "ask a shorter question, or show fewer images" if shown > 1 else "ask a shorter question",

@@ -28,7 +28,8 @@ STYLE = """
 .gradio-container {max-width: 860px !important; margin: 0 auto !important;}
 #talk {border: 1px solid var(--border-color-primary); border-radius: 14px; background: var(--background-fill-primary);}
 #talk .placeholder-content {justify-content: center; text-align: center; opacity: 0.7;}
-#talk .message img {max-height: 260px; border-radius: 10px;}
+#talk .message img {max-height: 220px; border-radius: 10px;}
+#talk .message-row {margin-top: 6px !important; margin-bottom: 6px !important;}
 #talk button[aria-label*="hare"], #talk button[title*="hare"] {display: none;}
 #head h1 {margin: 0.2em 0 0.1em; font-size: 1.35em;}
 #head p {margin: 0; opacity: 0.75;}
@@ -72,7 +73,7 @@ class Page:
             )
             talk = gr.Chatbot(
                 show_label=False, height="46vh", min_height=280, elem_id="talk", placeholder=EMPTY,
-                render_markdown=False, buttons=["copy"], feedback_options=None, layout="bubble",
+                render_markdown=False, buttons=[], feedback_options=None, layout="bubble",
             )  # fmt: skip
             box = gr.MultimodalTextbox(
                 show_label=False, file_types=[".png", ".jpg", ".jpeg", ".webp"], file_count="multiple",

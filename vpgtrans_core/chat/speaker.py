@@ -17,8 +17,10 @@ from torch import Tensor
 from vpgtrans_core.data.bad import BadSampleError
 from vpgtrans_core.data.conversation import Conversation
 from vpgtrans_core.data.images import pixels
+from vpgtrans_core.data.tiles import Tiles, stacked
 from vpgtrans_core.errors import DataError, ModelError
 from vpgtrans_core.llm.adapter import GenerateOptions
+from vpgtrans_core.llm.shown import Prompts, together
 from vpgtrans_core.llm.text import Text, length
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.settings import Settings
@@ -35,10 +37,15 @@ KEPT = 256
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An image that the VPG has seen: its name, and its soft prompts ``[Q, D]``."""
+    """An image that the VPG has seen: its name, and its soft prompts ``[Q, D]``, or as many as it has."""
 
     name: str
-    prompts: Tensor
+    prompts: Prompts
+
+    @property
+    def positions(self) -> int:
+        """How many positions of the LLM it takes."""
+        return len(self.prompts) if isinstance(self.prompts, Tensor) else sum(self.prompts.positions)
 
 
 class Speaker:
@@ -59,7 +66,7 @@ class Speaker:
             )
         self.model = model
         self.template = model.template
-        self._seen: OrderedDict[str, Tensor] = OrderedDict()
+        self._seen: OrderedDict[str, Prompts] = OrderedDict()
         self._turn = threading.Lock()
 
     @classmethod
@@ -79,11 +86,12 @@ class Speaker:
         """
         name, opened = open_image(image, 0)
         seen = pixels(opened, self.model.vpg.preprocessing)
-        key = hashlib.sha256(seen.numpy().tobytes()).hexdigest()
+        tiles, size = (seen.values, seen.sizes) if isinstance(seen, Tiles) else (seen, ())
+        key = hashlib.sha256(tiles.numpy().tobytes() + repr(size).encode()).hexdigest()
         with self._turn:
             if key not in self._seen:
                 with torch.no_grad():
-                    self._seen[key] = self.model.soft_prompts(seen[None].to(self.model.device), "pixels")[0]
+                    self._seen[key] = self.model.soft_prompts(stacked([seen]).to(self.model.device), "pixels")[0]
             self._seen.move_to_end(key)
             while len(self._seen) > KEPT:
                 self._seen.popitem(last=False)
@@ -103,13 +111,13 @@ class Speaker:
                 "begin a new one: /reset, or New conversation on the page",
             ) from error
 
-    def room(self, prompt: Text) -> int | None:
+    def room(self, prompt: Text, pictures: Sequence[Picture]) -> int | None:
         """How many tokens may follow; see `LLM.room`."""
-        return self.model.llm.room(prompt, self.model.vpg.num_prompts)
+        return self.model.llm.room(prompt, [picture.positions for picture in pictures])
 
-    def length(self, prompt: Text) -> int:
+    def length(self, prompt: Text, pictures: Sequence[Picture]) -> int:
         """How many positions a prompt takes, with its images."""
-        return length(prompt.pieces, self.model.vpg.num_prompts)
+        return length(prompt.pieces, [picture.positions for picture in pictures])
 
     def answer(
         self, prompt: Text, pictures: Sequence[Picture], options: GenerateOptions, stop: threading.Event
@@ -119,7 +127,7 @@ class Speaker:
         It ends early when `stop` is set, and when the iterator is closed.
         """
         shape = (0, self.model.vpg.num_prompts, self.model.llm.embedding_size)
-        prompts = torch.stack([p.prompts for p in pictures]) if pictures else torch.zeros(shape)
+        prompts = together([p.prompts for p in pictures]) if pictures else torch.zeros(shape)
         updates: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
 
         def work() -> None:

@@ -25,6 +25,7 @@ def add_to(app: typer.Typer) -> None:
 def check(
     path: Annotated[str, typer.Argument(metavar="PATH", help="Captioned images, as for --data.")],
     format: Annotated[str | None, typer.Option(help="The data's format, if vpgt does not recognise it.")] = None,
+    caption_key: Annotated[str | None, typer.Option(help="Key of the captions; default: the usual names.")] = None,
     as_json: Json = False,
 ) -> None:
     """Count the usable and the bad samples, and compare tar shards with the SHA-256 in their manifest."""
@@ -48,7 +49,7 @@ def check(
             ),
             "download them again; a run counts the missing samples as bad and stops if there are too many",
         )
-    listing = read_source(path, format, clean)
+    listing = read_source(path, format, clean, caption_key=caption_key)
     if as_json:
         print(json.dumps(listing.describe() | {"shards_compared": sum(r.expected is not None for r in reports)}))
     else:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from vpgtrans_core.cli.columns import columns
+from vpgtrans_core.cli.options import settings_from, with_settings
 from vpgtrans_core.cli.progress import Reporter
 from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.registry import Registry
-from vpgtrans_core.settings import build
+
+MACHINE = (
+    *("device", "dtype", "quantization", "shard", "cache", "cache_features", "cache_gb", "offline"),
+    "trust_remote_code",
+)
+"""The settings of a run that an evaluation has too."""
 
 
 def add_to(app: typer.Typer) -> None:
     app.command("eval")(evaluate)
 
 
+@with_settings(lambda name: name if name in MACHINE else None)
 def evaluate(
     ctx: typer.Context,
     model: Annotated[str | None, typer.Argument(help="A model folder, an alias or a hub id of a VL-LLM.")] = None,
@@ -47,16 +54,10 @@ def evaluate(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text in tokens.")] = None,
     length_penalty: Annotated[float | None, typer.Option(help="Above 0 beams prefer long texts.")] = None,
     examples: Annotated[int, typer.Option(min=0, help="Pictures on the HTML page.")] = 60,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Precision: auto, float32, bfloat16 or float16.")] = "auto",
-    quantization: Annotated[str, typer.Option(help="The LLM in none, 8bit or 4bit.")] = "none",
-    offline: Annotated[bool, typer.Option("--offline", help="Never ask the hub.")] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model folder.")
-    ] = False,
     list_all: Annotated[bool, typer.Option("--list", help="List tasks and metrics.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    **flags: Any,
 ) -> None:
     """Measure a model as papers do; called again after a stop, it goes on where it was."""
     if list_all:
@@ -69,11 +70,10 @@ def evaluate(
 
     chosen = {"num_beams": num_beams, "min_new_tokens": min_new_tokens, "max_new_tokens": max_new_tokens}
     options = {k: v for k, v in {**chosen, "length_penalty": length_penalty}.items() if v is not None}
-    machine = {"device": device, "dtype": dtype, "quantization": quantization, "offline": offline}
     settings = EvalSettings(
         task=task, model=model, data=tuple(data or ()), predictions=predictions, out=out, metrics=tuple(metric or ()),
         scored=not no_scores, limit=limit, batch_size=batch_size, prompt=prompt, options=options, examples=examples,
-        overwrite=overwrite, machine=build({**machine, "trust_remote_code": trust_remote_code}),
+        overwrite=overwrite, machine=settings_from(None, flags),
     )  # fmt: skip
     with Reporter(quiet=quiet) as reporter:
         result = run(settings, ctx.obj.registry, reporter)

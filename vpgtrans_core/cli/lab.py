@@ -24,7 +24,9 @@ def run(
     files: Annotated[list[Path], typer.Argument(metavar="EXPERIMENT.yaml...", help="Experiments; see docs/lab.md.")],
     out: Annotated[Path | None, typer.Option(help="The laboratory's folder; default runs/lab/EXPERIMENT.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Cells that run at once.")] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan every cell, and run none.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Plan every cell, and run none; finished cells in --out say how long.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Run every cell of the experiments' matrices that is not finished. Called again, it goes on where it was."""
@@ -36,18 +38,18 @@ def run(
         raise ConfigError(
             [f"several experiments have the name {name!r}" for name in twice], "give each its own `name:`"
         )
+    folder = (out or Path("runs", "lab", names[0])).expanduser().absolute()
     if dry_run:
+        from vpgtrans_core.lab.folder import LabFolder
         from vpgtrans_core.lab.planning import plan_cells
 
-        rows = plan_cells(experiments, ctx.obj.registry)
-        print("\n".join(columns(("CELL", "CAPTIONS", "GPU-HOURS"), rows, right=(1, 2))))
+        rows = plan_cells(experiments, ctx.obj.registry, LabFolder(folder), jobs)
+        print("\n".join(columns(("CELL", "CAPTIONS", "GPU-HOURS", "SECONDS HERE"), rows, right=(1, 2, 3))))
         return
     if out is None and len(files) > 1:
         raise ConfigError(["several experiments need a folder for all of them"], "give --out DIR")
     from vpgtrans_core.lab.run import run_lab
     from vpgtrans_core.miniature.data import save_training
-
-    folder = (out or Path("runs", "lab", names[0])).expanduser().absolute()
 
     def say(text: str) -> None:
         if not quiet:

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -27,6 +27,7 @@ from vpgtrans_core.cli import (
     data,
     doctor,
     evaluating,
+    export,
     inspecting,
     lab,
     listing,
@@ -40,6 +41,7 @@ from vpgtrans_core.cli import (
 )
 from vpgtrans_core.cli.plugin_commands import PluginCommand, plugin_commands
 from vpgtrans_core.errors import PluginError, VpgtError
+from vpgtrans_core.files import disk_full
 from vpgtrans_core.processes.launching import tell_launcher
 from vpgtrans_core.registry import Registry, load_registry, use_registry
 
@@ -133,6 +135,7 @@ lab.add_to(app)
 push.add_to(app)
 listing.add_to(app)
 targets.add_to(app)
+export.add_to(app)
 doctor.add_to(app)
 scaffold.add_to(app)
 cache.add_to(app)
@@ -177,9 +180,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with first.signals_raise():
             app(args=arguments, prog_name="vpgt", obj=state)
     except VpgtError as error:
-        show_error(error, debug=state.debug)
-        tell_launcher(error, os.environ)
-        sys.exit(getattr(error, "exit_code", WRONG_INPUT))
+        _end_with(error, state)
+    except Exception as error:
+        if (full := disk_full(error)) is None:
+            raise  # a bug keeps its traceback
+        _end_with(full, state)
+
+
+def _end_with(error: VpgtError, state: State) -> NoReturn:
+    show_error(error, debug=state.debug)
+    tell_launcher(error, os.environ)
+    sys.exit(getattr(error, "exit_code", WRONG_INPUT))
 
 
 def show_error(error: VpgtError, *, debug: bool = False) -> None:

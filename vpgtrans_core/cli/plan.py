@@ -11,12 +11,13 @@ import typer
 
 from vpgtrans_core.cli.columns import columns
 from vpgtrans_core.cli.options import settings_from, with_settings
+from vpgtrans_core.cli.plan_ways import ways_text
 from vpgtrans_core.cli.transfer import require_models
 
 if TYPE_CHECKING:
     from vpgtrans_core.planning.cost.chips import Chip
-    from vpgtrans_core.planning.cost.estimate import Cost, Fit
-    from vpgtrans_core.planning.plan import Plan
+    from vpgtrans_core.planning.cost.costs import Cost, Fit
+    from vpgtrans_core.planning.parts import Plan
 
 PANEL = "This command"
 PARTS = {
@@ -29,8 +30,6 @@ PARTS = {
     "working": "working memory",
     "reserved": "reserved",
 }
-
-WAYS = {"none": "not quantised", "8bit": "8 bits (--quantization 8bit)", "4bit": "4 bits (--quantization 4bit)"}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -45,13 +44,19 @@ def plan(
         typer.Option(metavar="FILE.yaml", rich_help_panel=PANEL, help="Settings file; flags take precedence over it."),
     ] = None,
     gpu: Annotated[str, typer.Option(rich_help_panel=PANEL, help="GPU: h100, a100, h200, 4090, ...")] = "a100",
-    gpus: Annotated[int, typer.Option(rich_help_panel=PANEL, help="Number of GPUs, each with a copy of the LLM.")] = 1,
+    gpus: Annotated[int, typer.Option(rich_help_panel=PANEL, help="Number of GPUs, in one machine.")] = 1,
     mfu: Annotated[
         float | None,
         typer.Option(rich_help_panel=PANEL, help="Model FLOPs utilisation: share of the GPU's peak; default 0.35."),
     ] = None,
     price: Annotated[
         float | None, typer.Option(rich_help_panel=PANEL, help="US dollars per GPU-hour; default a guess.")
+    ] = None,
+    link: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GB/S", rich_help_panel=PANEL, help="What a GPU gets from another, stated; default the GPU's."
+        ),
     ] = None,
     caption_tokens: Annotated[
         float | None,
@@ -62,14 +67,16 @@ def plan(
 ) -> None:
     """Estimate a transfer without loading weights: shapes, memory, FLOPs, hours, dollars, disk, downloads."""
     settings = settings_from(config, flags)
-    require_models(settings)
-    from vpgtrans_core.planning.cost.chips import chip, chips
-    from vpgtrans_core.planning.cost.estimate import Estimator, assumptions_for
+    if settings.method != "tune" or not settings.source:  # a model that is tuned keeps its LLM
+        require_models(settings)
+    from vpgtrans_core.planning.cost.assumptions import assumptions_for
+    from vpgtrans_core.planning.cost.chips import chip, chips, with_link
+    from vpgtrans_core.planning.cost.estimate import Estimator
     from vpgtrans_core.planning.plan import plan as make_plan
 
     registry = ctx.obj.registry
     table = chips(registry.switches.folder)
-    device = chip(gpu, table)
+    device = with_link(chip(gpu, table), link)
     made = make_plan(settings, registry=registry)
     assumed = assumptions_for(made, device, gpus=gpus, mfu=mfu, price=price, caption_tokens=caption_tokens)
     cost = Estimator(made, registry, device, assumed).cost()
@@ -82,17 +89,18 @@ def plan(
 def cost_text(plan: Plan, cost: Cost, chips: Mapping[str, Chip]) -> list[list[str]]:
     """Blocks of lines: time, money, memory, ways to hold the LLM, the host's memory, disk, the paper's runs, what was
     assumed."""
-    ways, host = _ways(cost, chips), _host(cost)
-    return [_time(plan, cost), _memory(cost), ways, host, _disk(cost), _paper(cost), _assumed(plan, cost)]
+    ways, host = ways_text(cost, chips.values()), _host(cost)
+    paper = [] if plan.method == "tune" else _paper(cost)
+    return [_time(plan, cost), _memory(cost), ways, host, _disk(cost), paper, _assumed(plan, cost)]
 
 
 def _time(plan: Plan, cost: Cost) -> list[str]:
-    gpus, price = cost.assumptions.gpus, cost.assumptions.price
+    price = cost.assumptions.price * cost.assumptions.gpus / cost.parallel
 
     def line(name: str, captions: float, each: float | None, flops: float | None, gpu_hours: float) -> tuple[str, ...]:
         work = (f"{each / 1e12:.3g}" if each else "", f"{flops:.3g}" if flops else "")
         money = f"{gpu_hours * price:,.2f}"
-        return name, f"{captions:,.0f}", *work, _hours(gpu_hours / gpus), _hours(gpu_hours), money
+        return name, f"{captions:,.0f}", *work, _hours(gpu_hours / cost.parallel), _hours(gpu_hours), money
 
     stages, scratch, theirs = cost.stages, cost.scratch, cost.scratch_paper_code
     captions, flops = sum(s.captions for s in stages), sum(s.total_flops for s in cost.parts)
@@ -101,17 +109,27 @@ def _time(plan: Plan, cost: Cost) -> list[str]:
         line(name, part.captions, part.flops_per_caption, part.total_flops, part.gpu_hours)
         for name, part in zip(names, cost.parts, strict=True)
     ]
-    rows += [
-        line("together", captions, None, flops, cost.gpu_hours),
-        line("from scratch", scratch.captions, scratch.flops_per_caption, scratch.total_flops, scratch.gpu_hours),
-        line("  in the paper's code", scratch.captions, None, None, theirs),
-    ]
-    header = ("TIME", "CAPTIONS", "TFLOP EACH", "FLOP", "HOURS", "GPU-HOURS", "USD")
+    rows += [line("together", captions, None, flops, cost.gpu_hours)]
+    rows += (
+        []
+        if plan.method == "tune"
+        else [
+            line("from scratch", scratch.captions, scratch.flops_per_caption, scratch.total_flops, scratch.gpu_hours),
+            line("  in the paper's code", scratch.captions, None, None, theirs),
+        ]
+    )
+    header = ("TIME", _counted(plan), "TFLOP EACH", "FLOP", "HOURS", "GPU-HOURS", "USD")
     lines = columns(header, rows, right=range(1, 7))
-    if plan.method != "scratch" and plan.target.origin != "bundled" and cost.gpu_hours:
+    if plan.method not in ("scratch", "tune") and plan.target.origin != "bundled" and cost.gpu_hours:
         times = scratch.gpu_hours / cost.gpu_hours
         lines.append(f"training from scratch on as much data as in the paper costs {times:.3g} times as much")
     return lines
+
+
+def _counted(plan: Plan) -> str:
+    """What the numbers of a table count: captions, or where conversations are learned their answers."""
+    kinds = dict.fromkeys("CAPTIONS" if stage.conversations is None else "ANSWERS" for stage in plan.stages)
+    return ", ".join(kinds) or "CAPTIONS"
 
 
 def _memory(cost: Cost) -> list[str]:
@@ -122,39 +140,10 @@ def _memory(cost: Cost) -> list[str]:
         if any(getattr(f.memory, part) for f in fits)
     ]
     rows.append(("total", *(f"{f.memory.total / 1e9:.2f}" for f in fits)))
-    lines = columns(
-        (f"GB ON ONE {cost.chip.name.upper()}", *(f"STAGE {f.stage}" for f in fits)),
-        rows,
-        right=range(1, 1 + len(fits)),
-    )
+    which = "ONE" if cost.parallel == cost.assumptions.gpus else "THE FULLEST"
+    header = (f"GB ON {which} {cost.chip.name.upper()}", *(f"STAGE {f.stage}" for f in fits))
+    lines = columns(header, rows, right=range(1, 1 + len(fits)))
     return lines + [_fit(f, cost) for f in fits]
-
-
-def _ways(cost: Cost, chips: Mapping[str, Chip]) -> list[str]:
-    """The ways to hold the LLM, the one that is picked, and what would hold it where none does."""
-    from vpgtrans_core.planning.cost.estimate import FULL
-    from vpgtrans_core.planning.cost.ways import would_fit
-
-    room = FULL * cost.chip.memory_gb
-    rows = [
-        (
-            WAYS[way.quantization],
-            f"{way.memory.llm_weights / 1e9:.2f}",
-            f"{way.memory.total / 1e9:.2f}",
-            "picked" if way.picked else "fits" if way.fits else "too large",
-        )
-        for way in cost.ways
-    ]
-    lines = columns(
-        ("A COPY OF THE LLM ON EACH GPU", "WEIGHTS GB", "LEAST GB", f"OF {room:.1f} GB"), rows, right=(1, 2)
-    )
-    if not rows or any(way.fits for way in cost.ways):
-        return lines
-    found = would_fit(cost.ways, chips.values(), FULL)
-    if found is None:
-        return [*lines, "nothing fits, on none of the GPUs that vpgt knows; a smaller LLM would"]
-    way, chip = found
-    return [*lines, f"nothing fits; {WAYS[way.quantization]} would on {chip.title} (--gpu {chip.name}) or larger"]
 
 
 def _fit(fit: Fit, cost: Cost) -> str:
@@ -209,17 +198,24 @@ def _paper(cost: Cost) -> list[str]:
 
 def _assumed(plan: Plan, cost: Cost) -> list[str]:
     from vpgtrans_core.planning.cost.teaching import SLOWER
+    from vpgtrans_core.planning.cost.ways import LINK_SHARE
+    from vpgtrans_core.planning.text import conversations_text
 
     a = cost.assumptions
     sampling = f"sampling captions reaches 1/{SLOWER:g} of that share;" if cost.describing else ""
     amount = "as given" if plan.data else "as in the paper, where no steps are given"
+    talks = [f"stage {s.number}: {conversations_text(s)};" for s in plan.stages if s.conversations is not None]
+    captions = f"{a.caption_tokens:g} tokens per caption; {a.captions_per_image:.3g} captions per image; "
     return [
         f"assumptions: {a.gpus} x {cost.chip.title} at {a.price:.2f} USD an hour each, "
         f"MFU {a.mfu:g} of {cost.chip.tflops:g} TFLOP/s;",
         *([sampling] if sampling else []),
-        f"{a.caption_tokens:g} tokens per caption; {a.captions_per_image:.3g} captions per image; "
-        f"amount of data {amount};",
-        "no cache: every epoch computes every image; reading images is no bottleneck; MFU and price are guesses",
+        f"{captions if len(talks) < len(plan.stages) or not talks else ''}amount of data {amount};",
+        *talks,
+        "no cache: every epoch computes every image; reading images is no bottleneck; MFU and price are guesses;",
+        f"traffic at {LINK_SHARE:g} of {cost.chip.link_gbs:g} GB/s between GPUs and {cost.chip.host_gbs:g} GB/s from "
+        "main memory; shards are gathered",
+        "while blocks compute; of an LLM that is spread, one GPU computes at a time",
     ]
 
 

@@ -21,7 +21,7 @@ _PLACES = {
     "{kind}/README.md": "README.md",
     "{kind}/__init__.py": "{package}/__init__.py",
     "{kind}/adapter.py": "{package}/adapter.py",
-    "{kind}/test_conformance.py": "tests/test_conformance.py",
+    "{kind}/test_conformance.py": "tests/test_{package}.py",  # a name of its own: pytest takes each name once
 }
 
 

@@ -49,7 +49,7 @@ def tune(
     ] = False,
     **flags: Any,
 ) -> None:
-    """Tune a VL-LLM on conversations about images: VPG and projector are trained, the LLM stays frozen."""
+    """Tune a VL-LLM on conversations about images: VPG and projector are trained, and --lora in the LLM."""
     settings = settings_from(config, flags | {"source": model}, tuning_values)
     if not model and not settings.resume:
         raise ConfigError(

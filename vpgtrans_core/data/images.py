@@ -22,6 +22,7 @@ from vpgtrans_core.data.modes import to_rgb
 from vpgtrans_core.data.preprocessing import Preprocessing
 from vpgtrans_core.data.regular import MAX_BYTES
 from vpgtrans_core.data.sample import ImageRef, InMemoryImage
+from vpgtrans_core.data.tiles import Tiles, Visual
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 64 << 20
@@ -106,8 +107,8 @@ def open_image(ref: ImageRef) -> Image.Image:
     return decode(data)
 
 
-def pixels(image: Image.Image, preprocessing: Preprocessing, crop: tuple[int, int, int, int] | None = None) -> Tensor:
-    """Resize an RGB image to the VPG's square: uint8 pixels ``[3, S, S]`` in 0-255.
+def pixels(image: Image.Image, preprocessing: Preprocessing, crop: tuple[int, int, int, int] | None = None) -> Visual:
+    """Resize an RGB image to the VPG's square: uint8 pixels ``[3, S, S]`` in 0-255; or cut it into `Tiles` of them.
 
     `preprocessing` says how, as the family's own processor does; `normalize` does the rest. The pixels stay bytes until
     then because bytes travel from the workers four times faster.
@@ -116,7 +117,14 @@ def pixels(image: Image.Image, preprocessing: Preprocessing, crop: tuple[int, in
         crop: the part (left, upper, right, lower) to use, in pixels of `image`; default all of it.
     """
     part = image.crop(crop) if crop else image
-    return torch.from_numpy(np.array(preprocessing.fit(part))).permute(2, 0, 1).contiguous()
+    if not preprocessing.tiled:
+        return _bytes(preprocessing.fit(part))
+    tiles = torch.stack([_bytes(tile) for tile in preprocessing.tiles(part)])
+    return Tiles(tiles, (len(tiles),), (part.size,))
+
+
+def _bytes(square: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
 
 
 def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -128,11 +136,16 @@ def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 def augmented(
     image: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, rng: random.Random
-) -> Tensor:
-    """One augmented view of an RGB image as uint8 pixels ``[3, S, S]``; all chance comes from `rng`."""
+) -> Visual:
+    """One augmented view of an RGB image as uint8 pixels ``[3, S, S]``, or as tiles; all chance comes from `rng`."""
     crop = _random_crop(image.size, augmentation, rng)
+    flips = rng.random() < augmentation.flip
+    if preprocessing.tiled:  # the picture is flipped, not each of its tiles
+        part = image.crop(crop)
+        return pixels(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flips else part, preprocessing)
     view = pixels(image, preprocessing, crop)
-    return view.flip(-1) if rng.random() < augmentation.flip else view
+    assert isinstance(view, Tensor)
+    return view.flip(-1) if flips else view
 
 
 def _random_crop(size: tuple[int, int], augmentation: Augmentation, rng: random.Random) -> tuple[int, int, int, int]:

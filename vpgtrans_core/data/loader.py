@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
 from vpgtrans_core.data import images
 from vpgtrans_core.data.bad import BAD_TEXT, BadLog, BadSample, BadSampleError
 from vpgtrans_core.data.conversation import Template, TextKind
 from vpgtrans_core.data.data import Data
 from vpgtrans_core.data.images import Augmentation
+from vpgtrans_core.data.limit import Limit
 from vpgtrans_core.data.order import Draw
 from vpgtrans_core.data.preprocessing import Preprocessing
 from vpgtrans_core.data.sample import CachedKind, Encoder, Sample, VisualKind
+from vpgtrans_core.data.tiles import Visual, stacked
 from vpgtrans_core.data.workers import read_in_workers
 
 
@@ -35,8 +36,9 @@ class FeatureSource(Protocol):
 
     kind: CachedKind
 
-    def get(self, source: int, row: int, view: int, image: int = 0) -> Tensor | None:
-        """The features ``[N, C]`` or output ``[Q, D]`` of a sample's `image`-th image; None when they are not there."""
+    def get(self, source: int, row: int, view: int, image: int = 0) -> Visual | None:
+        """The features ``[N, C]`` or output ``[Q, D]`` of a sample's `image`-th image, or those of its tiles; None when
+        they are not there."""
         ...
 
 
@@ -50,6 +52,7 @@ class ReadOptions:
         template: what makes a text of a conversation.
         instructions: what asks for captions without a prompt where conversations are learned; one at random.
         max_tokens: longest text.
+        positions, num_prompts: what else limits it, see `Limit`.
         seed: of captions, splits and augmentation.
         captions_per_image: texts of an image a visit; None for all.
         augmentation: None for none.
@@ -65,6 +68,23 @@ class ReadOptions:
     texts: TextKind = "caption"
     template: Template | None = None
     instructions: tuple[str, ...] = ()
+    positions: int | None = None
+    num_prompts: int = 0
+
+    def longest(self, images: int = 1) -> int:
+        """The most tokens of a text that shows so many images.
+
+        Raises:
+            BadSampleError: they leave no room for any.
+        """
+        limit = Limit(self.max_tokens, self.positions, self.num_prompts)
+        if (tokens := limit.tokens(images)) < 1:
+            raise BadSampleError(
+                BAD_TEXT,
+                f"{images} images take {images * self.num_prompts} of the {self.positions} positions that the language "
+                "model has",
+            )
+        return tokens
 
     def view(self, visit: int) -> int:
         """Which view of an image is shown on this visit."""
@@ -94,7 +114,7 @@ class StepData:
         keys: their keys.
         views: which view of each is shown.
         visual: ``[I, ...]``, the images of the first sample, of the second, and so on: uint8 pixels ``[I, 3, S, S]``
-            (for `images.normalize`), ViT features or VPG outputs.
+            (for `images.normalize`), ViT features or VPG outputs; `Tiles` of them where pictures are cut.
         visual_kind: which of the three.
         texts: the texts of each sample, as the `Encoder` made them.
         images: how many images each sample has.
@@ -107,7 +127,7 @@ class StepData:
     draws: list[Draw]
     keys: list[str]
     views: list[int]
-    visual: Tensor
+    visual: Visual
     visual_kind: VisualKind
     texts: list[list[Any]]
     images: list[int]
@@ -157,7 +177,7 @@ class StepReader:
             draws=[draws[i] for i in texts],
             keys=[samples[i].key for i in texts],
             views=[self.options.view(draws[i].visit) for i in texts],
-            visual=torch.stack(images) if images else self._nothing(),
+            visual=stacked(images) if images else self._nothing(),
             visual_kind=kind if images else "pixels",
             texts=list(texts.values()),
             images=[len(visual) for _, visual in kept],
@@ -167,19 +187,24 @@ class StepReader:
 
     def _visuals(
         self, draws: Sequence[Draw], samples: Sequence[Sample]
-    ) -> tuple[VisualKind, list[list[Tensor] | None], list[Missed]]:
+    ) -> tuple[VisualKind, list[list[Visual] | None], list[Missed]]:
         """One tensor an image of each sample, None for a bad sample. Features when all good samples have them, else
         pixels of all."""
         everything = range(len(draws))
         if self.features is not None:
             cached = [self._cached(draw, sample) for draw, sample in zip(draws, samples, strict=True)]
-            pixels, bad = self._decode([i for i in everything if cached[i] is None], draws, samples)
+            rest = [i for i in everything if cached[i] is None]
+            pixels, bad = self._decode(rest, draws, samples)
             if all(p is None for p in pixels):
                 return self.features.kind, cached, bad
+            others = [i for i in everything if cached[i] is not None]
+            more, worse = self._decode(others, draws, samples)
+            decoded = dict(zip(rest + others, pixels + more, strict=True))
+            return "pixels", [decoded[i] for i in everything], bad + worse
         pixels, bad = self._decode(everything, draws, samples)
         return "pixels", pixels, bad
 
-    def _cached(self, draw: Draw, sample: Sample) -> list[Tensor] | None:
+    def _cached(self, draw: Draw, sample: Sample) -> list[Visual] | None:
         """The features of all images of a sample, if they are there."""
         assert self.features is not None
         view = self.options.view(draw.visit)
@@ -189,9 +214,9 @@ class StepReader:
 
     def _decode(
         self, places: Sequence[int], draws: Sequence[Draw], samples: Sequence[Sample]
-    ) -> tuple[list[list[Tensor] | None], list[Missed]]:
+    ) -> tuple[list[list[Visual] | None], list[Missed]]:
         """The pixels of the samples at these places, None for a bad one."""
-        visuals: list[list[Tensor] | None] = []
+        visuals: list[list[Visual] | None] = []
         bad = []
         for place in places:
             draw, sample = draws[place], samples[place]
@@ -205,7 +230,7 @@ class StepReader:
     def _missed(self, place: int, draws: Sequence[Draw], samples: Sequence[Sample], error: BadSampleError) -> Missed:
         return Missed(place, draws[place].source, BadSample(samples[place].key, error.kind, error.detail))
 
-    def _pixels(self, draw: Draw, sample: Sample, number: int) -> Tensor:
+    def _pixels(self, draw: Draw, sample: Sample, number: int) -> Visual:
         image = images.open_image(sample.images[number])
         options = self.options
         if options.augmentation is None:
@@ -226,12 +251,12 @@ class StepReader:
             if len(sample.images) > 1:
                 raise BadSampleError(BAD_TEXT, f"{len(sample.images)} images, but a caption describes one")
             captions = self._choose(draw, sample.key, sample.captions)
-            return [self.text.encode(caption, options.max_tokens, rng) for caption in captions]
+            return [self.text.encode(caption, options.longest(), rng) for caption in captions]
         if options.template is None:
             raise ValueError("conversations need a template")
         asked_by = rng.choice(options.instructions) if options.instructions else ""
         conversations = self._choose(draw, sample.key, sample.conversations(asked_by))
-        return [self.text.encode_spans(options.template.spans(c), options.max_tokens) for c in conversations]
+        return [self.text.encode_spans(options.template.spans(c), options.longest(len(c.marks))) for c in conversations]
 
     def _choose(self, draw: Draw, key: str, texts: Sequence[Any]) -> Sequence[Any]:
         """The texts of this visit: in turn from a shuffled round, so that all of them are used equally often."""
@@ -246,7 +271,7 @@ class StepReader:
         """A generator for one purpose of one sample; the same in every process and after every restart."""
         return random.Random(":".join(map(str, (self.options.seed, *what))))
 
-    def _nothing(self) -> Tensor:
+    def _nothing(self) -> Visual:
         size = self.options.preprocessing.size
         return torch.zeros((0, 3, size, size), dtype=torch.uint8)
 

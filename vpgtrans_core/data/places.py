@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from vpgtrans_core.data import bad
@@ -12,6 +13,17 @@ from vpgtrans_core.data.bad import BadSampleError
 
 LISTED_FROM = 256
 """From so many names in one folder on, the folder is listed instead of asking for each name."""
+
+
+def split_path(path: str) -> tuple[Path, Path | None]:
+    """``FILE:FOLDER`` as its two parts, any other path alone. Each of them may hold colons of its own."""
+    if not Path(path).expanduser().exists():
+        colons = [place for place, letter in enumerate(path) if letter == ":"]
+        for place in reversed(colons):
+            file, root = Path(path[:place]).expanduser(), path[place + 1 :]
+            if root and (file.is_file() or file.is_dir()):
+                return file, Path(root).expanduser()
+    return Path(path).expanduser(), None
 
 
 def below(root: str | Path, name: str) -> Path:
@@ -34,9 +46,22 @@ def existing(root: str | Path, name: str) -> Path:
         return path
     found = Path(path.anchor)
     for part in path.parts[1:]:
-        forms = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
-        found = next((found / form for form in forms if os.path.lexists(found / form)), found / part)
+        found /= part if part.isascii() or os.path.lexists(found / part) else _as_on_disk(found, part)
     return found
+
+
+def _as_on_disk(folder: Path, name: str) -> str:
+    """The name of a folder's entry that is written with the same letters, in whatever form."""
+    try:
+        return _by_letters(str(folder), folder.stat().st_mtime_ns).get(unicodedata.normalize("NFC", name), name)
+    except OSError:
+        return name
+
+
+@lru_cache(maxsize=4)
+def _by_letters(folder: str, _changed: int) -> dict[str, str]:
+    """The names in a folder that are not plain ASCII, by their composed form."""
+    return {unicodedata.normalize("NFC", name): name for name in os.listdir(folder) if not name.isascii()}
 
 
 def missing(root: Path, names: Iterable[str]) -> Iterator[tuple[int, str, str]]:

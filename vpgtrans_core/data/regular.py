@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import stat
 import zlib
 from pathlib import Path
 from typing import BinaryIO
 
+from vpgtrans_core import files
 from vpgtrans_core.data import bad
 from vpgtrans_core.data.bad import BadSampleError
 from vpgtrans_core.errors import DataError
@@ -25,13 +25,9 @@ MAX_LISTING_BYTES = 4 << 30
 FREE_UNPACKED_BYTES = 64 << 20
 """Up to here a packed file may grow as it likes; beyond it at most `MAX_UNPACKING` times its own size."""
 MAX_UNPACKING = 200
-_KINDS = {
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a folder",
-}
+GZIP = b"\x1f\x8b"
+PACKED = {GZIP: "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "zip"}
+"""How compressed files begin."""
 
 
 def open_regular(path: Path) -> tuple[BinaryIO, int]:
@@ -40,16 +36,10 @@ def open_regular(path: Path) -> tuple[BinaryIO, int]:
     Raises:
         OSError: it cannot be opened. BadSampleError: it is not a regular file.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            what = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
-            raise BadSampleError(bad.UNREADABLE_FILE, f"not a regular file but {what}")
-        return os.fdopen(descriptor, "rb"), status.st_size
-    except BaseException:
-        os.close(descriptor)
-        raise
+        return files.open_regular(path)
+    except files.NotRegularError as error:
+        raise BadSampleError(bad.UNREADABLE_FILE, str(error)) from error
 
 
 def read_regular(path: Path, most: int) -> bytes:
@@ -74,6 +64,11 @@ def read_text(path: Path) -> str:
     return _read(path, None).decode("utf-8-sig")
 
 
+def packing(head: bytes) -> str | None:
+    """How a file is compressed, from its first bytes; None when it is not."""
+    return next((kind for magic, kind in PACKED.items() if head.startswith(magic)), None)
+
+
 def read_head(path: Path, most: int = 1 << 16) -> str:
     """The beginning of such a file, to see what it is.
 
@@ -88,13 +83,16 @@ def _read(path: Path, most: int | None) -> bytes:
         file, size = open_regular(path)
         with file:
             _refuse_large(path, size)
-            if path.suffix == ".gz":
+            head = file.read(4096)
+            file.seek(0)
+            if head.startswith(GZIP) or path.suffix == ".gz":
                 return _unpacked(path, file, size, most)
-            if b"\0" in file.read(4096):
+            if kind := packing(head):
+                raise DataError(f"{path} is compressed ({kind})", "unpack it first; only .gz is unpacked on reading")
+            if b"\0" in head:
                 raise DataError(
                     f"{path} contains zero bytes, so it is not text", "check that the file is complete and in UTF-8"
                 )
-            file.seek(0)
             return file.read(-1 if most is None else most)
     except BadSampleError as error:
         raise DataError(f"{path} is {error.detail}", "give a file") from error
@@ -112,8 +110,7 @@ def refuse_special(path: Path) -> None:
     """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        what = _KINDS.get(stat.S_IFMT(mode), "something else")
-        raise DataError(f"{path} is not a regular file but {what}", "save the data to a file first")
+        raise DataError(f"{path} is not a regular file but {files.kind_of(mode)}", "save the data to a file first")
 
 
 def _refuse_large(path: Path, size: int) -> None:

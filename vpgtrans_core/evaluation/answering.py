@@ -1,24 +1,20 @@
 """A model answers the samples of a task, many at once, always in the same batches.
 
-The VPG sees each image once, however often it is asked about. Only prompts of the same number of tokens share a batch,
-so nothing is padded. The batches follow from the samples and the batch size alone, and a batch that is not complete is
-computed again as a whole: so neither an interruption nor the number of processes changes what is computed.
+The VPG sees each image once, however often it is asked about: see `encoding`. Only prompts of the same number of tokens
+share a batch, so nothing is padded. The batches follow from the samples and the batch size alone, and a batch that is
+not complete is computed again as a whole: so neither an interruption nor the number of processes changes what is
+computed.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from vpgtrans_core.data.bad import BadSampleError
-from vpgtrans_core.data.images import open_image, pixels
 from vpgtrans_core.data.sample import ImageRef
-from vpgtrans_core.errors import DataError
+from vpgtrans_core.data.tiles import stacked
+from vpgtrans_core.evaluation.encoding import ImageEncoder
+from vpgtrans_core.evaluation.files import refuse
 from vpgtrans_core.evaluation.task import EvalSample
 from vpgtrans_core.llm.adapter import GenerateOptions
 from vpgtrans_core.vlm.model import VLModel
@@ -52,6 +48,26 @@ def _chunk(groups: Sequence[list[int]], samples: Sequence[EvalSample], lengths: 
     return Chunk(tuple(samples[group[0]].image for group in groups), tuple(map(tuple, batches)))
 
 
+def refuse_long(
+    model: VLModel, samples: Sequence[EvalSample], prompts: Sequence[str], options: Callable[[str], GenerateOptions]
+) -> None:
+    """Refuse prompts after which the LLM has no positions left for the longest answer.
+
+    Raises:
+        DataError: naming their samples.
+    """
+    llm, soft = model.llm, model.vpg.most_prompts
+    rooms = {prompt: llm.room(llm.text.prompt_text(prompt), soft) for prompt in dict.fromkeys(prompts)}
+    problems = []
+    for sample, prompt in zip(samples, prompts, strict=True):
+        room, wanted = rooms[prompt], options(prompt).max_new_tokens
+        if room is not None and room < wanted:
+            left = f"{max(room, 0)} positions for {wanted} tokens"
+            problems.append(f"the question {sample.id!r} leaves the LLM {left} of an answer" if sample.question else
+                            f"the prompt leaves the LLM {left} of a caption")  # fmt: skip
+    refuse(list(dict.fromkeys(problems)), "lower --max-new-tokens, shorten --prompt, or leave these questions out")
+
+
 def answer(
     model: VLModel,
     samples: Sequence[EvalSample],
@@ -61,6 +77,7 @@ def answer(
     batch: int,
     done: Collection[int] = (),
     part: tuple[int, int] = (0, 1),
+    encoder: ImageEncoder | None = None,
 ) -> Iterator[list[tuple[int, str]]]:
     """Answer the samples that are not `done`, and yield each batch's numbers with answers when it is computed.
 
@@ -70,44 +87,25 @@ def answer(
         batch: texts generated at once.
         done: numbers of samples that have answers already.
         part: this process's number, and how many there are: every so many-th chunk is its own.
+        encoder: encodes the images; default one without a cache.
 
     Raises:
         DataError: an image cannot be read.
     """
-    encode = model.llm.text.prompt_ids
-    lengths = [len(encode(prompt)) if prompt else 0 for prompt in prompts]
+    encoder = encoder or ImageEncoder(model, batch)
+    lengths = [len(model.llm.text.prompt_ids(prompt)) if prompt else 0 for prompt in prompts]
+    chunks = []
     for chunk in plan_chunks(samples, lengths, batch)[part[0] :: part[1]]:
-        open_batches = [numbers for numbers in chunk.batches if not all(number in done for number in numbers)]
-        if not open_batches:
-            continue
-        outputs = see(model, chunk.images, batch)
-        for numbers in open_batches:
-            visual = torch.stack([outputs[samples[number].image.name] for number in numbers])
+        if left := [numbers for numbers in chunk.batches if not all(number in done for number in numbers)]:
+            chunks.append((chunk.images, left))
+    count, shards = sum(len(batches) for _, batches in chunks), model.llm.shards
+    missing = 0 if shards is None else shards.lockstep.most(count) - count
+    for images, batches in chunks:
+        outputs = encoder.encode(images)
+        for numbers in batches:
+            visual = stacked([outputs[samples[number].image.name] for number in numbers])
             asked = [prompts[number] for number in numbers]
             texts = model.generate(visual, "outputs", asked, options(asked[0]))
             yield list(zip(numbers, texts, strict=True))
-
-
-@torch.no_grad()
-def see(model: VLModel, images: Sequence[ImageRef], batch: int) -> Mapping[str, Tensor]:
-    """What the VPG makes of each image, ``[Q, D]``, by the image's name.
-
-    Raises:
-        DataError: an image cannot be read.
-    """
-
-    def load(ref: ImageRef) -> Tensor:
-        try:
-            return pixels(open_image(ref), model.vpg.preprocessing)
-        except BadSampleError as error:
-            detail = f" ({error.detail})" if error.detail else ""
-            raise DataError(f"the image {ref.name} cannot be used: {error.kind}{detail}", "replace it") from error
-
-    outputs: dict[str, Tensor] = {}
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(images), batch):
-            several = images[start : start + batch]
-            stacked = torch.stack(list(pool.map(load, several))).to(model.device)
-            seen, _ = model.frozen(stacked, "pixels")
-            outputs |= {ref.name: one for ref, one in zip(several, seen, strict=True)}
-    return outputs
+    for _ in range(missing):
+        model.llm.join_generation()

@@ -156,8 +156,27 @@ def rows_of(content: Any, key: str) -> list[Any]:
 
 
 def has_fields(rows: Sequence[Any], *names: str) -> bool:
-    """Whether the first row is an object with these fields."""
+    """Whether the first row is an object with these fields: what tells files apart."""
     return bool(rows) and isinstance(rows[0], dict) and all(name in rows[0] for name in names)
+
+
+def lacking(row: Any, *, ids: Sequence[str] = (), texts: Sequence[str] = (), said: Sequence[str] = ()) -> list[str]:
+    """The fields that a row does not have as it must: `ids` are whole numbers or texts, `texts` are not empty, and
+    those that people have `said` may be."""
+    if not isinstance(row, dict):
+        return [*ids, *texts, *said]
+    wrong = [name for name in ids if not is_id(row.get(name))]
+    wrong += [name for name in texts if not is_text(row.get(name))]
+    return wrong + [name for name in said if not isinstance(row.get(name), str)]
+
+
+def is_id(value: Any) -> bool:
+    """Whether a value can name a sample: a whole number, or a text that is not empty."""
+    return is_text(value) or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _split(given: str) -> tuple[Path, Path | None]:

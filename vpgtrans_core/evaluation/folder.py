@@ -14,9 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from vpgtrans_core.errors import ConfigError, DataError
+from vpgtrans_core.errors import ConfigError, DataError, ModelError
+from vpgtrans_core.evaluation.files import is_id
 from vpgtrans_core.evaluation.task import Id
-from vpgtrans_core.files import read_json, write_json, write_synced
+from vpgtrans_core.files import read_json, write_json, write_synced, writing
+from vpgtrans_core.run.lock import LOCK, FolderLock
 
 RECORD = "eval.json"
 PREDICTIONS = "predictions.jsonl"
@@ -26,37 +28,68 @@ _PARTS = "answers.*.jsonl"
 
 
 class EvalFolder:
-    """One evaluation's folder. `identity` says what was asked of which model: answers to anything else are not used."""
+    """One evaluation's folder; used as a context, it is let go at the end. `identity` says what was asked of which
+    model: answers to anything else are not used."""
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.path = path
         self.identity = json.loads(json.dumps(identity))
+        self._lock: FolderLock | None = None
+
+    def __enter__(self) -> EvalFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let others use the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def check(self, *, overwrite: bool) -> None:
         """Refuse a folder that holds something else; writes nothing.
 
         Raises:
-            ConfigError: it holds another evaluation or other files, and `overwrite` is off.
+            ConfigError: it holds other files, or another evaluation and `overwrite` is off.
         """
-        if overwrite or not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        if not self.path.exists() or (self.path.is_dir() and all(p.name == LOCK for p in self.path.iterdir())):
             return
-        hint = "choose another --out, or replace its evaluation with --overwrite"
         if not (self.path / RECORD).is_file():
             raise ConfigError([f"{self.path} holds something else than an evaluation"], "choose another --out")
-        before = read_json(self.path / RECORD).get("settings", {})
+        if overwrite:
+            return
+        hint = "choose another --out, or replace its evaluation with --overwrite"
+        before = self._settings()
+        if before is None:
+            raise ConfigError([f"{self.path / RECORD} is damaged: it does not say what was asked"], hint)
         changed = [key for key in {**before, **self.identity} if before.get(key) != self.identity.get(key)]
         if changed:
             told = [f"{k} was {_short(before.get(k))} and is now {_short(self.identity.get(k))}" for k in changed]
             raise ConfigError([f"{self.path} holds another evaluation: {line}" for line in told], hint)
 
+    def _settings(self) -> dict[str, Any] | None:
+        """What the folder's record says was asked; None where it cannot be read."""
+        try:
+            settings = read_json(self.path / RECORD).get("settings")
+        except ModelError:
+            return None
+        return settings if isinstance(settings, dict) else None
+
     def start(self, *, overwrite: bool) -> None:
-        """Make the folder, and note what is asked; with `overwrite` forget what an evaluation has left in it."""
+        """Make the folder, keep others out of it, and note what is asked; with `overwrite` forget what an evaluation
+        has left in it. The main process alone calls it.
+
+        Raises:
+            ConfigError: another evaluation is at work in the folder.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock.take(self.path)
         if overwrite:
             for old in [*self.path.glob(_PARTS), *(self.path / name for name in (PREDICTIONS, SUBMISSION, REPORT))]:
                 old.unlink(missing_ok=True)
         if overwrite or not (self.path / RECORD).is_file():
-            write_json(self.path / RECORD, {"finished": False, "settings": self.identity})
+            begun = {"finished": False, "settings": self.identity}
+            with writing("the record of the evaluation", self.path, len(str(begun))):
+                write_json(self.path / RECORD, begun)
 
     def answers(self, known: Mapping[Id, int]) -> dict[int, str]:
         """The answers that are there, by the numbers of their samples. A line cut off by a crash does not count.
@@ -86,10 +119,11 @@ class EvalFolder:
     def finish(self, rows: Iterable[Mapping[str, Any]], submission: Any, page: str, result: Mapping[str, Any]) -> None:
         """Write the result, ``eval.json`` last, then remove the answers' parts."""
         lines = "".join(json.dumps(row) + "\n" for row in rows)
-        write_synced(self.path / PREDICTIONS, lines.encode())
-        write_synced(self.path / SUBMISSION, json.dumps(submission, ensure_ascii=False).encode())
-        write_synced(self.path / REPORT, page.encode())
-        write_json(self.path / RECORD, {"finished": True, "settings": self.identity, **result})
+        files = {PREDICTIONS: lines, SUBMISSION: json.dumps(submission, ensure_ascii=False), REPORT: page}
+        with writing("the result", self.path, sum(map(len, files.values()))):
+            for name, content in files.items():
+                write_synced(self.path / name, content.encode())
+            write_json(self.path / RECORD, {"finished": True, "settings": self.identity, **result})
         for part in self.path.glob(_PARTS):
             part.unlink()
 
@@ -106,7 +140,7 @@ def _whole_rows(file: Path) -> Iterable[dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and "id" in row and isinstance(row.get("answer"), str):
+        if isinstance(row, dict) and is_id(row.get("id")) and isinstance(row.get("answer"), str):
             yield row
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from vpgtrans_core.data.readers.json_rows import read_json
 from vpgtrans_core.errors import DataError
-from vpgtrans_core.evaluation.files import refuse
+from vpgtrans_core.evaluation.files import is_id, refuse
 from vpgtrans_core.evaluation.task import Id, Task
 
 
@@ -29,7 +29,7 @@ def read_given(path: Path, task: Task, known: Mapping[Id, int]) -> dict[int, str
     problems, answers = [], {}
     for number, row in enumerate(rows, 1):
         key, text = _fields(row, task)
-        if key is None or not isinstance(text, str):
+        if not is_id(key) or not isinstance(text, str):
             problems.append(f"{path}: row {number} has no {task.id_key} or no {task.answer_key}")
         elif key not in known:
             problems.append(f"{path}: row {number} answers {key!r}, which the task does not ask")
@@ -38,7 +38,7 @@ def read_given(path: Path, task: Task, known: Mapping[Id, int]) -> dict[int, str
         else:
             answers[known[key]] = text
     problems += [f"{path} has no answer to {key!r}" for key, number in known.items() if number not in answers]
-    refuse(problems, "give answers to the samples of this task and split, one each")
+    refuse(problems, "give answers to the samples of this task and split, one each, with their ids as they stand there")
     return answers
 
 

@@ -19,9 +19,11 @@ from PIL.Image import Image
 
 from vpgtrans_core.data.images import pixels
 from vpgtrans_core.data.sample import Caption
+from vpgtrans_core.data.tiles import stacked
 from vpgtrans_core.errors import ConfigError, DataError
 from vpgtrans_core.evaluation.prompts import Asked, as_blip2, as_given, cut, until
 from vpgtrans_core.llm.adapter import GenerateOptions
+from vpgtrans_core.llm.shown import Prompts, shown_in
 from vpgtrans_core.registry import default_registry
 from vpgtrans_core.settings import build
 from vpgtrans_core.vlm.captioning import BATCH, load_model, say
@@ -143,7 +145,7 @@ class VpgtModel(lmms):
             context, target, _, doc_id, task, split = request.args
             said = target if isinstance(target, str) else target(self.task_dict[task][split][doc_id])
             asked = self._asked(context, {})
-            batch = pixels(self._image(request), self.vl.vpg.preprocessing)[None].to(self.device)
+            batch = stacked([pixels(self._image(request), self.vl.vpg.preprocessing)]).to(self.device)
             soft = self.vl.soft_prompts(batch, "pixels")
             key = (task, split, doc_id, asked.prompt)
             if key not in greedy:
@@ -176,9 +178,9 @@ class VpgtModel(lmms):
             )
         return visuals[0]
 
-    def _loss(self, soft: torch.Tensor, prompt: str, said: str) -> float:
+    def _loss(self, soft: Prompts, prompt: str, said: str) -> float:
         text = self.vl.llm.text(Caption(said, prompt), 1 << 16, random.Random(0))
-        rows = self.vl.llm.layout([[text]], soft.shape[1]).to(self.device)
+        rows = self.vl.llm.layout([[text]], shown_in(soft)).to(self.device)
         return float(self.vl.llm.loss(soft, rows))
 
     def _warn_of_sampling(self, wanted: dict[str, Any]) -> None:

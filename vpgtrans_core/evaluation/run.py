@@ -61,7 +61,7 @@ class EvalSettings:
         options: changes to the paper's generation, by the names of `GenerateOptions`.
         examples: pictures on the HTML page.
         overwrite: replace another evaluation in `out`.
-        machine: device, precision and the like.
+        machine: device, precision, feature cache and the like.
     """
 
     task: str
@@ -108,10 +108,17 @@ def evaluate(
         folder.check(overwrite=settings.overwrite)
         if not is_main():
             return None
-        folder.start(overwrite=settings.overwrite)
-        return _conclude(settings, task, metrics, samples, given, folder)
-    answered = _answer(settings, task, samples, known, files, registry, progress)
-    return _conclude(settings, task, metrics, samples, *answered) if answered else None
+        with folder:
+            folder.start(overwrite=settings.overwrite)
+            return _conclude(settings, task, metrics, samples, given, folder)
+    assert settings.model is not None
+    source = resolve_source(settings.model, registry, settings.machine)
+    prompts, question_prompt = _prompts(settings, task, samples, source)
+    identity = {**_asked(settings, files), **_model_identity(settings, source), "question_prompt": question_prompt}
+    with EvalFolder(_out(settings, Path(settings.model).name), identity) as folder:
+        folder.check(overwrite=settings.overwrite)
+        answers = _answer(settings, source, samples, prompts, known, folder, progress)
+        return None if answers is None else _conclude(settings, task, metrics, samples, answers, folder)
 
 
 def _check_prompt(settings: EvalSettings, samples: Sequence[EvalSample]) -> None:
@@ -188,76 +195,107 @@ def _check(settings: EvalSettings) -> None:
         raise ConfigError(problems, "see `vpgt eval --help`")
 
 
-def _answer(
-    settings: EvalSettings,
-    task: Task,
-    samples: Sequence[EvalSample],
-    known: Mapping[Id, int],
-    files: DataFiles,
-    registry: Registry,
-    progress: Progress | None,
-) -> tuple[dict[int, str], EvalFolder] | None:
-    """Let the model answer what has no answer yet; None in the processes other than the main one."""
-    assert settings.model is not None
-    source = resolve_source(settings.model, registry, settings.machine)
+def _prompts(
+    settings: EvalSettings, task: Task, samples: Sequence[EvalSample], source: ResolvedSource
+) -> tuple[list[str], str]:
+    """The text before each answer, and that for questions with ``{}`` in it."""
     question_prompt = settings.prompt or (source.llm.family.question_prompt if source.llm else "{}")
     prompts = [
         settings.prompt if settings.prompt and not sample.question else task.prompt(sample, question_prompt)
         for sample in samples
     ]
-    identity = {**_asked(settings, files), **_model_identity(settings, source), "question_prompt": question_prompt}
-    folder = EvalFolder(_out(settings, Path(settings.model).name), identity)
-    folder.check(overwrite=settings.overwrite)
-    answers = {} if settings.overwrite else folder.answers(known)
-    if len(answers) == len(samples):
-        return (answers, folder) if is_main() else None
-    return _generate(settings, samples, prompts, known, folder, registry, progress)
+    return prompts, question_prompt
 
 
-def _generate(
+def _answer(
     settings: EvalSettings,
+    source: ResolvedSource,
     samples: Sequence[EvalSample],
     prompts: Sequence[str],
     known: Mapping[Id, int],
     folder: EvalFolder,
-    registry: Registry,
     progress: Progress | None,
-) -> tuple[dict[int, str], EvalFolder] | None:
+) -> dict[int, str] | None:
+    """Let the model answer what has no answer yet; None in the processes other than the main one."""
+    answers = {} if settings.overwrite else folder.answers(known)
+    if len(answers) < len(samples):
+        return _generate(settings, source, samples, prompts, known, folder, progress)
+    if not is_main():
+        return None
+    folder.start(overwrite=False)
+    return answers
+
+
+def _generate(
+    settings: EvalSettings,
+    source: ResolvedSource,
+    samples: Sequence[EvalSample],
+    prompts: Sequence[str],
+    known: Mapping[Id, int],
+    folder: EvalFolder,
+    progress: Progress | None,
+) -> dict[int, str] | None:
     from accelerate import PartialState
 
-    from vpgtrans_core.evaluation.answering import answer
-    from vpgtrans_core.vlm.captioning import load_model
+    from vpgtrans_core.evaluation.answering import answer, refuse_long
+    from vpgtrans_core.evaluation.encoding import image_encoder
+    from vpgtrans_core.machine import choose_machine
+    from vpgtrans_core.vlm.assemble import load_whole
 
-    model = load_model(str(settings.model), settings.machine, registry)
+    options = _options(settings)
+    for prompt in {bool(prompt): prompt for prompt in prompts}.values():
+        options(prompt)  # said before the model is loaded
+    half = source.llm.family.half if source.llm else "float32"
+    machine = choose_machine(settings.machine, half)
+    model = load_whole(source, machine, settings.machine, lazily=True)
+    refuse_long(model, samples, prompts, options)
     state = PartialState()
     if state.is_main_process:
         folder.start(overwrite=settings.overwrite)
     state.wait_for_everyone()
     answers = folder.answers(known)
     state.wait_for_everyone()  # nobody writes before all have read
-    if progress:
-        progress.stage("answering", -(-(len(samples) - len(answers)) // state.num_processes))
-    part = (state.process_index, state.num_processes)
-    with folder.append_to(state.process_index) as file:
-        options = _options(settings)
-        for batch in answer(model, samples, prompts, options, batch=settings.batch_size, done=set(answers), part=part):
+    say = (lambda text: None) if progress is None else progress.message
+    images = len({sample.image.name for sample in samples})
+    encoding = image_encoder(model, settings.batch_size, machine.dtype, settings.machine, images=images, say=say)
+    with folder.append_to(state.process_index) as file, encoding as encoder:
+        if progress:
+            progress.stage("answering", -(-(len(samples) - len(answers)) // state.num_processes))
+        part = (state.process_index, state.num_processes)
+        batches = answer(
+            model, samples, prompts, options, batch=settings.batch_size, done=set(answers), part=part,
+            encoder=encoder,
+        )  # fmt: skip
+        for batch in batches:
             write_answers(file, [(samples[number].id, text) for number, text in batch])
             if progress:
                 progress.step(len(batch))
     state.wait_for_everyone()
-    return (folder.answers(known), folder) if state.is_main_process else None
+    return folder.answers(known) if state.is_main_process else None
 
 
 def _options(settings: EvalSettings) -> Callable[[str], GenerateOptions]:
-    """How to generate after a prompt: as in the paper, with the user's changes. A short maximum lowers the minimum."""
+    """How to generate after a prompt: as in the paper, with the user's changes. A short maximum lowers the minimum.
+
+    The function raises ConfigError where a minimum of the user's is above the maximum.
+    """
     from vpgtrans_core.vlm.captioning import default_options
 
     def options(prompt: str) -> GenerateOptions:
         changed = replace(default_options(prompt), **settings.options)
         shortest = settings.options.get("min_new_tokens", min(changed.min_new_tokens, changed.max_new_tokens))
+        if shortest > (longest := changed.max_new_tokens):
+            raise ConfigError(
+                [f"min_new_tokens: {shortest} is more than max_new_tokens, {longest} for {_what(prompt)}"],
+                "lower --min-new-tokens, or raise --max-new-tokens",
+            )
         return replace(changed, min_new_tokens=shortest)
 
     return options
+
+
+def _what(prompt: str) -> str:
+    return "answers" if prompt else "captions"
 
 
 def _conclude(

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from vpgtrans_core.data.images import normalize, pixels
+from vpgtrans_core.data.tiles import stacked
 from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.llm.shown import flat
 from vpgtrans_core.vlm.captioning import open_image
 
 if TYPE_CHECKING:
@@ -93,9 +95,9 @@ def inspect(model: VLModel, images: Sequence[str | Path | Image], words: int = W
     found = []
     for number, image in enumerate(images):
         name, picture = open_image(image, number)
-        shown = pixels(picture, model.vpg.preprocessing)
+        shown = model.whole_pictures(stacked([pixels(picture, model.vpg.preprocessing)]))[0]
         features = model.vpg.features(normalize(shown[None].to(model.device), model.vpg.preprocessing))
-        prompts = model.soft_prompts(features, "features")[0].float()
+        prompts = flat(model.soft_prompts(features, "features")).float()
         cosines = torch.nn.functional.normalize(prompts - center, dim=-1) @ directions.T
         nearest = [_distinct(row, names, words) for row in cosines]
         looks = model.vpg.attention_maps(features)

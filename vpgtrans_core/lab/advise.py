@@ -120,8 +120,9 @@ def _run(settings: Settings, registry: Registry) -> Advice:
 
 
 def _hours(settings: Settings, registry: Registry) -> float:
+    from vpgtrans_core.planning.cost.assumptions import assumptions_for
     from vpgtrans_core.planning.cost.chips import chip, chips
-    from vpgtrans_core.planning.cost.estimate import Estimator, assumptions_for
+    from vpgtrans_core.planning.cost.estimate import Estimator
     from vpgtrans_core.planning.plan import plan
 
     planned = plan(replace(settings, limit=None, val_images=None), registry=registry, downloads=False)

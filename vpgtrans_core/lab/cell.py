@@ -18,13 +18,17 @@ from vpgtrans_core.files import RECORD, read_json
 from vpgtrans_core.lab.folder import DONE, FAILED, LabFolder
 from vpgtrans_core.lab.matrix import Cell
 from vpgtrans_core.lab.points import KeepPoints, Point, points
-from vpgtrans_core.planning.plan import Plan, plan
+from vpgtrans_core.planning.parts import Plan
+from vpgtrans_core.planning.plan import plan
 from vpgtrans_core.registry import Registry, load_registry
 from vpgtrans_core.run.folder import RunFolder
 from vpgtrans_core.run.pipeline import Silent, TransferResult, transfer
 from vpgtrans_core.settings import Settings, build
 
 if TYPE_CHECKING:
+    from vpgtrans_core.cache.key import Kind
+    from vpgtrans_core.machine import Machine
+    from vpgtrans_core.run.spec import RunSpec
     from vpgtrans_core.vlm.model import VLModel
 
 EVAL_BATCH = 32
@@ -71,7 +75,7 @@ def work(lab: LabFolder, cell: Cell, registry: Registry) -> dict[str, Any]:
     registry.add(KeepPoints(place / "points"), "lab-points")
     result = _trained(settings, place / "run", registry)
     kept = points(place / "points", every, ends_only=cell.points == "end")
-    if cell.tasks or not lab.record(cell.id).get("points"):
+    if cell.tasks:
         _score(lab, cell, settings, kept, registry)
     shutil.rmtree(place / "points", ignore_errors=True)
     return _measured(result, place / "run")
@@ -106,46 +110,53 @@ def _score(lab: LabFolder, cell: Cell, settings: Settings, kept: list[Point], re
     import torch
     from safetensors.torch import load_file
 
+    from vpgtrans_core.evaluation.encoding import image_encoder
     from vpgtrans_core.lab.scoring import open_tasks, prompts_and_words, score_tasks
+    from vpgtrans_core.machine import choose_machine
     from vpgtrans_core.run.spec import run_spec
     from vpgtrans_core.train.checkpoint import Checkpoint
     from vpgtrans_core.train.stage import load_weights
 
     spec = run_spec(settings, registry)
     tasks = open_tasks(cell.tasks, spec.target.family.question_prompt, registry)
-    model = _model(spec)
+    machine = choose_machine(spec.settings, spec.target.family.half)
+    model = _model(spec, machine)
+    images = len({sample.image.name for task in tasks for sample in task.samples})
+    keep: Kind = "features" if any(stage.trains_vpg for stage in spec.stages) else "outputs"
     scored = {(p["stage"], p["step"]): p for p in lab.record(cell.id).get("points", [])}
     rows = RunFolder(lab.cell(cell.id) / "run").metrics()
-    for point in kept:
-        if (point.stage, point.step) in scored:
-            continue
-        load_weights(model, Checkpoint(load_file(point.weights), {}, {"stage": point.stage, "step": point.step}))
-        model.requires_grad_(False)
-        model.eval()
-        began = time.monotonic()
-        with torch.no_grad():
-            scores = score_tasks(model, tasks, cell.generate, EVAL_BATCH)
-        held = [r["held_out_loss"] for r in rows if "held_out_loss" in r
-                and (r["stage"], r["step"]) == (point.stage, point.step)]  # fmt: skip
-        row = {name: value for name, value in vars(point).items() if name != "weights"}
-        row |= {"held_out_loss": held[-1] if held else None, "scores": scores}
-        scored[point.stage, point.step] = row | {"scoring_seconds": round(time.monotonic() - began, 2)}
-        lab.write_record(cell.id, points=list(scored.values()))
-    words = prompts_and_words(model, tasks, EVAL_BATCH) if kept else {}
+    with (
+        torch.no_grad(),
+        image_encoder(model, EVAL_BATCH, machine.dtype, settings, images=images, keep=keep, say=print) as encoder,
+    ):
+        for point in kept:
+            if (point.stage, point.step) in scored:
+                continue
+            load_weights(model, Checkpoint(load_file(point.weights), {}, {"stage": point.stage, "step": point.step}))
+            model.requires_grad_(False)
+            model.eval()
+            began = time.monotonic()
+            scores = score_tasks(model, tasks, cell.generate, EVAL_BATCH, encoder)
+            held = [r["held_out_loss"] for r in rows if "held_out_loss" in r
+                    and (r["stage"], r["step"]) == (point.stage, point.step)]  # fmt: skip
+            row = {name: value for name, value in vars(point).items() if name != "weights"}
+            row |= {"held_out_loss": held[-1] if held else None, "scores": scores}
+            scored[point.stage, point.step] = row | {"scoring_seconds": round(time.monotonic() - began, 2)}
+            lab.write_record(cell.id, points=list(scored.values()))
+        words = prompts_and_words(model, tasks, encoder) if kept else {}
     lab.write_record(cell.id, prompts=words)
 
 
-def _model(spec: Any) -> VLModel:
+def _model(spec: RunSpec, machine: Machine) -> VLModel:
     """The model as training assembled it, so that the weights of its checkpoints fit."""
-    from vpgtrans_core.machine import choose_machine
-    from vpgtrans_core.vlm.assemble import blank_projector, load_llm, load_vpg, vpg_source
+    from vpgtrans_core.vlm.assemble import blank_projector, load_llm, load_vpg, stage_lora, vpg_source
     from vpgtrans_core.vlm.model import VLModel
 
-    machine = choose_machine(spec.settings, spec.target.family.half)
-    vpg = load_vpg(vpg_source(spec.source, spec.settings, spec.registry), machine)
+    vpg = load_vpg(vpg_source(spec.source, spec.settings, spec.registry), machine, lazily=True)
     llm = load_llm(spec.target, machine, spec.settings)
     projector = blank_projector(vpg.output_size, llm.embedding_size, has_bias=vpg.projector_bias)
-    return VLModel(vpg, projector, llm).to(machine.device)
+    lora = stage_lora(llm, spec.settings, spec.stages)
+    return VLModel(vpg, projector, llm, lora=lora).to(machine.device)
 
 
 def _measured(result: TransferResult, run: Path) -> dict[str, Any]:

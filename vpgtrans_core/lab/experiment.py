@@ -15,6 +15,7 @@ from annotated_types import Gt
 from vpgtrans_core.errors import ConfigError, did_you_mean
 from vpgtrans_core.files import read_yaml
 from vpgtrans_core.lab.arms import ARMS, Arm
+from vpgtrans_core.lab.paper import table
 from vpgtrans_core.recipes.stage import Amount, Positive, Rate
 from vpgtrans_core.settings import Settings, build
 from vpgtrans_core.validation import check
@@ -24,11 +25,11 @@ Points = Literal["epoch", "end"]
 
 @dataclass(frozen=True)
 class Pair:
-    """One source and one target; `paper` names the row of the paper's table 3 that it is the counterpart of."""
+    """One source and one target; `paper` names the rows of the paper's table 3 that it is a counterpart of."""
 
     source: str
     target: str
-    paper: str = ""
+    paper: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,10 @@ def _problems(experiment: Experiment) -> list[str]:
         problems.append("vpg is missing: the arm scratch starts from a pre-trained VPG")
     if experiment.warm_up_epochs > experiment.epochs:
         problems.append("warm_up_epochs: must not be more than epochs")
+    for row in (row for pair in experiment.pairs for row in pair.paper):
+        if row not in table():
+            guess = did_you_mean(row, table()) or f"there are {', '.join(table())}"
+            problems.append(f"pairs: paper: the paper's table 3 has no row {row!r}; {guess}")
     if experiment.pictures and "data" in experiment.settings:
         problems.append("pictures and data: give one of the two")
     return problems + _settings_problems(experiment)

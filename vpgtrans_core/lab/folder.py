@@ -83,6 +83,12 @@ class LabFolder:
     def all_cells(self) -> dict[str, Cell]:
         return distinct(self.experiments())
 
+    def finished(self) -> dict[str, tuple[Cell, float]]:
+        """The finished cells that the folder's experiments still have, and how many seconds of a core each took."""
+        cells = self.all_cells() if self._is_lab() else {}
+        done = {name: self.record(name) for name in cells if self.status(name) == DONE}
+        return {name: (cells[name], float(one["cpu_seconds"])) for name, one in done.items() if "cpu_seconds" in one}
+
     def _is_lab(self) -> bool:
         return (self.path / LAB).is_file()
 
@@ -91,7 +97,7 @@ def _experiment(values: dict[str, Any]) -> Experiment:
     inner = {
         "made": {name: Made(**one) for name, one in values["made"].items()},
         "tasks": {name: TaskUse(**{**one, "data": tuple(one["data"])}) for name, one in values["tasks"].items()},
-        "pairs": tuple(Pair(**one) for one in values["pairs"]),
+        "pairs": tuple(Pair(**{**one, "paper": tuple(one["paper"])}) for one in values["pairs"]),
     }
     lists = {name: tuple(values[name]) for name in ("sources", "targets", "arms", "seeds")}
     return Experiment(**{**values, **inner, **lists})

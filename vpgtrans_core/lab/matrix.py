@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,12 @@ def check_models(experiments: Sequence[Experiment], registry: Registry) -> None:
 
 
 def _source_cell(experiment: Experiment, name: str) -> Cell:
-    """The run that trains a source; always with seed 0, so that all cells share it, and scored at its end only."""
+    """The run that trains a source; always with seed 0 and never scored, so that all cells of all experiments share
+    it."""
     made = experiment.made[name]
     settings = _settings(experiment, "source", 0, made.epochs or experiment.epochs)
-    return _named(experiment, experiment.vpg, made.llm, "source", 0, "", settings, "end")
+    untested = replace(experiment, tasks={}, generate={})
+    return _named(untested, experiment.vpg, made.llm, "source", 0, "", settings, "end")
 
 
 def _cell(experiment: Experiment, source: str, target: str, arm: str, seed: int, made: Cell | None) -> Cell:

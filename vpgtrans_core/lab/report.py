@@ -8,14 +8,15 @@ from pathlib import Path
 
 from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.files import write_synced
+from vpgtrans_core.lab import paper
 from vpgtrans_core.lab.blocks import Block, Charts, Section, Table, Text, html, markdown
 from vpgtrans_core.lab.charts import Series, line_chart
 from vpgtrans_core.lab.experiment import Pair
 from vpgtrans_core.lab.findings import findings
 from vpgtrans_core.lab.folder import LabFolder
 from vpgtrans_core.lab.prediction import prediction
-from vpgtrans_core.lab.results import LOSS, Results, collect, spread
-from vpgtrans_core.lab.speedup import PAPER_TASKS, paper_row, speed_ups
+from vpgtrans_core.lab.results import LOSS, Results, collect, last, name_of, spread
+from vpgtrans_core.lab.speedup import speed_ups
 
 TITLE = "Laboratory report"
 
@@ -59,7 +60,7 @@ def _state(every: Sequence[Results]) -> Section:
 
 def _findings(every: Sequence[Results]) -> Section:
     judged = findings(every)
-    rows = [(f.number, f.says, f.verdict, "; ".join(_evidence(e.text, e.holds) for e in f.evidence) or "–", f.rule)
+    rows = [(f.number, f.says, f.verdict, "; ".join(map(str, f.evidence)) or "–", f.rule)
             for f in judged]  # fmt: skip
     text = (
         "A finding is reproduced if its rule holds in more than half of the comparisons that this laboratory has; "
@@ -67,10 +68,6 @@ def _findings(every: Sequence[Results]) -> Section:
     )
     head = ("", "the paper says", "here", "evidence", "rule")
     return Section("The paper's findings", [Text(text), Table("", head, rows)])
-
-
-def _evidence(text: str, holds: bool) -> str:
-    return f"{text} ({'holds' if holds else 'does not hold'})"
 
 
 def _experiment(results: Results) -> Section:
@@ -83,15 +80,6 @@ def _experiment(results: Results) -> Section:
     return Section(results.experiment.name, blocks)
 
 
-def name_of(pair: Pair) -> str:
-    """A pair as tables show it."""
-    return f"{_last(pair.source)} → {_last(pair.target)}"
-
-
-def _last(name: str) -> str:
-    return name.rstrip("/").rpartition("/")[2]
-
-
 def _speed_ups(results: Results) -> Table:
     """The paper's table 3: speed-ups in epochs, a row a pair and arm; the paper's own row under its counterpart."""
     rows: list[Sequence[str]] = []
@@ -100,9 +88,9 @@ def _speed_ups(results: Results) -> Table:
         for arm in compared:
             found = [str(speed_ups(results, pair, arm, task)) for task in (LOSS, *results.tasks)]
             rows.append((name_of(pair), results.experiment.arm(arm).title, *found))
-        if row := paper_row(pair):
-            told = ", ".join(f"{task} {value}" for task, value in zip(PAPER_TASKS, row, strict=True))
-            rows.append((f"in the paper: {pair.paper}", told, *("" for _ in (LOSS, *results.tasks))))
+        for row in pair.paper:
+            told = ", ".join(f"{task} {value}" for task, value in zip(paper.TASKS, paper.table()[row], strict=True))
+            rows.append((f"in the paper: {row}", told, *("" for _ in (LOSS, *results.tasks))))
     title = "Speed-up over training from scratch: its epochs to its best score, over the arm's epochs to that score"
     return Table(title, ("", "", LOSS, *results.tasks), rows)
 
@@ -153,7 +141,7 @@ def _costs(results: Results) -> Table:
         if (found := results.of(pair, arm))
     ]
     made = [f for f in results.finished.values() if f.cell.arm == "source"]
-    named += [(f"source with {_last(f.cell.target)}", "trained here", [f]) for f in made]
+    named += [(f"source with {last(f.cell.target)}", "trained here", [f]) for f in made]
     rows = []
     for name, title, found in named:
         cost = [f.record["cost"] for f in found]

@@ -30,7 +30,7 @@ class Finished:
         if task == LOSS:
             return [(x, -loss) for x, loss in self.losses() if x > 0] if axis == "epochs" else []
         found = []
-        for point in self.record["points"]:
+        for point in self.record.get("points", []):
             one = point["scores"].get(task)
             if one is not None:
                 found.append((self.cost(point, axis), one["scores"][one["counts"]]))
@@ -51,6 +51,13 @@ class Finished:
         """The score at the end."""
         curve = self.curve(task)
         return curve[-1][1] if curve else None
+
+    def own_picture(self, task: str) -> float | None:
+        """By how much the score at the end is above that of the same answers under other pictures."""
+        points = [p["scores"][task] for p in self.record.get("points", []) if task in p["scores"]]
+        if not points or points[-1].get("exchanged") is None:
+            return None
+        return float(points[-1]["scores"][points[-1]["counts"]] - points[-1]["exchanged"])
 
     def after(self, task: str, epochs: float) -> float | None:
         """The score after so many epochs."""
@@ -83,8 +90,17 @@ class Results:
             if f.cell.arm == arm and f.cell.target == pair.target and (alone or f.cell.source == pair.source)
         ]  # fmt: skip
 
+    def any_of(self, pair: Pair) -> list[Finished]:
+        """The finished cells of a pair, whatever their arm."""
+        return [found for arm in self.experiment.arms for found in self.of(pair, arm)]
+
     def pairs(self) -> list[Pair]:
         return self.experiment.all_pairs()
+
+    def across(self) -> list[Pair]:
+        """The pairs of two families."""
+        sized = {p: runs[0].record["sizes"] for p in self.pairs() if (runs := self.of(p, "transfer"))}
+        return [pair for pair, sizes in sized.items() if sizes["source_family"] != sizes["target_family"]]
 
     def has(self, *arms: str) -> bool:
         """Whether the experiment compares these arms."""
@@ -105,6 +121,21 @@ def collect(lab: LabFolder) -> list[Results]:
         failed = {i: str(r["error"]) for i, r in records.items() if r.get("status") == "failed"}
         found.append(Results(experiment, tuple(own), done, failed))
     return found
+
+
+def name_of(pair: Pair) -> str:
+    """A pair as tables show it."""
+    return f"{last(pair.source)} → {last(pair.target)}"
+
+
+def last(name: str) -> str:
+    """A model's name without the folders before it."""
+    return name.rstrip("/").rpartition("/")[2]
+
+
+def median(values: Sequence[float]) -> float:
+    """The lower of the two middle ones, where there are two."""
+    return statistics.median_low(values)
 
 
 def mean(values: Sequence[float]) -> float:

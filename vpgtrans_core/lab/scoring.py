@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 
-from vpgtrans_core.evaluation.answering import answer, see
+from vpgtrans_core.data.tiles import stacked
+from vpgtrans_core.evaluation.answering import answer
+from vpgtrans_core.evaluation.encoding import ImageEncoder
 from vpgtrans_core.evaluation.files import open_files
 from vpgtrans_core.evaluation.metrics.metric import Metric
 from vpgtrans_core.evaluation.run import EvalSettings, make, open_metrics, read_samples
 from vpgtrans_core.evaluation.scoring import score
 from vpgtrans_core.evaluation.task import EvalSample
+from vpgtrans_core.llm.shown import flat
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.vlm.captioning import default_options
 from vpgtrans_core.vlm.model import VLModel
@@ -54,18 +57,31 @@ def open_tasks(uses: Mapping[str, Mapping[str, Any]], question_prompt: str, regi
 
 
 def score_tasks(
-    model: VLModel, tasks: Iterable[OpenTask], generate: Mapping[str, Any], batch: int
+    model: VLModel, tasks: Iterable[OpenTask], generate: Mapping[str, Any], batch: int, encoder: ImageEncoder
 ) -> dict[str, dict[str, Any]]:
-    """Ask all tasks; return for each the metrics by name, and the name of the one that counts."""
-    scores = {}
+    """Ask all tasks; return for each the metrics by name, the name of the one that counts, and for captions the latter
+    with the captions exchanged between the pictures."""
+    scores: dict[str, dict[str, Any]] = {}
     for task in tasks:
         answers: dict[int, str] = {}
-        for several in answer(model, task.samples, task.prompts, lambda p: _options(p, generate), batch=batch):
+        batches = answer(
+            model, task.samples, task.prompts, lambda p: _options(p, generate), batch=batch, encoder=encoder
+        )
+        for several in batches:
             answers |= dict(several)
-        scored = score(task.metrics, task.samples, [answers[number] for number in range(len(task.samples))])
+        texts = [answers[number] for number in range(len(task.samples))]
+        scored = score(task.metrics, task.samples, texts)
         values = {one.name: one.whole.value for one in scored}
         scores[task.name] = {"counts": scored[0].name, "scores": values, "samples": len(task.samples)}
+        if not any(task.prompts) and len(task.samples) > 1:
+            scores[task.name]["exchanged"] = _exchanged(task, texts)
     return scores
+
+
+def _exchanged(task: OpenTask, answers: Sequence[str]) -> float:
+    """The score of captions each of which stands under the next picture: what they score without what they see."""
+    metric = next(iter(task.metrics.values()))
+    return metric.score([*answers[1:], answers[0]], [sample.references for sample in task.samples]).value
 
 
 def _options(prompt: str, generate: Mapping[str, Any]) -> Any:
@@ -74,7 +90,7 @@ def _options(prompt: str, generate: Mapping[str, Any]) -> Any:
 
 
 @torch.no_grad()
-def prompts_and_words(model: VLModel, tasks: Sequence[OpenTask], batch: int) -> dict[str, float]:
+def prompts_and_words(model: VLModel, tasks: Sequence[OpenTask], encoder: ImageEncoder) -> dict[str, float]:
     """The soft prompts of some images beside the words of their captions; empty without a task of captions.
 
     Returns:
@@ -91,9 +107,9 @@ def prompts_and_words(model: VLModel, tasks: Sequence[OpenTask], batch: int) -> 
     if not words:
         return {}
     table = model.llm.embed(torch.tensor(list(words.values()), device=model.device)).float()
-    outputs = see(model, [s.image for s in samples], batch)
-    visual = torch.stack([outputs[s.image.name] for s in samples])
-    prompts = model.soft_prompts(visual, "outputs").float()
+    outputs = encoder.encode([s.image for s in samples])
+    visual = model.whole_pictures(stacked([outputs[s.image.name] for s in samples]))
+    prompts = flat(model.soft_prompts(visual, "outputs")).view(len(visual), -1, table.shape[1]).float()
     near = torch.nn.functional.normalize(prompts, dim=-1) @ torch.nn.functional.normalize(table, dim=-1).T
     names = list(words)
     read = [[names[i] for i in row] for row in near.argmax(-1).tolist()]

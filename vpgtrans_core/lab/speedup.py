@@ -1,4 +1,4 @@
-"""The speed-up of a transfer by the paper's definition, and the paper's own figures. No torch.
+"""The speed-up of a transfer by the paper's definition. No torch.
 
 The cost at which training from scratch has its best score, over the cost at which the transfer first reaches that score
 (its warm-up counted). In epochs it is the paper's; in captions and seconds it says the same of data and of time.
@@ -6,18 +6,10 @@ The cost at which training from scratch has its best score, over the cost at whi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
-
-import yaml
 
 from vpgtrans_core.lab.experiment import Pair
 from vpgtrans_core.lab.results import Axis, Curve, Results, spread
-
-PAPER_TASKS = ("COCO captions", "NoCaps", "VQAv2", "GQA", "OK-VQA")
-TABLE = "paper_speedups.yaml"
-"""The paper's table 3, by row, in the order of `PAPER_TASKS`."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +25,6 @@ class SpeedUps:
         if not self.values:
             return "never" if self.never == 1 else f"never ({self.never} seeds)"
         return spread(self.values) + (f", {self.never} of {self.never + len(self.values)} never" if self.never else "")
-
-    @property
-    def typical(self) -> float | None:
-        """The median over the seeds, where a seed that never reaches the score counts as 0; None without seeds."""
-        every = sorted((*self.values, *(0.0 for _ in range(self.never))))
-        return every[(len(every) - 1) // 2] if every else None
 
 
 def speed_up(scratch: Curve, other: Curve) -> float | None:
@@ -58,9 +44,3 @@ def speed_ups(results: Results, pair: Pair, arm: str, task: str, axis: Axis = "e
         if scratch.get(f.cell.seed) and f.curve(task, axis)
     ]
     return SpeedUps(tuple(v for v in found if v is not None), sum(v is None for v in found))
-
-
-def paper_row(pair: Pair) -> Sequence[str]:
-    """The paper's figures of the row that `pair` is the counterpart of, as text."""
-    text = resources.files("vpgtrans_core.lab").joinpath(TABLE).read_text(encoding="utf-8")
-    return ["–" if value is None else f"{value:g}" for value in yaml.safe_load(text).get(pair.paper, ())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from vpgtrans_core.cards import LLMFamily
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.blocks import checkpoint_blocks, compile_blocks
-from vpgtrans_core.llm.text import Text, TextEncoder
+from vpgtrans_core.llm.shown import Images, Prompts
+from vpgtrans_core.llm.text import Text, TextEncoder, length
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from vpgtrans_core.llm.sampling import Sampled
+    from vpgtrans_core.llm.shards import Shards
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class LLM(ABC):
         family: the family's description.
         text: the encoder of captions and conversations for the data workers.
         shares_prefix: whether the captions of one image share its visual prefix in one row (tree mask).
+        shards: how the processes run it together, where each holds a part of it; None where it is whole.
+        whole: loads the whole model on the CPU, where `model` holds a part of it; None where it is whole.
     """
 
     model: PreTrainedModel
@@ -71,6 +75,8 @@ class LLM(ABC):
     family: LLMFamily
     text: TextEncoder
     shares_prefix: bool
+    shards: Shards | None = None
+    whole: Callable[[], PreTrainedModel] | None = None
 
     @classmethod
     @abstractmethod
@@ -105,37 +111,52 @@ class LLM(ABC):
         """Word embeddings ``[..., D]`` of token ids ``[...]`` as the LLM's first block sees them (before positions)."""
 
     @abstractmethod
-    def layout(self, texts: Sequence[Sequence[Text]], num_prompts: int, images: Sequence[int] = ()) -> Rows:
+    def layout(self, texts: Sequence[Sequence[Text]], num_prompts: Images, images: Sequence[int] = ()) -> Rows:
         """Lay out texts as rows, on the CPU: it must not touch the model's weights.
 
         Args:
             texts: the texts of each sample; their image places count the sample's own images.
-            num_prompts: soft prompts an image.
+            num_prompts: soft prompts an image, or what stands in the place of each image of the batch.
             images: how many images each sample has; empty for one each.
 
         Raises:
             ValueError: a text has an image or a label where the LLM can have none.
         """
 
-    def positions(self, texts: Sequence[Text], num_prompts: int) -> int:
-        """Positions that one sample's texts need at most, before packing: a measure of memory to cut batches by."""
+    def check_words(self, texts: Iterable[bytes]) -> None:  # noqa: B027 - an LLM may embed whatever it is given
+        """Check before training that the LLM has an embedding of what is written in a data set.
+
+        Args:
+            texts: UTF-8, many texts in each.
+
+        Raises:
+            ModelError: it has not; names the token.
+        """
+
+    def positions(self, texts: Sequence[Text], num_prompts: int | Sequence[int]) -> int:
+        """Positions that one sample's texts need at most, before packing: a measure of memory to cut batches by.
+
+        Args:
+            num_prompts: positions that an image takes, or those of each of the sample's images.
+        """
         beginnings = [text.pieces[: n + 1] for text in texts for n in text.image_places]
-        prefixes = len(set(beginnings)) if self.shares_prefix else len(beginnings)
-        return prefixes * num_prompts + sum(text.tokens for text in texts)
+        prefixes = set(beginnings) if self.shares_prefix else beginnings
+        return sum(length(pieces[-1:], num_prompts) for pieces in prefixes) + sum(text.tokens for text in texts)
 
     @abstractmethod
-    def loss(self, soft_prompts: Tensor, rows: Rows) -> Tensor:
+    def loss(self, soft_prompts: Prompts, rows: Rows) -> Tensor:
         """Sum of the cross-entropies over all labels, a scalar in fp32, differentiable in `soft_prompts`.
 
         Args:
-            soft_prompts: ``[I, Q, D]``, one set an image: those of the first sample, of the second, and so on.
+            soft_prompts: ``[I, Q, D]``, one set an image: those of the first sample, of the second, and so on; or as
+                many of each image as it has.
             rows: what `layout` made of the samples' texts, on the model's device.
         """
 
     @abstractmethod
     def generate(
         self,
-        soft_prompts: Tensor,
+        soft_prompts: Prompts,
         prompt: str | Text | Sequence[str | Text] = "",
         options: GenerateOptions | None = None,
         images: Sequence[int] = (),
@@ -153,7 +174,7 @@ class LLM(ABC):
             ValueError: the samples have more or fewer images than there are soft prompts for.
         """
 
-    def sample(self, soft_prompts: Tensor, draws: Tensor, temperature: float) -> list[Sampled]:
+    def sample(self, soft_prompts: Prompts, draws: Tensor, temperature: float) -> list[Sampled]:
         """Sample one caption an image.
 
         Args:
@@ -169,7 +190,7 @@ class LLM(ABC):
 
     def stream(
         self,
-        soft_prompts: Tensor,
+        soft_prompts: Prompts,
         prompt: Text,
         options: GenerateOptions | None = None,
         *,
@@ -192,11 +213,15 @@ class LLM(ABC):
         tell(answer)
         return answer
 
+    def join_generation(self) -> None:  # noqa: B027 - an LLM that is not in shards has nothing to do
+        """Take part in what other processes generate with an LLM in shards, and generate nothing: they cannot without
+        this one."""
+
     def answer_ends(self, end: str) -> list[int]:
         """The tokens that end an answer: the end of text, and a template's `end` where that is one token."""
         return [self.text.answer_end]
 
-    def room(self, prompt: Text, num_prompts: int) -> int | None:
+    def room(self, prompt: Text, num_prompts: int | Sequence[int]) -> int | None:
         """How many tokens may follow a prompt until the LLM's positions end; below 0 for a prompt that is too long
         itself, None where there is no end."""
         return None

@@ -12,6 +12,7 @@ from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import GenerateOptions
 from vpgtrans_core.llm.decoder import DecoderOnlyLLM
 from vpgtrans_core.llm.rows import DecoderRows, decoder_rows
+from vpgtrans_core.llm.shown import Images
 from vpgtrans_core.llm.text import Text
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class AnyCausalLM(DecoderOnlyLLM):
         bare.set_output_embeddings(wrapper.get_output_embeddings())
         return bare
 
-    def layout(self, texts: Sequence[Sequence[Text]], num_prompts: int, images: Sequence[int] = ()) -> DecoderRows:
+    def layout(self, texts: Sequence[Sequence[Text]], num_prompts: Images, images: Sequence[int] = ()) -> DecoderRows:
         rows = super().layout(texts, num_prompts, images)
         if rows.ends is None or rows.ids.shape[1] <= self._probed:
             return rows
@@ -131,5 +132,5 @@ class AnyCausalLM(DecoderOnlyLLM):
             )
 
     def _near(self, a: Tensor, b: Tensor) -> bool:
-        a, b = a.double(), b.double()
+        a, b = a.double().to(b.device), b.double()
         return bool((a - b).norm() <= TOLERANCE.get(self.model.dtype, HALF_TOLERANCE) * b.norm())

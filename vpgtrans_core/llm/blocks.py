@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import nn
+
+from vpgtrans_core.errors import ModelError, VpgtError
 
 if TYPE_CHECKING:
     import torch
@@ -27,11 +30,26 @@ def blocks(model: nn.Module) -> list[GradientCheckpointingLayer]:
 def checkpoint_blocks(model: nn.Module) -> None:
     """Recompute each block's activations in the backward pass instead of keeping them.
 
-    transformers' own switch works in training mode only, which would turn dropout on."""
+    transformers' own switch works in training mode only, which would turn dropout on.
+
+    Raises:
+        ModelError: the model marks no blocks.
+    """
     from torch.utils.checkpoint import checkpoint
 
-    for block in blocks(model):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+    found = blocks(model)
+    if not found:
+        raise ModelError(
+            f"the blocks of {type(model).__name__} cannot be found, so their activations cannot be recomputed: none of "
+            "its modules is a GradientCheckpointingLayer of transformers",
+            "leave --checkpoint-activations out, or derive the class of its blocks from "
+            "transformers.modeling_layers.GradientCheckpointingLayer",
+        )
+    for block in found:
+        # To its end where its weights are in host memory: they are put back there after each layer.
+        early = not any(p.is_meta for p in block.parameters())
+        whole = partial(checkpoint, block.forward, use_reentrant=False, early_stop=early)
+        block.forward = whole  # type: ignore[method-assign]
 
 
 def compile_blocks(model: nn.Module, whole: Sequence[nn.Module]) -> None:
@@ -43,6 +61,22 @@ def compile_blocks(model: nn.Module, whole: Sequence[nn.Module]) -> None:
     found: Sequence[nn.Module] = blocks(model)
     for part in found or whole:
         part.compile(dynamic=True)  # rows of other lengths need no function of their own
+
+
+@contextlib.contextmanager
+def compiler_errors_are_told() -> Iterator[None]:
+    """Say in our words what torch's compiler raises when a compiled block is first called.
+
+    Raises:
+        VpgtError: the LLM cannot be compiled.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        cause = str(error).strip().partition("\n")[0]
+        raise VpgtError(f"the LLM cannot be compiled: {cause}", "--no-compile runs it uncompiled") from error
 
 
 def why_not_compile(device: torch.device) -> str | None:

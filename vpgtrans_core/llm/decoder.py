@@ -13,9 +13,11 @@ from vpgtrans_core.data.conversation import ImageMark, Span
 from vpgtrans_core.data.sample import Caption
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import Rows
+from vpgtrans_core.llm.elements import lengths_of
 from vpgtrans_core.llm.frozen import FrozenLLM, end_token, start_tokens
 from vpgtrans_core.llm.loss import label_loss
 from vpgtrans_core.llm.rows import DecoderRows, decoder_rows
+from vpgtrans_core.llm.shown import Images, Prompts
 from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens, length, limited
 from vpgtrans_core.llm.verbatim import verbatim_pieces
 from vpgtrans_core.llm.vocabulary import within
@@ -108,6 +110,9 @@ class CausalText(TextEncoder):
         same = next((n for n, (a, b) in enumerate(zip(alone, together, strict=False)) if a != b), len(alone))
         return together[:same], together[same:]
 
+    def words(self, text: str) -> tuple[int, ...]:
+        return self._ids(text)
+
     def _ids(self, text: str) -> tuple[int, ...]:
         """A text's ids. Not `verbose`: a warning of its length would be untrue, as that is limited afterwards."""
         return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids) if text else ()
@@ -151,22 +156,23 @@ class DecoderOnlyLLM(FrozenLLM):
             arguments: dict[str, Any] = {"attention_mask": rows.attention}
         else:
             arguments = {"attention_mask": self.attention(rows.mask()), "position_ids": rows.depths}
-        return getattr(self.model, self.trunk_name())(inputs_embeds=inputs, use_cache=False, **arguments)[0]
+        hidden = getattr(self.model, self.trunk_name())(inputs_embeds=inputs, use_cache=False, **arguments)[0]
+        return hidden.to(inputs.device)  # the last block may be on another device
 
-    def layout(self, texts: Sequence[Sequence[Text]], num_prompts: int, images: Sequence[int] = ()) -> DecoderRows:
+    def layout(self, texts: Sequence[Sequence[Text]], num_prompts: Images, images: Sequence[int] = ()) -> DecoderRows:
         self.check_ids(text for sample in texts for text in sample)
-        deepest = max((length(text.pieces, num_prompts) for sample in texts for text in sample), default=0)
+        deepest = max(lengths_of(texts, num_prompts, images), default=0)
         # Our mask replaces the model's own; within its sliding window the two mean the same.
         share = self.shares_prefix and deepest <= (self._text_config("sliding_window") or deepest)
         return decoder_rows(texts, num_prompts, self.embedding_size, share, images)
 
-    def loss(self, soft_prompts: Tensor, rows: Rows) -> Tensor:
+    def loss(self, soft_prompts: Prompts, rows: Rows) -> Tensor:
         assert isinstance(rows, DecoderRows)
         inputs = rows.inputs(self.embed(rows.ids), soft_prompts)
         hidden = self.trunk(inputs, rows).flatten(0, 1)[rows.predictors]
         return label_loss(hidden, rows.targets, self.head, self.vocab_size)
 
-    def room(self, prompt: Text, num_prompts: int) -> int | None:
+    def room(self, prompt: Text, num_prompts: int | Sequence[int]) -> int | None:
         positions = self._text_config("max_position_embeddings")
         return positions and positions - length(prompt.pieces, num_prompts)
 

@@ -6,13 +6,14 @@ one. So texts with images at any place are compared, sorted and merged as plain 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vpgtrans_core.llm.text import ImagePlace, Piece
+from vpgtrans_core.llm.shown import Elements, Images, positions_of_some
+from vpgtrans_core.llm.text import ImagePlace, Piece, Text, length
 
 
 class Line(NamedTuple):
@@ -26,17 +27,14 @@ class Line(NamedTuple):
         return Line(self.elements[: self.labels[-1] + 1] if self.labels else [], self.labels)
 
 
-def line_of(pieces: Sequence[Piece], images: Sequence[int], num_prompts: int) -> Line:
-    """Write pieces out; `images` are the numbers, in the batch, of the images of their sample.
-
-    Soft prompt q of image i, number ``i * num_prompts + q`` of the batch, is the element ``-1 - number``.
-    """
+def line_of(pieces: Sequence[Piece], images: Sequence[int], shown: Elements) -> Line:
+    """Write pieces out; `images` are the numbers, in the batch, of the images of their sample, and `shown` says what
+    stands in each one's place."""
     elements: list[int] = []
     labels: list[int] = []
     for piece in pieces:
         if isinstance(piece, ImagePlace):
-            first = -1 - images[piece.index] * num_prompts
-            elements += range(first, first - num_prompts, -1)
+            elements += shown.of(images[piece.index])
         else:
             if piece.labelled:
                 labels += range(len(elements), len(elements) + len(piece.ids))
@@ -55,6 +53,13 @@ def images_of_samples(samples: int, counts: Sequence[int]) -> list[range]:
         ranges.append(range(first, first + count))
         first += count
     return ranges
+
+
+def lengths_of(texts: Sequence[Sequence[Text]], num_prompts: Images, counts: Sequence[int]) -> Iterator[int]:
+    """How many positions each text takes; `counts` says how many images each sample has, empty for one each."""
+    for sample, numbers in zip(texts, images_of_samples(len(texts), counts), strict=True):
+        own = positions_of_some(num_prompts, numbers)
+        yield from (length(text.pieces, own) for text in sample)
 
 
 class Tables:

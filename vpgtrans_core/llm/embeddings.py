@@ -48,12 +48,14 @@ class EmbeddingReader:
         module: Any = model.get_input_embeddings()
         if not isinstance(getattr(module, "weight", None), Tensor):
             raise ModelError(
-                f"vpgt cannot read the word embeddings of {type(model).__name__}",
-                "a plugin with an embedding reader (hook vpgt_embedding_access) can read them",
+                f"vpgt cannot read the word embeddings of {type(model).__name__}: its get_input_embeddings() gives "
+                f"{type(module).__name__}, which has no table of weights",
+                "a plugin's class of the model can return the table there: see docs/plugins.md",
             )
         self.shape: tuple[int, int] = tuple(module.weight.shape)
         self.names = _names_of(model, module.weight)
-        self.scale = _scale(module)
+        plain = type(self).vectors is EmbeddingReader.vectors
+        self.scale = _scale(module, must_know=plain)
 
     def extra(self) -> tuple[str, ...]:
         """Names of further tensors that `vectors` needs, as in the model's ``state_dict()``."""
@@ -135,6 +137,16 @@ def text_config(folder: str | Path, *, trust_remote_code: bool = False) -> PreTr
     """The config of the LLM in a folder: its own, or the one inside a VL-LLM's.
 
     Raises:
+        ModelError: as `folder_config`.
+    """
+    config = folder_config(folder, trust_remote_code=trust_remote_code)
+    return getattr(config, "text_config", None) or config
+
+
+def folder_config(folder: str | Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The config of the model in a folder.
+
+    Raises:
         ModelError: no config, one of an unknown kind, or one that wants code which is not trusted.
     """
     from transformers import AutoConfig
@@ -145,11 +157,11 @@ def text_config(folder: str | Path, *, trust_remote_code: bool = False) -> PreTr
             f"{folder} is not a model folder: it has no config.json", "give a folder that save_pretrained wrote"
         )
     try:
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers checks its configs with many kinds of error
         hint = "give --trust-remote-code to run the code in the folder" if wants_code(path) else ""
         raise ModelError(f"the installed transformers does not support the model in {path}: {error}", hint) from error
-    return getattr(config, "text_config", None) or config
+    return config
 
 
 def wants_code(config: Path) -> bool:
@@ -169,13 +181,17 @@ def _names_of(model: PreTrainedModel, weight: Tensor) -> list[str]:
     return [name for name, value in parameters if value is weight and name.rpartition(".")[0] not in heads]
 
 
-def _scale(module: nn.Module) -> float:
-    """The factor that an embedding module applies itself (Gemma's, BART's)."""
+def _scale(module: nn.Module, *, must_know: bool) -> float:
+    """The factor that an embedding module applies itself (Gemma's, BART's); 1 for one that a reader of its own knows.
+
+    Raises:
+        ModelError: what the module does is not known, and `must_know`.
+    """
     for name in ("scalar_embed_scale", "embed_scale"):
         value = getattr(module, name, None)
         if isinstance(value, (int, float)):
             return float(value)
-    if type(module) is not nn.Embedding:
+    if must_know and type(module) is not nn.Embedding:
         raise ModelError(
             f"the word embeddings are computed by {type(module).__name__}, which is not a plain table",
             "a plugin with an embedding reader (hook vpgt_embedding_access) can read them",
@@ -196,4 +212,9 @@ def _find(weights: Weights, names: Iterable[str], folder: str | Path, prefix: st
         for key in (*(prefix + spelling for spelling in spellings), *spellings):
             if key in weights:
                 return key
-    raise ModelError(f"{folder} has no word embeddings: none of {', '.join(names)}", "its weights may be incomplete")
+    there = [name for name in weights if "emb" in name or "wte" in name]
+    raise ModelError(
+        f"{folder} has no word embeddings: none of {', '.join(names)}",
+        f"its weights may be incomplete, or named otherwise than the model's class names them; they have "
+        f"{', '.join(there[:4]) or 'nothing that is called an embedding'}",
+    )

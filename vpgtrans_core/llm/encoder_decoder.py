@@ -18,6 +18,7 @@ from vpgtrans_core.llm.adapter import Rows
 from vpgtrans_core.llm.frozen import FrozenLLM
 from vpgtrans_core.llm.loss import label_loss
 from vpgtrans_core.llm.segments import EncoderDecoderRows, encoder_decoder_rows
+from vpgtrans_core.llm.shown import Images, Prompts
 from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens, length, limited
 from vpgtrans_core.llm.vocabulary import within
 
@@ -85,6 +86,9 @@ class Seq2SeqText(TextEncoder):
         """Ids with the end token, which is kept when a text is cut, as the family's tokenizers do."""
         return (*ids[: max_tokens - 1], self.end)
 
+    def words(self, text: str) -> tuple[int, ...]:
+        return self._ids(text)
+
     def _ids(self, text: str) -> tuple[int, ...]:
         """A text's ids. Not `verbose`: a warning of its length would be untrue, as that is limited afterwards."""
         return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids) if text else ()
@@ -142,12 +146,12 @@ class EncoderDecoderLLM(FrozenLLM):
         return start
 
     def layout(
-        self, texts: Sequence[Sequence[Text]], num_prompts: int, images: Sequence[int] = ()
+        self, texts: Sequence[Sequence[Text]], num_prompts: Images, images: Sequence[int] = ()
     ) -> EncoderDecoderRows:
         self.check_ids(text for sample in texts for text in sample)
         return encoder_decoder_rows(texts, num_prompts, self.start, self.embedding_size, self.shares_prefix, images)
 
-    def positions(self, texts: Sequence[Text], num_prompts: int) -> int:
+    def positions(self, texts: Sequence[Text], num_prompts: int | Sequence[int]) -> int:
         read, said = zip(*(text.split() for text in texts), strict=True) if texts else ((), ())
         return sum(length(pieces, num_prompts) for pieces in (*set(read), *said))
 
@@ -162,22 +166,23 @@ class EncoderDecoderLLM(FrozenLLM):
         else:
             encoder_mask, decoder_mask = (rows.segments >= 0).long(), (rows.decoder_texts >= 0).long()
             cross_mask = encoder_mask[rows.encoder_rows]
-        read = self.model.get_encoder()(inputs_embeds=inputs, attention_mask=encoder_mask)[0]
-        return self.model.get_decoder()(
+        read = self.model.get_encoder()(inputs_embeds=inputs, attention_mask=encoder_mask)[0].to(inputs.device)
+        hidden = self.model.get_decoder()(
             input_ids=rows.decoder_ids,
             attention_mask=decoder_mask,
             encoder_hidden_states=read[rows.encoder_rows],
             encoder_attention_mask=cross_mask,
             use_cache=False,
         )[0]
+        return hidden.to(inputs.device)  # the last block may be on another device
 
-    def loss(self, soft_prompts: Tensor, rows: Rows) -> Tensor:
+    def loss(self, soft_prompts: Prompts, rows: Rows) -> Tensor:
         assert isinstance(rows, EncoderDecoderRows)
         inputs = rows.inputs(self.embed(rows.ids), soft_prompts)
         hidden = self.trunk(inputs, rows).flatten(0, 1)[rows.predictors]
         return label_loss(hidden, rows.targets, self.head, self.vocab_size)
 
-    def room(self, prompt: Text, num_prompts: int) -> int | None:
+    def room(self, prompt: Text, num_prompts: int | Sequence[int]) -> int | None:
         positions = getattr(self.model.config, "max_position_embeddings", None)
         if not positions:  # T5's are relative
             return None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,16 @@ from vpgtrans_core.llm.elements import images_of_samples, line_of
 from vpgtrans_core.llm.head import head_of
 from vpgtrans_core.llm.loading import load_model, load_tokenizer
 from vpgtrans_core.llm.sampling import GivenDraws, Sampled
+from vpgtrans_core.llm.shards import Shards
+from vpgtrans_core.llm.shown import Elements, Images, Prompts, flat, positions_of_some, shown_in
 from vpgtrans_core.llm.streaming import GrowingText, StopWhen
-from vpgtrans_core.llm.text import Piece, Text, TextEncoder
-from vpgtrans_core.llm.vocabulary import check_ids
+from vpgtrans_core.llm.text import Piece, Text, TextEncoder, length
+from vpgtrans_core.llm.vocabulary import check_ids, check_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 
 class FrozenLLM(LLM):
@@ -51,6 +56,9 @@ class FrozenLLM(LLM):
         self.freeze()
         self.text = self.text_encoder()
         self.head = head_of(self.model, self.trunk_name(), self.run_head)
+        self.shards = Shards.of(self.model)
+        if self.shards is not None:
+            self.shards.watch(self.trunks())
         self.shares_prefix = self.may_share() and share
 
     @classmethod
@@ -125,7 +133,7 @@ class FrozenLLM(LLM):
         return weight
 
     def embed(self, ids: Tensor) -> Tensor:
-        return self.model.get_input_embeddings()(ids)
+        return self.model.get_input_embeddings()(ids).to(ids.device)
 
     def check_ids(self, texts: Iterable[Text]) -> None:
         """Check that the embedding table has a row for every token of some texts; a tokenizer may have more tokens.
@@ -134,6 +142,9 @@ class FrozenLLM(LLM):
             ModelError: it has not; names the token.
         """
         check_ids(texts, self.tokenizer, self.vocab_size)
+
+    def check_words(self, texts: Iterable[bytes]) -> None:
+        check_tokens(texts, self.tokenizer, self.vocab_size)
 
     def compile(self) -> None:
         compile_blocks(self.model, self.trunks())
@@ -157,7 +168,7 @@ class FrozenLLM(LLM):
     @torch.no_grad()
     def generate(
         self,
-        soft_prompts: Tensor,
+        soft_prompts: Prompts,
         prompt: str | Text | Sequence[str | Text] = "",
         options: GenerateOptions | None = None,
         images: Sequence[int] = (),
@@ -173,15 +184,32 @@ class FrozenLLM(LLM):
         if sum(counts) != len(soft_prompts):
             raise ValueError(f"the prompts need {sum(counts)} images, but there are {len(soft_prompts)}")
         answers: dict[int, str] = {}
-        for numbers, read, said in self._alike(prompts, counts, soft_prompts.shape[1]):
-            ids = self._continue(read.to(soft_prompts.device), said.to(soft_prompts.device), soft_prompts, arguments)
+        ranges, shown = images_of_samples(len(prompts), counts), shown_in(soft_prompts)
+        for numbers, read, said in self._in_step(list(self._alike(prompts, counts, shown))):
+            own = self._within_room(arguments, prompts[numbers[0]], positions_of_some(shown, ranges[numbers[0]]))
+            ids = self._continue(read.to(soft_prompts.device), said.to(soft_prompts.device), soft_prompts, own)
             answers |= zip(numbers, self.decode(ids, one_line=captioning, end=end), strict=True)
         return [answers[number] for number in sorted(answers)]
+
+    def join_generation(self) -> None:
+        for _ in self._in_step([]):
+            pass
+
+    def _in_step(self, groups: list[T]) -> Iterator[T]:
+        """These groups, for each of which something is generated. Where the LLM is in shards every process generates
+        equally often: one with fewer groups generates a token for nothing in between."""
+        missing = 0 if self.shards is None else self.shards.lockstep.most(len(groups)) - len(groups)
+        yield from groups
+        for _ in range(missing):
+            nothing = torch.zeros(1, 1, self.embedding_size, dtype=self.model.dtype, device=self.model.device)
+            arguments = self.generation_arguments(GenerateOptions(num_beams=1, max_new_tokens=1, min_new_tokens=1))
+            ((_, read, said),) = self._alike([self.text.prompt_text("")], [1], 1)
+            self._continue(read.to(nothing.device), said.to(nothing.device), nothing, arguments)
 
     @torch.no_grad()
     def stream(
         self,
-        soft_prompts: Tensor,
+        soft_prompts: Prompts,
         prompt: Text,
         options: GenerateOptions | None = None,
         *,
@@ -195,10 +223,29 @@ class FrozenLLM(LLM):
         watch: dict[str, Any] = {"stopping_criteria": [StopWhen(stopped)]}
         if arguments.num_beams == 1:
             watch["streamer"] = said
-        ((_, read, before),) = self._alike([prompt], [len(soft_prompts)], soft_prompts.shape[1])
+        ((_, read, before),) = self._alike([prompt], [len(soft_prompts)], shown_in(soft_prompts))
         device = soft_prompts.device
         ids = self._continue(read.to(device), before.to(device), soft_prompts, arguments, **watch)
         return self.decode(ids, one_line=False, end=prompt.end)[0]
+
+    def _within_room(self, arguments: Any, prompt: Text, num_prompts: int | Sequence[int]) -> Any:
+        """The arguments, with no more new tokens than the LLM has positions for after a prompt.
+
+        Raises:
+            ModelError: it has none.
+        """
+        room = self.room(prompt, num_prompts)
+        if room is None or room >= arguments.max_new_tokens:
+            return arguments
+        if room < 1:
+            taken = length(prompt.pieces, num_prompts)
+            raise ModelError(
+                f"a prompt takes {taken} positions with its images, and the language model has none left to answer at",
+                "give a shorter prompt, or fewer images",
+            )
+        fitting = copy.copy(arguments)
+        fitting.max_new_tokens, fitting.min_new_tokens = room, min(room, arguments.min_new_tokens)
+        return fitting
 
     def _prompts(self, prompt: str | Text | Sequence[str | Text], images: int, samples: int) -> list[Text]:
         """One text for each sample; where their number is not given (0), it follows from that of the images."""
@@ -209,44 +256,49 @@ class FrozenLLM(LLM):
         return [self.text.prompt_text(part) if isinstance(part, str) else part for part in prompt]
 
     def _alike(
-        self, prompts: list[Text], counts: Sequence[int], num_prompts: int
+        self, prompts: list[Text], counts: Sequence[int], num_prompts: Images
     ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """The prompts of one length at a time, so that none is padded: their numbers, and the elements ``[B, L]`` that
         are read and ``[B, M]`` that the decoder of an encoder-decoder has said already."""
         alike: dict[tuple[int, int], list[tuple[int, list[int], list[int]]]] = {}
+        shown = Elements(num_prompts)
         for number, images in enumerate(images_of_samples(len(prompts), counts)):
-            read, said = (line_of(part, images, num_prompts).elements for part in self.read_and_said(prompts[number]))
+            read, said = (line_of(part, images, shown).elements for part in self.read_and_said(prompts[number]))
             alike.setdefault((len(read), len(said)), []).append((number, read, said))
         for group in alike.values():
             read_rows, said_rows = ([row[part] for row in group] for part in (1, 2))
             yield [row[0] for row in group], torch.tensor(read_rows), torch.tensor(said_rows, dtype=torch.long)
 
     @torch.no_grad()
-    def sample(self, soft_prompts: Tensor, draws: Tensor, temperature: float) -> list[Sampled]:
+    def sample(self, soft_prompts: Prompts, draws: Tensor, temperature: float) -> list[Sampled]:
         options = GenerateOptions(num_beams=1, min_new_tokens=1, max_new_tokens=draws.shape[1])
         arguments = self.generation_arguments(options)
         count = len(soft_prompts)
         prompts = [self.text.prompt_text("")] * count
-        ((_, read, said),) = self._alike(prompts, [1] * count, soft_prompts.shape[1])  # alike in length
         device = soft_prompts.device
-        chooser = GivenDraws(temperature, draws.to(device))
-        ids = self._continue(read.to(device), said.to(device), soft_prompts, arguments, logits_processor=[chooser])
         ends = torch.tensor(arguments.eos_token_id, device=device)
-        ended = torch.isin(ids, ends).any(1).tolist()
-        return [Sampled(text, end) for text, end in zip(self.decode(ids), ended, strict=True)]
+        sampled: dict[int, Sampled] = {}
+        for numbers, read, said in self._in_step(list(self._alike(prompts, [1] * count, shown_in(soft_prompts)))):
+            chooser = GivenDraws(temperature, draws[numbers].to(device))
+            ids = self._continue(read.to(device), said.to(device), soft_prompts, arguments, logits_processor=[chooser])
+            ended = torch.isin(ids, ends).any(1).tolist()
+            sampled |= zip(numbers, map(Sampled, self.decode(ids), ended), strict=True)
+        return [sampled[number] for number in range(count)]
 
-    def _continue(self, read: Tensor, said: Tensor, soft_prompts: Tensor, arguments: Any, **more: Any) -> Tensor:
+    def _continue(self, read: Tensor, said: Tensor, soft_prompts: Prompts, arguments: Any, **more: Any) -> Tensor:
         """New token ids ``[B, T]`` after elements ``[B, L]``, and after what the decoder has said, ``[B, M]``; `more`
         is for transformers' ``generate``."""
         inputs = self.embed(read.clamp_min(0))
         if len(soft_prompts):
-            prompts = soft_prompts.flatten(0, 1).to(inputs.dtype)[-1 - read.clamp_max(-1)]
+            prompts = flat(soft_prompts).to(inputs.dtype)[-1 - read.clamp_max(-1)]
             inputs = torch.where((read < 0)[..., None], prompts, inputs)
         if arguments.stop_strings:
             more["tokenizer"] = self.tokenizer
         if said.shape[1]:
             start = torch.full_like(said[:, :1], arguments.decoder_start_token_id)
             more["decoder_input_ids"] = torch.cat([start, said], dim=1)
+        if self.shards is not None:
+            more["synced_gpus"] = True  # each token is a pass, and no process may stop before the others
         model: Any = self.model
         ids = model.generate(
             inputs_embeds=inputs,

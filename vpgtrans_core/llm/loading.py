@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.llm.embeddings import text_config
-from vpgtrans_core.llm.empty import check_size
+from vpgtrans_core.llm.embeddings import folder_config, text_config
+from vpgtrans_core.llm.empty import check_size, empty_model
+from vpgtrans_core.llm.placing import Placement, state_of
+from vpgtrans_core.llm.shards import Shards, own_part
 from vpgtrans_core.weights import Weights, check_finite, mismatch
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ def load_model(
     quantization: str | None = None,
     keep_precise: tuple[str, ...] | None = None,
     trust_remote_code: bool = False,
+    placement: Placement | None = None,
+    shards: Shards | None = None,
 ) -> PreTrainedModel:
     """Load a model in evaluation mode; what its checkpoint lacks or has too much is an error.
 
@@ -42,6 +46,8 @@ def load_model(
         quantization: None, ``"8bit"`` or ``"4bit"``.
         keep_precise: names of linear layers that must not be quantised; None for transformers' own choice.
         trust_remote_code: whether code in the folder may run.
+        placement: spreads the model over several devices; None puts it on `device`.
+        shards: of which this process reads its own; None for the whole model.
 
     Raises:
         ModelError: there is no model of that kind in the folder, its tensors do not fit its config, a weight is not
@@ -53,15 +59,20 @@ def load_model(
         options["quantization_config"] = _quantization(
             quantization, dtype, list(keep_precise) if keep_precise else None
         )
-        options["device_map"] = {"": device}
-    elif torch.device(device).type == "cuda":
+    if quantization or (torch.device(device).type == "cuda" and shards is None):
         options["device_map"] = {"": device}  # tensor by tensor: no process holds the whole LLM in the host's memory
+    if placement is not None:
+        options |= placement.options
     if Path(folder).is_dir():
         weights = Weights(folder)  # the gate looks at names, headers and pickles before anything is built from them
         for name in weights if quantization else ():  # what is quantised cannot be checked any more
             check_finite({name: weights.read(name)}, folder)
         if not trust_remote_code:
             check_size(folder, text_config(folder), weights)
+            if placement is not None and not quantization:
+                placement.check_size(empty_model(text_config(folder)), dtype)
+    if shards is not None:
+        auto_class = shards.reader(folder_config(folder, trust_remote_code=trust_remote_code), trust_remote_code)
     try:
         model, report = auto_class.from_pretrained(str(folder), output_loading_info=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
@@ -70,11 +81,13 @@ def load_model(
             "the folder must hold config.json, weights and a tokenizer, as transformers' save_pretrained writes them",
         ) from error
     _check_report(folder, report)
+    if placement is not None:
+        placement.check_map(model)
     if quantization:
         _keep_differentiable(model)
     else:
-        check_finite(dict(model.named_parameters()), folder)
-        model = model.to(device)
+        check_finite(state_of(model) if placement else {n: own_part(p) for n, p in model.named_parameters()}, folder)
+        model = model if placement is not None else model.to(device)
     return model.eval()
 
 

@@ -48,12 +48,12 @@ class _LabelLoss(torch.autograd.Function):
             part = slice(start, start + rows)
             with torch.set_grad_enabled(wants_gradient):
                 states = hidden[part].detach().requires_grad_(wants_gradient)
-                logits = head(states)
-            loss, slope, counts = _cross_entropy(logits.detach(), targets[part], total.dtype)
-            total += loss
+                logits = head(states)  # the head may be on another device, and so is then its loss
+            loss, slope, counts = _cross_entropy(logits.detach(), targets[part].to(logits.device), total.dtype)
+            total += loss.to(total.device)
             if gradient is not None:
                 (pulled,) = torch.autograd.grad(logits, states, slope.to(logits.dtype))
-                gradient[part] = pulled * counts.to(pulled.dtype)
+                gradient[part] = pulled * counts.to(pulled.device, pulled.dtype)
         ctx.save_for_backward(gradient)
         return total
 

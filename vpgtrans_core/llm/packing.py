@@ -10,7 +10,7 @@ Size = tuple[int, ...]
 """The length of a sequence, in each of the dimensions in which a row is padded."""
 
 LONGEST_ROW = 512
-"""Rows are not filled beyond this length; a sequence that is longer itself has a row alone."""
+"""Rows are not filled beyond this length, unless a sequence is longer itself: others then fill up their rows to it."""
 SEQUENCES_A_ROW = (1, 2, 3, 4, 6, 8, 12)
 """Sequences a row, on average, that are tried."""
 OPEN_ROWS = 64
@@ -50,12 +50,13 @@ def pack_cheaply(lengths: Sequence[int], width: int) -> list[list[int]]:
     if not lengths:
         return []
     sizes = [(length,) for length in lengths]
+    longest = max(LONGEST_ROW, *lengths)
 
     def cost(rows: list[list[int]]) -> tuple[bool, float]:
         length = max(sum(lengths[i] for i in row) for row in rows)
-        return length > LONGEST_ROW, len(rows) * length * (1 + length / (6 * width))
+        return length > longest, len(rows) * length * (1 + length / (6 * width))
 
-    tried = sequences_a_row(sum(lengths) / len(lengths), LONGEST_ROW)
+    tried = sequences_a_row(sum(lengths) / len(lengths), longest)
     return min((balance(sizes, -(-len(lengths) // each)) for each in tried), key=cost)
 
 

@@ -22,6 +22,7 @@ from vpgtrans_core.llm.adapter import Rows
 from vpgtrans_core.llm.elements import Line, Tables, images_of_samples, line_of
 from vpgtrans_core.llm.loss import NO_LABEL
 from vpgtrans_core.llm.packing import pack_cheaply
+from vpgtrans_core.llm.shown import Elements, Images, Prompts, flat
 from vpgtrans_core.llm.text import Text
 
 
@@ -95,8 +96,8 @@ class TensorRows(Rows):
 
     Attributes:
         ids: ``[R, L]`` token ids; 0 under soft prompts and padding.
-        prompt_slots, prompt_sources: ``[S]`` flat position ``r * L + l`` of each soft prompt, and which one stands
-            there: ``image * Q + q``.
+        prompt_slots, prompt_sources: ``[S]`` flat position ``r * L + l`` of each soft prompt, and which one of the
+            batch's stands there: ``image * Q + q`` where every image has Q of them.
     """
 
     labels: int
@@ -105,9 +106,9 @@ class TensorRows(Rows):
     prompt_slots: Tensor
     prompt_sources: Tensor
 
-    def inputs(self, embeddings: Tensor, soft_prompts: Tensor) -> Tensor:
+    def inputs(self, embeddings: Tensor, soft_prompts: Prompts) -> Tensor:
         """Put soft prompts ``[I, Q, D]`` at their places among the word embeddings ``[R, L, D]``."""
-        prompts = soft_prompts.flatten(0, 1)[self.prompt_sources].to(embeddings.dtype)
+        prompts = flat(soft_prompts)[self.prompt_sources].to(embeddings.dtype)
         return embeddings.flatten(0, 1).index_copy(0, self.prompt_slots, prompts).view_as(embeddings)
 
     def to(self, device: torch.device | str) -> Self:
@@ -149,18 +150,19 @@ class DecoderRows(TensorRows):
 
 
 def decoder_rows(
-    texts: Sequence[Sequence[Text]], num_prompts: int, width: int, share: bool, images: Sequence[int] = ()
+    texts: Sequence[Sequence[Text]], num_prompts: Images, width: int, share: bool, images: Sequence[int] = ()
 ) -> DecoderRows:
     """Lay out the texts of samples for an LLM of hidden size `width`.
 
     Args:
         texts: the texts of each sample.
-        num_prompts: soft prompts an image, Q.
+        num_prompts: soft prompts an image, Q, or what stands in each image's place.
         share: pack trees, else one text a row.
         images: how many images each sample has; empty for one each.
     """
     numbered = zip(texts, images_of_samples(len(texts), images), strict=True)
-    lines = [[line_of(text.pieces, numbers, num_prompts) for text in sample] for sample, numbers in numbered]
+    shown = Elements(num_prompts)
+    lines = [[line_of(text.pieces, numbers, shown) for text in sample] for sample, numbers in numbered]
     if share:
         trees = [tree for sample in lines for tree in Tree.grow(sample)]
         rows = pack_cheaply([len(tree) for tree in trees], width)

@@ -17,6 +17,7 @@ from torch import Tensor
 from vpgtrans_core.llm.elements import Line, Tables, images_of_samples, line_of
 from vpgtrans_core.llm.packing import balance, sequences_a_row
 from vpgtrans_core.llm.rows import TensorRows
+from vpgtrans_core.llm.shown import Elements, Images
 from vpgtrans_core.llm.text import ImagePlace, Text
 
 LONGEST_ROW = 192
@@ -87,13 +88,18 @@ class Segment:
 
 
 def encoder_decoder_rows(
-    texts: Sequence[Sequence[Text]], num_prompts: int, start: int, width: int, packs: bool, images: Sequence[int] = ()
+    texts: Sequence[Sequence[Text]],
+    num_prompts: Images,
+    start: int,
+    width: int,
+    packs: bool,
+    images: Sequence[int] = (),
 ) -> EncoderDecoderRows:
     """Lay out the texts of samples for an encoder-decoder.
 
     Args:
         texts: the texts of each sample.
-        num_prompts: soft prompts an image, Q.
+        num_prompts: soft prompts an image, Q, or what stands in each image's place.
         start: the decoder's first token.
         width: the LLM's hidden size.
         packs: pack several segments into a row, else one a row.
@@ -121,15 +127,16 @@ def encoder_decoder_rows(
     )
 
 
-def _segments(texts: Sequence[Sequence[Text]], num_prompts: int, images: Sequence[int]) -> list[Segment]:
+def _segments(texts: Sequence[Sequence[Text]], num_prompts: Images, images: Sequence[int]) -> list[Segment]:
     """The different encoder texts in order, each with what follows; texts without a label are left out."""
     segments: dict[tuple[int, ...], Segment] = {}
+    shown = Elements(num_prompts)
     for sample, numbers in zip(texts, images_of_samples(len(texts), images), strict=True):
         for text in sample:
             before, after = text.split()
             if any(isinstance(piece, ImagePlace) for piece in after):
                 raise ValueError("an image after a label: an encoder-decoder reads its images before it says anything")
-            read, line = (line_of(pieces, numbers, num_prompts) for pieces in (before, after))
+            read, line = (line_of(pieces, numbers, shown) for pieces in (before, after))
             if line.labels:
                 segment = segments.setdefault(tuple(read.elements), Segment(read.elements))
                 segment.said.append(line.up_to_last_label())

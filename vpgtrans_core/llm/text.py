@@ -111,9 +111,14 @@ class Text:
         return max((piece.index + 1 for piece in self.pieces if isinstance(piece, ImagePlace)), default=0)
 
 
-def length(pieces: Iterable[Piece], num_prompts: int) -> int:
-    """How many positions pieces take, with so many soft prompts an image."""
-    return sum(len(piece.ids) if isinstance(piece, Tokens) else num_prompts for piece in pieces)
+def length(pieces: Iterable[Piece], num_prompts: int | Sequence[int]) -> int:
+    """How many positions pieces take, with so many for an image, or for each of the sample's images."""
+    return sum(len(piece.ids) if isinstance(piece, Tokens) else taken(piece, num_prompts) for piece in pieces)
+
+
+def taken(place: ImagePlace, num_prompts: int | Sequence[int]) -> int:
+    """How many positions an image takes."""
+    return num_prompts if isinstance(num_prompts, int) else num_prompts[place.index]
 
 
 class TextEncoder(ABC):
@@ -146,6 +151,17 @@ class TextEncoder(ABC):
     def prompt_text(self, prompt: str) -> Text:
         """All that is read before a caption that is generated: the image, and what stands before and after it."""
         return Text((ImagePlace(), Tokens(self.prompt_ids(prompt))))
+
+    def words(self, text: str) -> tuple[int, ...]:
+        """The tokens of words that stand between the tiles of a picture.
+
+        Raises:
+            ModelError: this encoder knows none.
+        """
+        raise ModelError(
+            f"{type(self).__name__} has no words for between the tiles of a picture",
+            "add `words` to its plugin: see docs/plugins.md",
+        )
 
     @property
     @abstractmethod

@@ -98,6 +98,15 @@ def refuse_folder(folder: Path, weights: bool) -> None:
         raise ModelError(f"the folder {folder} has a {CONFIG} but no weights", "copy its safetensors files there too")
 
 
+def refuse_apart(name: str, adapter: Path | None, what: str) -> None:
+    """Refuse what cannot be done with a model that keeps a LoRA adapter of its LLM apart, in the folder `adapter`."""
+    if adapter is not None:
+        raise ModelError(
+            f"{name} keeps a LoRA adapter beside its language model, and {what}",
+            f"merge the two first: vpgt export {name} --to hf --out FOLDER",
+        )
+
+
 def hub_adapter(hub_id: str) -> ModelError:
     """A repository of the hub that holds a PEFT adapter."""
     return ModelError(f"{hub_id} on the hub holds a PEFT adapter", _MERGE)
@@ -132,6 +141,8 @@ def refuse_code(name: str, config: dict[str, Any], registry: Registry) -> None:
 def refuse_vl_target(name: str, config: dict[str, Any], registry: Registry) -> None:
     """Refuse a VL-LLM where a language model alone is wanted."""
     model_type = str(config.get("model_type"))
+    if reason := _reason(model_type, registry):
+        raise ModelError(f"{name} cannot be a target: {reason}", "give a plain language model")
     if registry.knows_type(VPGFamily, model_type):
         raise target_sees(name, f"a VL-LLM (model_type {model_type!r})", None)
     if "vision_config" in config and not registry.knows_type(LLMFamily, model_type):
@@ -149,6 +160,8 @@ def target_sees(name: str, what: str, llm: str | None) -> ModelError:
 def not_a_source(name: str, folder: Path | None, config: dict[str, Any], registry: Registry) -> ModelError:
     """No VPG family has a model of this config."""
     model_type = str(config.get("model_type"))
+    if reason := _reason(model_type, registry):
+        return ModelError(f"{name} cannot be a source: {reason}", f"known sources: {_sources(registry)}")
     lost = join(lost_plugins(folder, registry), registry.lost_hint())
     if "vision_config" in config or lost_plugins(folder, registry):
         kinds = ", ".join(t for f in registry.vpg_families() for t in f.model_types) or "none"
@@ -156,6 +169,11 @@ def not_a_source(name: str, folder: Path | None, config: dict[str, Any], registr
         return ModelError(what, join(lost, "a plugin can add support for it"))
     what = f"{name} is not a VL-LLM (model_type {model_type!r}): a source has a VPG, a projector and a language model"
     return ModelError(what, join(lost, f"known sources: {_sources(registry)}"))
+
+
+def _reason(model_type: str, registry: Registry) -> str | None:
+    """Why models of this type cannot be carried, where a plugin knows."""
+    return next((why for f in registry.vpg_families() for kind, why in f.refused if kind == model_type), None)
 
 
 def _sources(registry: Registry) -> str:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from vpgtrans_core.cards import BosOrder, LLMCard, LLMFamily, SourceCard, VPGFamily
+from vpgtrans_core.cards import BosOrder, LLMCard, LLMFamily, SourceCard, VPGFamily, know_classes
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.files import CONFIG, LLM_PREFIX, REFERENCES, read_json
+from vpgtrans_core.files import ADAPTER, CONFIG, LLM_PREFIX, REFERENCES, read_json
 from vpgtrans_core.models import refusals
 from vpgtrans_core.models.kinds import fallback_of, needs_code
 from vpgtrans_core.models.places import Origin, Place, Places, is_path
@@ -67,6 +67,7 @@ class ResolvedLLM(_Placed):
         prefix: what its tensors' names begin with in `folder`: ``""``, or inside a VL-LLM `LLM_PREFIX` or what the
             VPG's family says of the LLM's body.
         head: what its head's names begin with there; empty where the whole LLM has one prefix.
+        adapter: the folder of a LoRA adapter that is kept for it beside a saved VPG; None for none.
     """
 
     name: str
@@ -77,6 +78,7 @@ class ResolvedLLM(_Placed):
     card: LLMCard | None = None
     prefix: str = ""
     head: str = ""
+    adapter: Path | None = None
 
     @property
     def embedding_size(self) -> int:
@@ -210,7 +212,10 @@ class Resolver:
         it."""
         usual = vpg_family.bos
         if isinstance(reference := references.get("llm"), dict):
-            return _with_bos(self.reference(reference, place.folder, plugin), reference, name, usual)
+            kept = place.folder / ADAPTER if place.folder else None
+            own = self.reference(reference, place.folder, plugin)
+            own = replace(own, adapter=kept if kept and kept.is_dir() else None)
+            return _with_bos(own, reference, name, usual)
         if isinstance(text := place.config.get("text_config"), dict):
             return _with_bos(self._inner_llm(name, plugin, text, place, known, vpg_family), place.config, name, usual)
         if known and known.card.llm:
@@ -254,10 +259,12 @@ class Resolver:
     def _llm_family(
         self, name: str, config: dict[str, Any], known: KnownLLM | None, plugin: str | None
     ) -> tuple[LLMFamily, str | None]:
-        """The family of an LLM and the plugin that has it."""
+        """The family of an LLM and the plugin that has it; transformers then knows the family's classes."""
         if known:
+            know_classes(known.family)
             return known.family, known.plugin
         if family := self.registry.llm_family_of(str(config.get("model_type")), plugin):
+            know_classes(family)
             return family, self.registry.owner(family)
         try:
             return fallback_of(config), None

@@ -5,170 +5,29 @@ No weight is loaded and no image opened: the modules are built on the meta devic
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource
+from vpgtrans_core.planning.conversations import conversations_of
+from vpgtrans_core.planning.parts import DataPlan, ModelPlan, Plan, Shape, StageWork, VPGPlan
+from vpgtrans_core.recipes.adapters import LORA, lora_rank
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.registry import Registry, default_registry
 from vpgtrans_core.run.batch import with_batch
+from vpgtrans_core.run.positions import check_positions
 from vpgtrans_core.run.spec import run_spec
 from vpgtrans_core.settings import Settings, stage_settings
 from vpgtrans_core.sight.cost import measures_source, source_share
 
 if TYPE_CHECKING:
     from vpgtrans_core.planning.cost.downloads import Download
-    from vpgtrans_core.planning.cost.shapes import LLMShape
     from vpgtrans_core.run.feed import TrainingData
     from vpgtrans_core.run.spec import RunSpec
 
-Shape = tuple[int, int]
 SAMPLED_IMAGES = 1000
 """Images of a source whose captions are read to estimate the mean length of captions."""
-
-
-@dataclass(frozen=True)
-class ModelPlan:
-    """A language model of the run: its identity and its sizes.
-
-    Attributes:
-        from_card: its sizes come from vpgt's own table, because the hub could not be reached.
-    """
-
-    name: str
-    hub_id: str | None
-    revision: str | None
-    origin: str
-    family: str
-    from_card: bool
-    shape: LLMShape
-
-
-@dataclass(frozen=True)
-class VPGPlan:
-    """The VPG of the run.
-
-    Attributes:
-        name: the source that it comes from; for training from scratch the pre-trained VPG.
-        num_prompts, output_size: Q and D of its output ``[Q, D]``.
-        feature_shape: the shape of the frozen part's output for one image.
-        frozen, trained: parameters that stay frozen in stage 2, and those that it trains.
-        projector_bias: whether the projector after it has a bias.
-    """
-
-    name: str
-    family: str
-    num_prompts: int
-    output_size: int
-    feature_shape: tuple[int, ...]
-    image_size: int
-    frozen: int
-    trained: int
-    projector_bias: bool = True
-
-    def projector_parameters(self, embedding_size: int) -> int:
-        """Parameters of the projector to an LLM of this embedding size."""
-        return embedding_size * (self.output_size + self.projector_bias)
-
-
-@dataclass(frozen=True)
-class DataPlan:
-    """The training data: images and captions of one epoch.
-
-    Attributes:
-        captions: at most, where the source describes images.
-        described_images: images without captions, which the source describes.
-        words_per_caption: None where there is no caption yet.
-    """
-
-    images: int
-    captions: int
-    held_out_images: int
-    captions_per_image: float
-    """Captions used each time an image is drawn, on average."""
-    words_per_caption: float | None
-    described_images: int = 0
-
-
-@dataclass(frozen=True)
-class StageWork:
-    """What one stage does.
-
-    Attributes:
-        trains: the groups of parameters that it trains; `trained` and `frozen` count parameters.
-        data: its own data; empty for the run's.
-        steps, images, captions: None where no data is given and the settings name no steps.
-        batch_captions: of one step, over all processes.
-        rate: the peak learning rate.
-    """
-
-    number: int
-    name: str
-    trains: tuple[str, ...]
-    trained: int
-    frozen: int
-    data: tuple[str, ...]
-    epochs: float | None
-    steps: int | None
-    images: int | None
-    captions: int | None
-    batch_captions: int
-    optimizer: str
-    schedule: str
-    rate: float
-
-    @property
-    def trains_vpg(self) -> bool:
-        return "vpg" in self.trains
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that is known of a run before it starts.
-
-    Attributes:
-        settings: every setting, the recipe's values filled in.
-        source: the source's name; `source_llm` its language model, None for a VPG alone.
-        projector: shape ``[D_target, D]`` of the projector's weight.
-        converter: shape ``[D_target, D_source]`` of the word converter, None where the start needs none.
-        rows: how the captions of an image are laid out for the target LLM, in words.
-        batch_captions, batch_images: of one step, over all processes; images None without data.
-        batch_rule: where the number of captions comes from.
-        data: None when no data is given.
-        downloads: models to download from the hub.
-        source_share: the work of measuring the source's own held-out loss, as a share of the training's; None where it
-            is not measured, or without data.
-    """
-
-    settings: Settings
-    source: str
-    source_llm: ModelPlan | None
-    target: ModelPlan
-    vpg: VPGPlan
-    method: str
-    start: str
-    projector: Shape
-    converter: Shape | None
-    rows: str
-    stages: tuple[StageWork, ...]
-    batch_captions: int
-    batch_images: int | None
-    batch_rule: str
-    data: DataPlan | None
-    downloads: tuple[Download, ...]
-    source_share: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return dataclasses.asdict(self)
-
-    def __str__(self) -> str:
-        from vpgtrans_core.planning.text import plan_text
-
-        return plan_text(self)
 
 
 def plan(
@@ -193,13 +52,14 @@ def plan(
     settings, source, target = spec.settings, spec.source, spec.target
     target_plan = _model(target)
     vpg = _vpg(source, settings, registry)
+    check_positions(spec, vpg.most_prompts or vpg.num_prompts)
     source_llm = _source_llm(source, settings)
     first = each[0] if each else data
     listed = _data(first, settings)
     begins = stage_settings(settings, spec.stages[0]) if spec.stages else settings
     images = _images_per_step(first, begins)
     width = target_plan.shape.embedding_size
-    stages = tuple(_stage(s, settings, vpg, target_plan, d) for s, d in zip(spec.stages, each, strict=True))
+    stages = tuple(_stage(s, spec, vpg, target_plan, d) for s, d in zip(spec.stages, each, strict=True))
     return Plan(
         settings=settings,
         source=source.name,
@@ -265,16 +125,19 @@ def _vpg(source: ResolvedSource, settings: Settings, registry: Registry) -> VPGP
     origin = vpg_source(source, settings, registry, weights=False)
     adapter = load(origin.vpg_family.adapter)
     sizes = adapter.describe(origin.config)
+    tiles, (rows, *width) = sizes.get("tiles", 1), sizes["feature_shape"]
     return VPGPlan(
         name=origin.name,
         family=origin.vpg_family.name,
-        num_prompts=sizes["num_prompts"],
+        num_prompts=sizes.get("picture_prompts", sizes["num_prompts"]),
         output_size=sizes["output_size"],
-        feature_shape=tuple(sizes["feature_shape"]),
+        feature_shape=(tiles * rows, *width),
         image_size=sizes["image_size"],
         frozen=sizes["frozen"],
         trained=sizes["trained"],
         projector_bias=adapter.projector_bias,
+        tiles=tiles,
+        most_prompts=sizes.get("most_prompts", 0),
     )
 
 
@@ -336,9 +199,11 @@ def _open(spec: RunSpec) -> list[TrainingData | None]:
     return list(open_stage_data(spec.settings, spec.stages, spec.source_data)[: len(spec.stages)])
 
 
-def _stage(stage: Stage, settings: Settings, vpg: VPGPlan, target: ModelPlan, data: TrainingData | None) -> StageWork:
-    settings = stage_settings(settings, stage)
+def _stage(stage: Stage, spec: RunSpec, vpg: VPGPlan, target: ModelPlan, data: TrainingData | None) -> StageWork:
+    settings = stage_settings(spec.settings, stage)
     sizes = {"projector": vpg.projector_parameters(target.shape.embedding_size), "vpg": vpg.trained}
+    if rank := lora_rank(settings.lora, spec.stages):
+        sizes[LORA] = rank * target.shape.lora_weights
     trained = sum(sizes[group] for group in stage.trains)
     images_per_step = _images_per_step(data, settings)
     steps = _steps(stage, settings, data, images_per_step)
@@ -359,6 +224,7 @@ def _stage(stage: Stage, settings: Settings, vpg: VPGPlan, target: ModelPlan, da
         optimizer=stage.optimizer,
         schedule=stage.schedule,
         rate=stage.lr,
+        conversations=conversations_of(spec, stage, data),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vpgtrans_core.cards import load
+from vpgtrans_core.cards import know_classes, load
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.registry import Registry
 
@@ -53,6 +53,9 @@ def whole_targets(registry: Registry, family: str, model_types: Sequence[str] = 
             f"the folders of the family {family!r} are not tried: their class holds an LLM as its own class computes "
             "it, or there is no such folder"
         )
+    for own in registry.llm_families():
+        if set(own.model_types) & set(model_types):
+            know_classes(own)
     for model_type in model_types or sorted(known):
         if model_types and not _is_known(model_type):
             raise ModelError(f"transformers does not know the model type {model_type!r}", "check its spelling")

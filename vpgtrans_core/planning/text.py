@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vpgtrans_core.planning.cost.downloads import Download
-    from vpgtrans_core.planning.plan import ModelPlan, Plan, StageWork
+    from vpgtrans_core.planning.parts import ModelPlan, Plan, StageWork
 
-GROUPS = {"vpg": "VPG (except its frozen part)"}
+GROUPS = {"vpg": "VPG (except its frozen part)", "lora": "LoRA in the LLM's attention"}
 """Longer names of groups of parameters."""
 START = {
     "kept": "as the model has it",
@@ -34,7 +34,7 @@ def plan_text(plan: Plan) -> str:
         else "none",
         "projector": f"{shape(plan.projector)}, {count(vpg.projector_parameters(plan.projector[0]))} parameters",
         "rows": plan.rows,
-        "batch": f"{plan.batch_captions} captions"
+        "batch": f"{plan.batch_captions} {_learned(plan.stages[0]) if plan.stages else 'captions'}"
         + (f" of {plan.batch_images} images" if plan.batch_images else "")
         + f": {plan.batch_rule}",
         "data": _data(plan),
@@ -85,7 +85,8 @@ def _data(plan: Plan) -> str:
         return "none given"
     data = plan.data
     return (
-        f"{data.images:,} images with {data.captions:,} captions ({data.captions_per_image:.2f} per image); "
+        f"{data.images:,} images with {data.captions:,} {_learned(plan.stages[0]) if plan.stages else 'captions'} "
+        f"({data.captions_per_image:.2f} per image); "
         f"{data.held_out_images:,} images held out{_described(plan)}"
     )
 
@@ -102,11 +103,32 @@ def _described(plan: Plan) -> str:
     return f"; the source describes {images:,} images, with up to {each} captions each, {how}"
 
 
+def _learned(stage: StageWork) -> str:
+    """What a stage's batch size counts."""
+    return "captions" if stage.conversations is None else "answers"
+
+
+def conversations_text(stage: StageWork) -> str:
+    """How long a stage's conversations are, and what of them its limit cuts off."""
+    told = stage.conversations
+    assert told is not None
+    text = f"{stage.batch_captions} answers a step"
+    if told.source == "limit":
+        return f"{text}; {told.longest} tokens each with its question, the most there may be: no data is given"
+    how = "" if told.source == "data" else f", estimated by their words (longest {told.longest})"
+    text += f", {told.answers:.2f} an image; conversations of {told.tokens:g} tokens{how}"
+    if told.cut:
+        text += f"; the limit of {told.longest} cuts off {told.cut:.1%} of the labels, {told.whole} would hold 90 %"
+    return text
+
+
 def _stage(stage: StageWork) -> str:
     epochs = f"{stage.epochs or 0:g} epoch{'' if stage.epochs == 1 else 's'}"
     work = epochs if stage.steps is None else f"{stage.steps:,} steps"
     if stage.images is not None and stage.captions is not None:
-        work += f", {stage.images:,} images, {stage.captions:,} captions"
+        work += f", {stage.images:,} images, {stage.captions:,} {_learned(stage)}"
+    if stage.conversations is not None:
+        work += f"; {conversations_text(stage)}"
     of_all = f"{count(stage.trained)} of {count(stage.trained + stage.frozen)} parameters"
     trains = " + ".join(GROUPS.get(group, group) for group in stage.trains)
     own = f"; its own data: {', '.join(stage.data)}" if stage.data else ""

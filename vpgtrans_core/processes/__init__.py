@@ -1,1 +1,1 @@
-"""Several processes: what their launcher was told, whether they share the folder, and which does not answer."""
+"""Several processes: their launcher, whether they share the folder, which does not answer, how they keep in step."""

@@ -23,6 +23,7 @@ from accelerate.utils import broadcast, gather_object
 from torch import Tensor
 
 from vpgtrans_core.errors import VpgtError
+from vpgtrans_core.processes import lost
 from vpgtrans_core.processes.launching import launcher
 
 PATIENCE = 40.0
@@ -55,8 +56,9 @@ def other_processes(accelerator: Accelerator, run: Path) -> Iterator[None]:
     except RuntimeError as error:
         if accelerator.num_processes < 2 or not any(text in str(error).lower() for text in LOST):
             raise
+        cause = f"another process of the run has ended: {str(error).strip().splitlines()[0]}"
         ended = VpgtError(
-            f"another process of the run has ended: {str(error).strip().splitlines()[0]}",
+            lost.losses[0] if lost.losses else cause,
             f"its own messages give the cause; continue with --resume --out {run}",
         )
         ended.in_every_process = True
@@ -76,28 +78,29 @@ class WatchedAccelerator(Accelerator):
             self.heartbeat = Heartbeat(self.process_index, self.num_processes)
 
     def reduce(self, *args: Any, **kwargs: Any) -> Any:
-        with self._meeting():
+        with self.meeting():
             return super().reduce(*args, **kwargs)
 
     def gather(self, *args: Any, **kwargs: Any) -> Any:
-        with self._meeting():
+        with self.meeting():
             return super().gather(*args, **kwargs)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """The main process's tensor in every process."""
-        with self._meeting():
+        with self.meeting():
             return broadcast(tensor)
 
     def gather_object(self, items: list[Any]) -> list[Any]:
         """The items of all processes, in the order of the processes."""
-        with self._meeting():
+        with self.meeting():
             return gather_object(items)
 
     def wait_for_everyone(self) -> None:
-        with self._meeting():
+        with self.meeting():
             super().wait_for_everyone()
 
-    def _meeting(self) -> contextlib.AbstractContextManager[None]:
+    def meeting(self) -> contextlib.AbstractContextManager[None]:
+        """In this context the process waits for the others."""
         return self.heartbeat.meeting() if self.heartbeat is not None else contextlib.nullcontext()
 
 
@@ -131,6 +134,8 @@ class Heartbeat:
         self.waits = False
         store: Any = _get_default_store()  # a connection of its own: the threads of a process share none
         self._store: Any = PrefixStore("vpgt/heartbeat", store.clone())
+        if lost.several_machines():
+            lost.watch_machines(rank, PrefixStore("vpgt/lost", store.clone()), lambda: self.waits)
         self._publish()
         threading.Thread(target=self._watch, name="heartbeat", daemon=True).start()
 

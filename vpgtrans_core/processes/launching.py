@@ -14,11 +14,11 @@ from vpgtrans_core.errors import VpgtError
 YES = {"1", "true", "yes", "on", "y", "t"}
 
 
-def remarks(environment: Mapping[str, str]) -> list[str]:
+def remarks(environment: Mapping[str, str], shard: bool | None = None) -> list[str]:
     """Warnings about the launcher that started this process, from the environment that it set.
 
     ``accelerate launch --cpu`` starts one process, however many were asked for, and accelerate's own precision is not
-    vpgt's.
+    vpgt's. One process has nobody to `shard` the LLM with.
     """
     remarks = []
     one = int(environment.get("WORLD_SIZE", "1")) == 1
@@ -26,6 +26,11 @@ def remarks(environment: Mapping[str, str]) -> list[str]:
         remarks.append(
             "`accelerate launch --cpu` starts one process; to start several on CPUs, use "
             "`torchrun --nproc-per-node N -m vpgtrans_core.cli.main transfer ... --device cpu`"
+        )
+    if shard and one:
+        remarks.append(
+            "there is one process, which holds the whole LLM: --shard needs several, as "
+            "`torchrun --nproc-per-node N -m vpgtrans_core.cli.main transfer ... --shard` starts them"
         )
     precision = environment.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if precision not in ("", "no"):

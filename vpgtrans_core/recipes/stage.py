@@ -9,8 +9,9 @@ from annotated_types import Ge, Gt, Le
 
 from vpgtrans_core.data.conversation import TextKind
 
-Group = Literal["projector", "vpg"]
-"""The parts of a VL-LLM that a stage may train, see `VLModel.groups`. The LLM is always frozen."""
+Group = Literal["projector", "vpg", "lora"]
+"""The parts of a VL-LLM that a stage may train, see `VLModel.groups`. The LLM is always frozen; ``lora`` stands for
+adapters in its attention."""
 Texts = TextKind
 """How the texts of an image become labels."""
 Optimizer = Literal["adamw", "muon"]

@@ -8,6 +8,7 @@ from vpgtrans_core.registry.card_checks import card_problems
 from vpgtrans_core.registry.hooks import DESCRIBING, EVENT, Hooks
 from vpgtrans_core.registry.loading import HOME, PluginRecord, TooSlow, watched
 from vpgtrans_core.registry.printable import control_problems
+from vpgtrans_core.registry.targets import missing_modules
 
 
 def ask(hooks: Hooks, record: PluginRecord, limit: float) -> list[tuple[type, Any]]:
@@ -25,6 +26,8 @@ def ask(hooks: Hooks, record: PluginRecord, limit: float) -> list[tuple[type, An
             answers += [(kind, item) for item in _answer(hooks, record, hook, kind, limit)]
         if record.status != "active":
             return []
+    if record.distribution != HOME:  # our own are tested
+        record.warnings += [text for _, item in answers for text in missing_modules(item)]
     if not answers and not hooks.implements(record.name, EVENT):
         record.warnings.append("provides nothing")
     return answers

@@ -25,7 +25,7 @@ from typing import Any
 
 from vpgtrans_core.cards import LLMCard, LLMFamily, SourceCard, VPGFamily
 from vpgtrans_core.errors import ConfigError, VpgtError, did_you_mean
-from vpgtrans_core.files import YAML_LIMIT, check_plain, read_yaml
+from vpgtrans_core.files import YAML_LIMIT, check_plain, read_bounded, read_yaml
 from vpgtrans_core.registry.card_checks import make_card
 from vpgtrans_core.registry.printable import control_problems
 
@@ -91,9 +91,10 @@ def _read(path: Path) -> dict[str, Any]:
     if path.suffix != ".toml":
         return read_yaml(path)
     try:
-        if path.stat().st_size > YAML_LIMIT:
+        content = read_bounded(path, YAML_LIMIT)
+        if content is None:
             raise ConfigError([f"{path} is larger than {YAML_LIMIT} bytes, too large for cards"])
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(content.decode("utf-8"))
         check_plain(tables)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError([f"cannot read {path}: {error}"]) from error

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from vpgtrans_core.run.needed import plugins_text, with_classes
 
 HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0")
 """Licences that the hub knows by these names; any other is ``other`` there, with its own name."""
@@ -28,20 +31,23 @@ def write_model_card(path: Path, name: str, record: dict[str, Any], *, loading_c
         _front_matter(record, "transformers" if loading_code else "vpgt"),
         _summary(record),
         f"![loss curve]({CURVE})\n" if own else "",
-        _use(name, loading_code),
+        _use(name, loading_code, record.get("needs", [])),
         _RECORD if own else "",
         _licences(record),
     ]
     path.write_text("\n".join(part for part in parts if part), encoding="utf-8")
 
 
-def plain_model_card(name: str, config: dict[str, Any], references: dict[str, Any]) -> str:
+def plain_model_card(
+    name: str, config: dict[str, Any], references: dict[str, Any], needs: Sequence[Mapping[str, str]] = ()
+) -> str:
     """The model card of a folder without a run's record: an import, or an export of a model from elsewhere.
 
     Args:
         name: the model's name.
         config: its ``config.json``.
         references: what it says of the LLM (``"llm"``) and the ViT (``"vit"``) it was made of, if anything.
+        needs: the plugins that it needs, see `needed_plugins`.
     """
     whole = bool(config.get("architectures"))
     known = {key: value for key in ("llm", "vit") if isinstance(value := references.get(key), dict)}
@@ -59,7 +65,7 @@ def plain_model_card(name: str, config: dict[str, Any], references: dict[str, An
     licence = (
         "## Licence\nThe weights combine those of the VPG and of the language model: the licences of both apply.\n"
     )
-    return "\n".join([front, body, _use(name, ""), licence])
+    return "\n".join([front, body, _use(name, "", needs), licence])
 
 
 def _front_matter(record: dict[str, Any], library: str) -> str:
@@ -103,7 +109,7 @@ def _summary(record: dict[str, Any]) -> str:
     return f"""# {title}
 
 {what}
-({PAPER}) by vpgt {record["vpgt"]}. The language model is unchanged.
+({PAPER}) by vpgt {record["vpgt"]}. {_language_model(record)}
 
 | | |
 |---|---|
@@ -114,6 +120,15 @@ def _summary(record: dict[str, Any]) -> str:
 {_captions(record)}| stages | {"; ".join(f"{titles[n]}: {s['steps']} steps" for n, s in stages.items()) or "none"} |
 | held-out loss | {"; ".join(losses) or "not measured"} |
 {_sight(record.get("verdict", {}))}"""
+
+
+def _language_model(record: dict[str, Any]) -> str:
+    """What the run did to the language model."""
+    if not (lora := record.get("lora")):
+        return "The language model is unchanged."
+    what = f"LoRA of rank {lora['rank']} changed the language model's attention"
+    merged = "it is merged into the weights here" if lora["merged"] else "the folder `adapter` holds it, for PEFT"
+    return f"{what}; {merged}."
 
 
 def _sight(verdict: dict[str, Any]) -> str:
@@ -138,9 +153,11 @@ def _captions(record: dict[str, Any]) -> str:
     return f"| captions | {text} |\n"
 
 
-def _use(name: str, loading_code: str) -> str:
-    python = f"```python\n{loading_code.format(folder=name)}```\n" if loading_code else ""
-    return f"## Use\n```\nvpgt caption {name} picture.png\n```\n{python}"
+def _use(name: str, loading_code: str, needs: Sequence[Mapping[str, str]]) -> str:
+    """How the model is used, and the plugins that this takes."""
+    code = with_classes(needs, loading_code.format(folder=name))
+    python = f"```python\n{code}```\n" if code else ""
+    return f"## Use\n{plugins_text(needs, bool(code))}```\nvpgt caption {name} picture.png\n```\n{python}"
 
 
 def _licences(record: dict[str, Any]) -> str:

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from vpgtrans_core.cache.cached_images import CachedImages
 from vpgtrans_core.cache.key import Kind
@@ -21,16 +20,19 @@ from vpgtrans_core.data.captions import clean, keep
 from vpgtrans_core.data.conversation import TextKind
 from vpgtrans_core.data.data import Data, open_data
 from vpgtrans_core.data.images import Augmentation
+from vpgtrans_core.data.limit import Limit
 from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.loader import Gather, Loader, Missed, ReadOptions, StepData, StepReader
 from vpgtrans_core.data.order import InOrder
 from vpgtrans_core.data.pictures import Describe, Wanted
-from vpgtrans_core.llm.text import Text
+from vpgtrans_core.data.tiles import Visual
+from vpgtrans_core.llm.text import Text, limited
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.processes.heartbeat import WatchedAccelerator
 from vpgtrans_core.recipes.captions import captions_each
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.lengths import Lengths
+from vpgtrans_core.run.positions import check_room
 from vpgtrans_core.settings import Settings, stage_settings, stages_of
 from vpgtrans_core.templates import ChatTemplate
 from vpgtrans_core.train.step import Batch, View
@@ -194,6 +196,7 @@ class Feed:
         self.instructions = stage.instructions if stage else ()
         self.template = template
         self.lengths = Lengths()
+        self.limit = Limit(settings.max_tokens, model.llm.room(Text(()), 0), model.vpg.most_prompts)
         self._say = say
         self._told = False
         batch_size = settings.batch_size or 1
@@ -274,19 +277,34 @@ class Feed:
 
     def prompts(self, batch: Batch) -> str | list[Text]:
         """What a model is asked of a batch's samples: nothing after their images, or the first question about each."""
+        if self.texts == "caption":
+            return ""
+        return [self._asked(texts[0]) for texts in batch.texts]
+
+    def _asked(self, text: Text) -> Text:
+        """What comes before the first answer; where all of a text is a question, less its last token, so that the LLM
+        has a position left to answer at."""
         end = self.template.end if self.template else ""
-        return "" if self.texts == "caption" else [Text(texts[0].split()[0], end=end) for texts in batch.texts]
+        return replace(limited(text.split()[0], None if text.labels else text.tokens - 1), end=end)
 
     def check_lengths(self) -> None:
-        """Look at the texts of the first step before any is trained on; the same ones in every process.
+        """Look at the texts of the first step before any is trained on; the same ones in every process. Say it where
+        the LLM has fewer positions than they want.
 
         Raises:
-            DataError: the limit of length leaves nothing to learn in most of them.
+            DataError: the limit of length leaves nothing to learn in most of them, or one is too long for the LLM.
+            ModelError: a text of the data has a token that the LLM has no embedding of.
         """
+        for data in {id(d): d for d in (self.data, self.all.held_out)}.values():
+            self.model.llm.check_words([listing.texts.data for listing in data.listings])
         reader, lengths = self._reader(augment=False), Lengths()
         for draw in self.order.step(0)[:CHECKED_IMAGES]:
-            lengths.count(reader.texts(draw))
-        lengths.check(self.settings.max_tokens)
+            texts = reader.texts(draw)
+            lengths.count(texts)
+            check_room(texts, self.model.llm, self.model.vpg.most_prompts, self.settings.max_tokens)
+        lengths.check(self.limit)
+        if beyond := self.limit.beyond(lengths.length_for(1)):
+            self._say(f"stage {self.stream}: {beyond}")
 
     def all_lengths(self) -> Lengths:
         """The counts of all processes together; every process must ask."""
@@ -303,7 +321,7 @@ class Feed:
         return lengths.describe()
 
     def _tell(self, now: bool, lengths: Lengths | None = None) -> None:
-        message = (lengths or self.lengths).message(self.settings.max_tokens) if now and not self._told else None
+        message = (lengths or self.lengths).message(self.limit) if now and not self._told else None
         if message:
             self._told = True
             self._say(f"stage {self.stream}: {message}")
@@ -328,7 +346,7 @@ class Feed:
         return self._open_cache("features" if self.model.trains_vpg else "outputs")
 
     @property
-    def keep(self) -> Callable[[Sequence[View], Tensor, VisualKind], Tensor] | None:
+    def keep(self) -> Callable[[Sequence[View], Visual, VisualKind], Visual] | None:
         """What the step gives its frozen results to."""
         features = self._reader(augment=True, cache=self.cache).features
         return features.keep if isinstance(features, CachedImages) else None
@@ -348,6 +366,8 @@ class Feed:
         options = ReadOptions(
             preprocessing=self.model.vpg.preprocessing,
             max_tokens=settings.max_tokens,
+            positions=self.limit.positions,
+            num_prompts=self.limit.num_prompts,
             seed=0 if held_out else settings.seed,  # every run is measured on the same texts
             captions_per_image=None if held_out or all_texts else settings.captions_per_image,
             augmentation=Augmentation(crop_min=settings.crop_min) if augment and settings.augment else None,

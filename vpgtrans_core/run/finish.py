@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.cards import load
-from vpgtrans_core.errors import ConfigError, VpgtError
-from vpgtrans_core.files import DiskFull, writing
+from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
+from vpgtrans_core.files import ADAPTER, DiskFull, writing
+from vpgtrans_core.llm.lora import require_peft
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, needs_code
+from vpgtrans_core.recipes.adapters import lora_rank
 from vpgtrans_core.run.card import CURVE, last_part, write_model_card
 from vpgtrans_core.run.curve import draw_curve
 from vpgtrans_core.run.decoding import write_decoding
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 CONFIGS = ("config.json", "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "*.bin")
 """Files that, besides the weights in safetensors, decide what a model computes."""
+TEXTS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+PICTURES = ("preprocessor_config.json", "processor_config.json", "references.json")
+"""Those that decide how it reads texts and images, and where its parts are."""
 TRY_BYTES = 4 << 20
 """Approximate size on disk of a model's settings and tokenizer."""
 
@@ -42,6 +47,8 @@ def write_model(
         else:
             hashes = folder.record.get("target", {}).get("sha256") or identity(target)["sha256"]
             model.vpg.save_part(staging, model.projector, references=references(source, target, hashes))
+            if model.lora is not None:
+                model.lora.save(staging / ADAPTER, target.reference())
         if model.template is not None:
             write_template(staging, model.template)
             if whole and folder.record.get("template"):  # it has learned conversations
@@ -93,6 +100,8 @@ def check_output(spec: RunSpec) -> None:
         ConfigError: the whole model is to be saved, and the VPG's family has no format for it, or the LLM needs its own
             code.
     """
+    if lora_rank(spec.settings.lora, spec.stages) is not None:
+        require_peft()
     if spec.settings.save != "model":
         return
     family = spec.source.vpg_family
@@ -151,6 +160,7 @@ def identity(model: ResolvedSource | ResolvedLLM) -> dict[str, Any]:
         "model_type": model.config.get("model_type"),
         "sha256": hashes,
         "config_sha256": texts,
+        "reading_sha256": _hashes(model.folder, *TEXTS, *PICTURES),
     }
 
 
@@ -158,4 +168,7 @@ def _hashes(folder: Path | None, *patterns: str) -> dict[str, str]:
     """SHA-256 of the files of a folder that match a pattern, by name."""
     if folder is None:
         return {}
-    return {path.name: sha256_file(path) for pattern in patterns for path in sorted(folder.glob(pattern))}
+    try:
+        return {path.name: sha256_file(path) for pattern in patterns for path in sorted(folder.glob(pattern))}
+    except OSError as error:
+        raise ModelError(f"a file of the model in {folder} cannot be read: {error}") from error

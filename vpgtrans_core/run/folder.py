@@ -16,7 +16,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -25,7 +25,9 @@ from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
 from vpgtrans_core.files import RECORD, fsync, read_json, remove, write_synced, writing
 from vpgtrans_core.processes.shared import TOKEN, check_folder
 from vpgtrans_core.run.lock import LOCK, FolderLock
+from vpgtrans_core.run.shapes import RecordShape
 from vpgtrans_core.train.signals import Interrupted
+from vpgtrans_core.validation import misfits
 
 if TYPE_CHECKING:
     from vpgtrans_core.machine import Machine
@@ -41,6 +43,10 @@ _STAGING = ".finished"
 _PROBE = ".writable"
 _OWN = frozenset({RECORD, f".{RECORD}", METRICS, CHECKPOINTS, SAMPLES, LOGS, LOCK, _STAGING, _PROBE})
 """A run's files in its folder, besides those of its model."""
+MOST_STEPS = 10**12
+"""Larger numbers of a step are none."""
+SHOWN = 8
+"""Most wrong values of a record that are named."""
 _REPLACING = "replacing"
 """In the record while the files of an earlier run are removed."""
 _LIBRARIES = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "pillow", "numpy", "pluggy")
@@ -164,9 +170,10 @@ class RunFolder:
                 file.write(line)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl."""
+        """The lines of metrics.jsonl. They are only drawn: those that were edited into something else are left out."""
         path = self.path / METRICS
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+        return [line for line in map(_metric, lines) if line is not None]
 
     def staging(self) -> Path:
         """An empty folder on the same file system, for writing the finished model."""
@@ -249,22 +256,23 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def _check_kinds(path: Path, record: dict[str, Any]) -> None:
     """Refuse a record whose values have wrong types; they may be missing, because the run ended early."""
-    kinds: dict[type, Sequence[str]] = {
-        dict: ("settings", "source", "target", "data", "stages", "machine"),
-        list: ("resumed", "accepted_changes"),
-        str: ("status", "started"),
-    }
-    wrong = [
-        f"{name} is {type(record[name]).__name__}, not {kind.__name__}"
-        for kind, names in kinds.items()
-        for name in names
-        if name in record and not isinstance(record[name], kind)
-    ]
-    if wrong:
+    if wrong := misfits(RecordShape, record)[:SHOWN]:
         raise ConfigError(
             [f"{path} was changed after vpgt wrote it: {problem}" for problem in wrong],
             "put a copy of it back, or replace the run with --overwrite",
         )
+
+
+def _metric(line: str) -> dict[str, Any] | None:
+    """A line of the metrics: the numbers of a step of a stage; None when it is none."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict) or not all(type(number) in (int, float) for number in values.values()):
+        return None
+    counts = values.get("stage"), values.get("step")
+    return values if all(isinstance(count, int) and 0 <= count <= MOST_STEPS for count in counts) else None
 
 
 def nothing_to_keep(path: Path) -> bool:

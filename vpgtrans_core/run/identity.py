@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.files import sha256_file
+from vpgtrans_core.registry.loading import HOME
 from vpgtrans_core.run.feed import TrainingData
 from vpgtrans_core.run.folder import RunFolder, now
 from vpgtrans_core.run.resuming import FREE_ON_RESUME, PLACES, placeless
+from vpgtrans_core.run.spec import RunSpec
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.train.checkpoint import Checkpoint
 
 MODELS = ("source", "target")
-HASHES = ("sha256", "config_sha256")
+HASHES = ("sha256", "config_sha256", "reading_sha256")
 
 
 def identity_of(settings: dict[str, Any], data: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:
@@ -56,17 +60,21 @@ def begun_with(settings: Settings, models: dict[str, Any], data: Sequence[Traini
         "sources": [source for part in described for source in part.get("sources", [])],
         "held_out": {"sources": [s for part in described for s in part.get("held_out", {}).get("sources", [])]},
     }
-    return identity_of(dataclasses.asdict(settings), merged, models)
+    begun = identity_of(dataclasses.asdict(settings), merged, models)
+    if settings.template and (file := Path(settings.template).expanduser()).is_file():
+        begun["settings"]["contents of the template"] = sha256_file(file)
+    return begun
 
 
 def note_changes(
     folder: RunFolder,
     checkpoint: Checkpoint | None,
     now_with: dict[str, Any],
-    settings: Settings,
+    spec: RunSpec,
     warn: Callable[[str], None],
 ) -> None:
-    """Refuse to resume if data, models or settings have changed; if a change is accepted, warn and record it.
+    """Refuse to resume if data, models or settings have changed; if a change is accepted, warn and record it. A plugin
+    of another version is told.
 
     Raises:
         ConfigError: see `check_same`.
@@ -74,7 +82,9 @@ def note_changes(
     before = (checkpoint.state.get("begun_with") if checkpoint else None) or recorded(folder.record)
     if len(before["data"]) < len(now_with["data"]):  # a record holds the run's own data, not that of single stages
         now_with = {**now_with, "data": now_with["data"][: len(before["data"])]}
-    if changes := check_same(before, now_with, str(folder.path), accept=settings.accept_changes):
+    for change in changed_plugins(folder.record.get("plugins", []), spec.registry.snapshot()):
+        warn(f"continuing with another plugin: {change}")
+    if changes := check_same(before, now_with, str(folder.path), accept=spec.settings.accept_changes):
         for change in changes:
             warn(f"continuing with a change: {change}")
         earlier = folder.record.get("accepted_changes", [])
@@ -110,6 +120,20 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for model in MODELS:
         changes += _changed_files(model, before.get(model, {}), now[model])
     return changes
+
+
+def changed_plugins(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which plugins of a run's record have another version now, in words; those that come with vpgt have vpgt's."""
+    versions = {plugin["name"]: plugin["version"] for plugin in now if plugin["status"] == "active"}
+    return [
+        f"{name} was {plugin.get('version') or 'without a version'} when the run started, and is "
+        f"{versions[name] or 'without one'} now"
+        for plugin in before
+        if isinstance(plugin, Mapping)
+        and (name := str(plugin.get("name"))) in versions
+        and plugin.get("distribution") != HOME
+        and plugin.get("version") != versions[name]
+    ]
 
 
 def _samples(data: dict[str, Any]) -> list[dict[str, Any]]:

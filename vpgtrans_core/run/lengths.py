@@ -1,4 +1,4 @@
-"""The lengths of a stage's texts, and how many of their labels --max-tokens has cut off."""
+"""The lengths of a stage's texts, and how many of their labels the limit of length has cut off."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from vpgtrans_core.data.limit import Limit
 from vpgtrans_core.errors import DataError
 from vpgtrans_core.llm.text import Text
 
@@ -17,7 +18,7 @@ ALARMING = 0.02
 STARVED = 0.5
 """Share of the texts with at most one label left, above which a stage does not begin."""
 WHOLE = 0.9
-"""Share of the texts that the recommended --max-tokens leaves whole."""
+"""Share of the texts that the recommended limit leaves whole."""
 
 
 @dataclass
@@ -70,7 +71,7 @@ class Lengths:
         """Whether enough texts are counted, and enough labels cut, for a warning at once."""
         return self.share >= ALARMING and self.texts >= EARLY
 
-    def check(self, max_tokens: int) -> None:
+    def check(self, limit: Limit) -> None:
         """Refuse a limit that leaves nothing to learn in most texts.
 
         Raises:
@@ -78,9 +79,9 @@ class Lengths:
         """
         if self.starved > STARVED * self.texts:
             raise DataError(
-                f"the limit of {max_tokens} tokens leaves at most one label in {self.starved} of {self.texts} texts "
-                "(the questions alone fill it), so the model would learn nothing",
-                f"--max-tokens {self.length_for(WHOLE)} holds {WHOLE:.0%} of the texts whole",
+                f"the limit of {limit.tokens()} tokens leaves at most one label in {self.starved} of {self.texts} "
+                "texts (the questions alone fill it), so the model would learn nothing",
+                limit.leaves(self.length_for(WHOLE), WHOLE),
             )
 
     def length_for(self, share: float) -> int:
@@ -93,14 +94,15 @@ class Lengths:
                 return length
         return 0
 
-    def message(self, max_tokens: int) -> str | None:
+    def message(self, limit: Limit) -> str | None:
         """The warning about cut labels, or None if none is cut."""
         if not self.cut:
             return None
         nothing = f" ({self.silent} texts have no label left)" if self.silent else ""
         return (
-            f"--max-tokens {max_tokens} cuts off {self.cut:,} of {self.cut + self.labels:,} labels, "
-            f"{self.share:.1%}{nothing}; --max-tokens {self.length_for(WHOLE)} leaves {WHOLE:.0%} of the texts whole"
+            f"the limit of {limit.tokens()} tokens (--max-tokens) cuts off {self.cut:,} of "
+            f"{self.cut + self.labels:,} labels, {self.share:.1%}{nothing}; "
+            f"{limit.leaves(self.length_for(WHOLE), WHOLE)}"
         )
 
     def describe(self) -> dict[str, Any]:

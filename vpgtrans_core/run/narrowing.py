@@ -45,7 +45,8 @@ def narrow_vpg(
         the source's projector from the outputs that stay.
     """
     vpg = model.vpg
-    outputs = torch.cat([model.frozen(b.visual.to(model.device), b.kind)[0].float().cpu() for b in batches])
+    shown = [model.whole_pictures(model.frozen(b.visual.to(model.device), b.kind)[0]) for b in batches]
+    outputs = torch.cat([part.float().cpu() for part in shown])
     chosen = narrow(outputs, source_projector(spec.source), width)
     units = machine.accelerator.broadcast(chosen.units.to(model.device)).cpu()
     folder.write_record(narrowed={"units": units.tolist(), "of": vpg.output_size, "lost": chosen.lost})

@@ -70,15 +70,14 @@ def transfer(
     return TransferResult(run.folder.path, run.folder.record)
 
 
-def tune(model: str = "", *, reporter: Progress | None = None, registry: Registry | None = None, **values: Any) -> Any:
-    """Tune a whole VL-LLM on conversations: VPG and projector are trained, its LLM stays frozen.
+def tune(
+    model: str = "", *, reporter: Progress | None = None, registry: Registry | None = None, **values: Any
+) -> TransferResult:
+    """Tune a whole VL-LLM on conversations: VPG and projector are trained, its LLM stays frozen but for ``lora``.
 
     Args:
         model: an alias, hub id or folder; an output of `transfer`, or an import.
         values: settings; those of stage 3 by their own names too (``lr`` for ``stage3_lr``).
-
-    Returns:
-        A `TransferResult`.
 
     Raises:
         VpgtError, Interrupted: as `transfer`.

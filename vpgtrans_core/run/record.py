@@ -12,6 +12,7 @@ from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.feed import TrainingData
 from vpgtrans_core.run.finish import identity
 from vpgtrans_core.run.folder import RUNNING, RunFolder, environment, now
+from vpgtrans_core.run.needed import needed_plugins
 from vpgtrans_core.run.resuming import recordable
 from vpgtrans_core.run.spec import RunSpec
 from vpgtrans_core.train.stage import StageState, peak_memory_bytes
@@ -54,9 +55,12 @@ def first_record(
             "dtype": str(machine.dtype),
             "shares_prefix": model.llm.shares_prefix,
             "compiled": compiled,
+            "sharded": machine.mesh is not None,
         },
         "environment": environment(),
         "plugins": spec.registry.snapshot(),
+        "needs": needed_plugins(spec.registry, spec.source.plugin, spec.target.plugin, spec.target.family),
+        "lora": model.lora and model.lora.describe() | {"merged": spec.settings.save == "model"},
     }
 
 

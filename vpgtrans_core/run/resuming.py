@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vpgtrans_core.data.places import split_path
 from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.settings import Settings, build
 
 FREE_ON_RESUME = frozenset(
     {"resume", "overwrite", "out", "device", "workers", "checkpoint_minutes", "checkpoint_steps", "keep_checkpoints"}
     | {"micro_positions", "offline", "cache", "cache_gb", "max_bad_ratio", "max_bad_run", "save", "accept_changes"}
-    | {"source_loss", "log"}
+    | {"source_loss", "log", "place", "shard"}
 )
 """Settings that may change when a run is resumed, because they do not affect the result of training."""
 PLACES = frozenset({"data", "then_data", "val_data", "source", "target"})
@@ -104,6 +105,8 @@ def recordable(settings: Settings, **folders: Path | None) -> dict[str, Any]:
         values[name] = tuple(_absolute_data(path) for path in values[name])
     values["stages"] = None if settings.stages is None else [_absolute_stage(stage) for stage in settings.stages]
     values["val_data"] = _absolute_data(settings.val_data) if settings.val_data else settings.val_data
+    if values["template"] and Path(values["template"]).expanduser().is_file():
+        values["template"] = _absolute(values["template"])
     for name in ("out", "cache"):
         values[name] = _absolute(values[name]) if values[name] else values[name]
     for name, folder in folders.items():
@@ -128,10 +131,10 @@ def _absolute_stage(stage: Any) -> Any:
 
 def _absolute_data(path: str) -> str:
     """``FILE``, ``FILE:FOLDER``, a folder or a pattern of shards, with absolute paths."""
-    file, colon, folder = path.rpartition(":")
-    if colon and not Path(path).expanduser().exists() and Path(file).expanduser().is_file():
-        return f"{_absolute(file)}:{_absolute(folder)}"
-    return path if "://" in path else _absolute(path)
+    if "://" in path:
+        return path
+    file, folder = split_path(path)
+    return _absolute(str(file)) + (f":{_absolute(str(folder))}" if folder is not None else "")
 
 
 def _absolute(path: str) -> str:

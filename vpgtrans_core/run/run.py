@@ -10,13 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 from vpgtrans_core.cache.opening import wants_cache
 from vpgtrans_core.cards import RunEvent
-from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.llm.adapter import LLM
-from vpgtrans_core.llm.blocks import why_not_compile
+from vpgtrans_core.llm.blocks import compiler_errors_are_told, why_not_compile
 from vpgtrans_core.loggers import add_loggers, check_loggers
 from vpgtrans_core.machine import Machine, choose_machine
 from vpgtrans_core.processes.heartbeat import other_processes
@@ -24,12 +22,15 @@ from vpgtrans_core.processes.launching import remarks
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.agreement import check_start
 from vpgtrans_core.run.batch import with_batch
+from vpgtrans_core.run.chatting import chat_stage, stage_template
+from vpgtrans_core.run.continuing import check_state, resume_stage
 from vpgtrans_core.run.decoding import choose_decoding, told
 from vpgtrans_core.run.feed import Feed, TrainingData, open_stage_data, training_captions
 from vpgtrans_core.run.finish import check_output, check_writable, identity, write_model
 from vpgtrans_core.run.folder import DONE, RunFolder, fail, now, open_folder
 from vpgtrans_core.run.identity import HASHES, begun_with, note_changes
 from vpgtrans_core.run.narrowing import NARROWED_IMAGES, keep_narrowed, narrow_vpg
+from vpgtrans_core.run.positions import check_positions
 from vpgtrans_core.run.record import begun_record, first_record, models_record, stage_record
 from vpgtrans_core.run.resuming import output_folder
 from vpgtrans_core.run.seeing import Seeing, verdict_of
@@ -43,13 +44,21 @@ from vpgtrans_core.sight.verdict import sentence
 from vpgtrans_core.start.choose import kept_projector, start_projector
 from vpgtrans_core.start.probe import StartProbe
 from vpgtrans_core.start.projector import Linear
+from vpgtrans_core.start.same_base import AS_GOOD
 from vpgtrans_core.teaching.teacher import Teacher
-from vpgtrans_core.templates import ChatTemplate, choose_template, usable_template
 from vpgtrans_core.train.checkpoint import Checkpoint, newest_checkpoint
 from vpgtrans_core.train.recipe import compiles, stage_optimizer, stage_plan
 from vpgtrans_core.train.stage import Progress, StageRunner, load_weights
 from vpgtrans_core.train.step import Stepper
-from vpgtrans_core.vlm.assemble import blank_projector, load_llm, load_vpg, source_words, vpg_source
+from vpgtrans_core.vlm.assemble import (
+    blank_projector,
+    load_llm,
+    load_vpg,
+    micro_positions,
+    source_words,
+    stage_lora,
+    vpg_source,
+)
 from vpgtrans_core.vlm.model import VLModel
 from vpgtrans_core.vpg.adapter import VPG
 
@@ -75,7 +84,7 @@ class Run:
         self.settings = spec.settings
         self.reporter = reporter
         self.machine: Machine = choose_machine(spec.settings, spec.target.family.half)
-        for remark in remarks(os.environ):
+        for remark in remarks(os.environ, self.settings.shard):
             reporter.warning(remark)
         check_output(spec)
         out = output_folder(spec.settings)
@@ -102,21 +111,24 @@ class Run:
         names = dict.fromkeys((self.spec.source.name, self.spec.target.name))
         self.reporter.message(f"loading {' and '.join(names)}")
         vpg = self._load_vpg()
+        check_positions(self.spec, vpg.most_prompts)
         seeing = self._look_at_source(data)
-        llm = self._load_llm()
-        self.templates = [self._template(llm, stage) for stage in self.spec.stages]
-        template = self._template(llm, self._chat_stage())
+        llm = load_llm(self.spec.target, self.machine, self.settings, vpg)
+        self.templates = [stage_template(self.spec, stage, llm.tokenizer) for stage in self.spec.stages]
+        chat = chat_stage(self.spec.stages)
+        template = stage_template(self.spec, chat, llm.tokenizer)
         projector = self._narrow(vpg, llm, data, resumed=checkpoint is not None)
         model = VLModel(vpg, _blank(vpg, llm), llm, template)
         model.to(self.machine.device)
         check_writable(self.folder, model, self.spec.target, self.settings)
+        model.lora = stage_lora(llm, self.settings, self.spec.stages)
         for place, stage in enumerate(self.spec.stages):
             self._feed(model, data, place, stage.number).check_lengths()
         if checkpoint is None:
             self._start(model, self._feed(model, data, 0, FIRST_STREAM), projector)
         compiled = self._compile(model, data)
         record = first_record(self.spec, self.folder, self.machine, model, data[0], models, compiled)
-        self.folder.write_record(**record, template=template.name if template and self._chat_stage() else None)
+        self.folder.write_record(**record, template=template.name if template and chat else None)
         for place, stage in enumerate(self.spec.stages):
             if checkpoint is None or stage.number >= checkpoint.stage:
                 feed = self._feed(model, data, place, stage.number)
@@ -161,12 +173,17 @@ class Run:
 
         Raises:
             ConfigError: settings, data or models have changed since the run started, and the change is not accepted.
-            ModelError: every checkpoint is damaged.
+            ModelError: every checkpoint is damaged, or the newest one is not of this run.
         """
         checkpoint = None
         if self.settings.resume:
             checkpoint = newest_checkpoint(self.folder.checkpoints, self.reporter.warning)
-            note_changes(self.folder, checkpoint, begun, self.settings, self.reporter.warning)
+            if checkpoint is not None:
+                numbers = [stage.number for stage in self.spec.stages]
+                check_state(checkpoint, numbers, accept=self.settings.accept_changes)
+            note_changes(self.folder, checkpoint, begun, self.spec, self.reporter.warning)
+            if checkpoint is None:
+                self.reporter.message(f"there is no checkpoint in {self.folder.path}: starting at the first step")
         if checkpoint is None:
             self.folder.cut_metrics(0)  # a resumed run without a checkpoint starts again
         return checkpoint
@@ -181,12 +198,6 @@ class Run:
             self.folder.write_record(source_sight=measure_source(self.spec, data, self.machine))
         return Seeing(self.machine, self.folder.record["source_sight"])
 
-    def _load_llm(self) -> LLM:
-        llm = load_llm(self.spec.target, self.machine, self.settings)
-        if self.settings.checkpoint_activations:
-            llm.checkpoint_activations()
-        return llm
-
     def _narrow(self, vpg: VPG, llm: LLM, data: Sequence[TrainingData], resumed: bool) -> Linear | None:
         """Leave out outputs of the VPG where the finished model's folder has no room for all of them; return the
         source's projector from those that stay, None where all do. A resumed run keeps what it began with."""
@@ -199,18 +210,6 @@ class Run:
         model = VLModel(vpg, _blank(vpg, llm), llm).to(self.machine.device)
         batches = self._feed(model, data, 0, FIRST_STREAM).some_batches(NARROWED_IMAGES)
         return narrow_vpg(model, batches, width, self.spec, self.folder, self.machine, self.reporter)
-
-    def _chat_stage(self) -> Stage | None:
-        """The last stage that learns conversations; its template is that of the finished model."""
-        return next((stage for stage in reversed(self.spec.stages) if stage.texts == "instruction"), None)
-
-    def _template(self, llm: LLM, stage: Stage | None) -> ChatTemplate | None:
-        """The chat template of a stage; one that learns captions need not have one."""
-        name = stage_settings(self.settings, stage).template if stage else self.settings.template
-        folder = self.spec.source.folder if self.settings.method == "tune" else None
-        if stage is None or stage.texts != "instruction":
-            return usable_template(name, llm.tokenizer, folder)
-        return choose_template(name, llm.tokenizer, folder)
 
     def _start(self, model: VLModel, feed: Feed, projector: Linear | None) -> None:
         """Initialise the projector, alike in every process; `projector` is the source's, None for the one on disk."""
@@ -276,7 +275,10 @@ class Run:
             extra_state=lambda: {"feed": feed.state(), "begun_with": begun},
         )
         if checkpoint is not None:
-            self._resume(runner, feed, checkpoint)
+            own = self.settings.micro_positions is None
+            accept = self.settings.accept_changes
+            if resume_stage(runner, feed, checkpoint, micro_positions=own, accept=accept):
+                self.reporter.message(f"resuming stage {checkpoint.stage} after step {checkpoint.step}")
         lines = seeing.lines(stepper, feed)  # after the weights are there: what a frozen VPG makes of images is kept
         model.train_only(stage.trains)
         runner.validated = Watcher(
@@ -287,10 +289,13 @@ class Run:
             self.reporter.warning,
             lambda step, texts: self._emit("samples", stage.number, step, said=texts),
         )
+        same_base = "same_base" in self.folder.record.get("start", {})
+        if same_base and stage.early_stop and lines.source is not None:
+            runner.enough = AS_GOOD * lines.source
         if runner.state.step == 0:
             self.folder.add_metrics(stage=stage.number, step=0, **lines.as_lines())
         began = time.monotonic()
-        with _compiler_errors_are_told() if compiled else contextlib.nullcontext():
+        with compiler_errors_are_told() if compiled else contextlib.nullcontext():
             state = runner.run()
         losses = seeing.after(stepper, feed, state)
         done = stage_record(stage, state, time.monotonic() - began, self.machine.device) | feed.tell_lengths()
@@ -302,18 +307,6 @@ class Run:
         data = {"data": feed.all.record()}
         stages = {**self.folder.record.get("stages", {}), str(stage.number): done | (data if stage.data else {})}
         self.folder.write_record(stages=stages, **({} if stage.data else data))
-
-    def _resume(self, runner: StageRunner, feed: Feed, checkpoint: Checkpoint) -> None:
-        """Resume inside the stage of `checkpoint`, or start the stage after it."""
-        if runner.plan.number != checkpoint.stage:
-            load_weights(runner.model, checkpoint)
-            self.folder.cut_metrics(int(checkpoint.state["metrics_size"]))
-            return
-        runner.restore(checkpoint)
-        if self.settings.micro_positions is None and "micro_positions" in checkpoint.state:
-            runner.stepper.micro_positions = checkpoint.state["micro_positions"]  # the same micro-batches as before
-        feed.restore(checkpoint.state.get("feed", {}))
-        self.reporter.message(f"resuming stage {checkpoint.stage} after step {checkpoint.step}")
 
     def _changed_by(self, last: Stage) -> set[str]:
         """The parameter groups changed by the end of stage `last`; the projector at least, by its initialisation."""
@@ -329,10 +322,7 @@ class Run:
         return Feed(data[place], settings, model, self.machine, stream, stage, template, self.reporter.warning)
 
     def _stepper(self, model: VLModel, feed: Feed | None = None) -> Stepper:
-        config = model.llm.model.config.get_text_config()
-        positions = self.settings.micro_positions or self.machine.positions_at_once(
-            config.num_hidden_layers, config.hidden_size
-        )
+        positions = micro_positions(self.machine, model.llm, self.settings)
         keep = feed.keep if feed is not None else None
         return Stepper(model, self.machine.accelerator, positions, self.machine.autocast, keep)
 
@@ -342,6 +332,8 @@ class Run:
         """Check the model's captions, and write the model."""
         model.requires_grad_(False)
         model.eval()
+        if self.settings.save == "model":
+            model.merge_lora()  # what is checked is what is written
         examples = self_check(model, self._feed(model, data, -1, FIRST_STREAM))
         verdict = verdict_of(self.folder.record.get("stages", {}), examples)
         for warning in verdict.warnings:
@@ -380,15 +372,6 @@ class Run:
 
     def _emit(self, kind: str, stage: int | None = None, step: int | None = None, **values: Any) -> None:
         self.spec.registry.emit(RunEvent(kind, str(self.folder.path), stage, step, values))
-
-
-@contextlib.contextmanager
-def _compiler_errors_are_told() -> Iterator[None]:
-    try:
-        yield
-    except TorchDynamoException as error:
-        cause = str(error).strip().partition("\n")[0]
-        raise VpgtError(f"the LLM cannot be compiled: {cause}", "--no-compile runs it uncompiled") from error
 
 
 def _brief(record: dict[str, Any]) -> str:

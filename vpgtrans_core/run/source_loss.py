@@ -20,7 +20,7 @@ from vpgtrans_core.sight.cost import measures_source, source_share
 from vpgtrans_core.sight.measure import characters, exchanged_loss, text_only_loss, total
 from vpgtrans_core.templates import choose_template
 from vpgtrans_core.train.step import Stepper
-from vpgtrans_core.vlm.assemble import load_llm, load_vpg, projector_module
+from vpgtrans_core.vlm.assemble import load_llm, load_vpg, micro_positions, projector_module
 from vpgtrans_core.vlm.model import VLModel
 
 NOT_OF_METHOD = "scratch"
@@ -86,9 +86,7 @@ def _measure(spec: RunSpec, data: TrainingData, machine: Machine, stage: Stage) 
     model.train_only(stage.trains)  # what is kept of the images is then what the stage needs, too
     model.to(machine.device)
     feed = Feed(dataclasses.replace(data, met=[]), settings, model, machine, stage.number, stage, template)
-    config = model.llm.model.config.get_text_config()
-    positions = machine.positions_at_once(config.num_hidden_layers, config.hidden_size)
-    stepper = Stepper(model, machine.accelerator, settings.micro_positions or positions, machine.autocast)
+    stepper = Stepper(model, machine.accelerator, micro_positions(machine, llm, settings), machine.autocast)
     held_out = list(feed.held_out())
     long = characters(stepper, held_out)
     right, exchanged = total(stepper, held_out), exchanged_loss(stepper, held_out, machine.accelerator.gather_object)

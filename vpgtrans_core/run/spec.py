@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from vpgtrans_core.errors import ConfigError, DataError, ModelError
+from vpgtrans_core.models.refusals import refuse_apart
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, check_names, resolve_source, resolve_target
 from vpgtrans_core.recipes.lists import RECIPES
 from vpgtrans_core.recipes.stage import Stage
@@ -73,6 +74,7 @@ def _own_llm(source: ResolvedSource) -> ResolvedLLM:
             f"{source.name} is a VPG without language model: there is nothing to tune",
             "transfer it to an LLM first: `vpgt transfer --from ... --to ...`",
         )
+    refuse_apart(source.name, source.llm.adapter, "is not tuned further like this")
     return source.llm
 
 

@@ -64,6 +64,7 @@ class Watcher:
 
     def __call__(self, step: int, loss: float | None) -> None:
         if not self.folder.writes:
+            self.feed.model.llm.join_generation()
             return
         self._first = loss if self._first is None else self._first
         pictures = self._say(step)
@@ -74,6 +75,7 @@ class Watcher:
         """Generate, and keep the texts; returns the watched pictures with the newest one as ``now``."""
         batch = next(iter(self.feed.held_out()), None)
         if batch is None:
+            self.feed.model.llm.join_generation()
             return []
         batch = batch.part(0, PICTURES)
         model = self.feed.model

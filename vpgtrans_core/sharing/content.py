@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.files import REFERENCES
+from vpgtrans_core.files import ADAPTER, REFERENCES
+from vpgtrans_core.models.refusals import refuse_apart
 from vpgtrans_core.run.card import plain_model_card
 from vpgtrans_core.run.folder import METRICS, RECORD
 from vpgtrans_core.sharing.places import Places
@@ -62,6 +63,7 @@ def model_content(folder: Path, name: str) -> Content:
         UnsafeInput: its weights are damaged.
     """
     _check_whole(folder)
+    refuse_apart(str(folder), folder / ADAPTER if (folder / ADAPTER).is_dir() else None, "is not shared like this")
     inside = sorted(path.name for path in folder.iterdir())
     files: dict[str, Path | bytes] = {n: folder / n for n in inside if (folder / n).is_file() and belongs(n)}
     places = Places()

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vpgtrans_core.data.sample import View
+from vpgtrans_core.data.tiles import Visual, joined
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.llm.text import Piece, Text, Tokens
 from vpgtrans_core.sight.exchange import group_of, partners
@@ -79,7 +79,7 @@ def text_only_loss(stepper: Stepper, held_out: Iterable[Batch]) -> float | None:
     stepper.model.eval()
     llm, nothing = stepper.model.llm, stepper.model.vpg
     nats, labels = 0.0, 0
-    for batch in held_out:
+    for batch in stepper.even(held_out):
         visual = torch.zeros(0, nothing.num_prompts, nothing.output_size)
         texts = [[without_images(text, llm) for text in sample] for sample in batch.texts]
         nats += stepper.loss_sum(Batch(visual, "outputs", texts, images=[0] * len(texts)))[0]
@@ -114,7 +114,7 @@ def characters(stepper: Stepper, held_out: Iterable[Batch]) -> Sums:
 def total(stepper: Stepper, batches: Iterable[Batch]) -> Sums:
     """The losses of all batches of all processes."""
     nats, labels = 0.0, 0
-    for batch in batches:
+    for batch in stepper.even(batches):
         loss, count = stepper.loss_sum(batch)
         nats, labels = nats + loss, labels + count
     return _over_processes(stepper, nats, labels)
@@ -126,7 +126,7 @@ def _over_processes(stepper: Stepper, nats: float, labels: int) -> Sums:
     return Sums(float(sums[0]), round(float(sums[1])))
 
 
-def _samples(batches: Sequence[Batch]) -> dict[View, tuple[str, Tensor]]:
+def _samples(batches: Sequence[Batch]) -> dict[View, tuple[str, Visual]]:
     """Each sample's group and its images' outputs ``[n, Q, D]``, by the view of its first image."""
     return {
         part.views[0]: (group_of(part.texts[0], len(part.visual)), part.visual)
@@ -143,7 +143,7 @@ def _with_partner(batch: Batch, keys: set[View]) -> Batch | None:
     if not parts:
         return None
     return Batch(
-        torch.cat([part.visual for part in parts]),
+        joined([part.visual for part in parts]),
         batch.kind,
         [part.texts[0] for part in parts],
         [view for part in parts for view in part.views],
@@ -151,7 +151,7 @@ def _with_partner(batch: Batch, keys: set[View]) -> Batch | None:
     )
 
 
-def _with(batch: Batch, chosen: dict[View, Tensor]) -> Batch:
+def _with(batch: Batch, chosen: dict[View, Visual]) -> Batch:
     """The batch with the images of each sample's partner."""
     firsts = [batch.part(n, n + 1).views[0] for n in range(len(batch.texts))]
-    return replace(batch, visual=torch.cat([chosen[view] for view in firsts]))
+    return replace(batch, visual=joined([chosen[view] for view in firsts]))

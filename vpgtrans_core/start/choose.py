@@ -1,4 +1,5 @@
-"""Initialise the projector: from words, by the paper's merge with a word converter, or at random."""
+"""Initialise the projector: from words, by the paper's merge with a word converter, at random, or as the source has it
+where the target is a fine-tune of the source's LLM."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from vpgtrans_core.start.converter import fit_ridge, fit_sgd
 from vpgtrans_core.start.pairs import WordPairs, caption_tokens, word_pairs, words_said
 from vpgtrans_core.start.probe import START_IMAGES, StartProbe
 from vpgtrans_core.start.projector import Linear, merge, random_projector
+from vpgtrans_core.start.same_base import NEAR, embedding_distance
 from vpgtrans_core.start.words import choose_spread, words_start
 from vpgtrans_core.vlm.assemble import SourceWords
 from vpgtrans_core.vlm.model import VLModel
@@ -54,7 +56,11 @@ def start_projector(
     if settings.start == "random":
         projector = random_projector(probe.model.vpg.output_size, llm.embedding_size, settings.seed)
         return ProjectorStart(projector, {"start": "random"})
-    words, texts = source(), list(captions())
+    words = source()
+    if (kept := _same_base(settings, words, llm)) is not None:
+        say("the target is a fine-tune of the source's LLM: the projector starts as the source's own")
+        return replace(kept, projector=probe.held(kept.projector))
+    texts = list(captions())
     if settings.start == "words":
         started = _from_words(settings, words, texts, probe, say)
     elif settings.converter == "sgd":
@@ -77,6 +83,22 @@ def kept_projector(source: ResolvedSource, model: VLModel) -> ProjectorStart:
             "transfer it to an LLM first: `vpgt transfer --from ... --to ...`",
         )
     return ProjectorStart(projector, {"start": "kept"})
+
+
+def _same_base(settings: Settings, words: SourceWords, llm: LLM) -> ProjectorStart | None:
+    """The source's projector as it is, where the target is a fine-tune of the source's LLM; None where it is not, or
+    where the settings ask for another start."""
+    if not settings.same_base or settings.start != "words" or settings.shuffle_pairs:
+        return None
+    distance = embedding_distance(
+        (words.words.reader.config, llm.model.config.get_text_config()),
+        (words.tokenizer.get_vocab(), llm.tokenizer.get_vocab()),
+        (words.words, _target_table(llm)),
+        _table_sizes(words, llm),
+    )
+    if distance is None or distance > NEAR:
+        return None
+    return ProjectorStart(words.projector, {"start": "kept", "same_base": distance})
 
 
 def _from_words(

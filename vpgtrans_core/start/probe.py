@@ -45,8 +45,9 @@ class StartProbe:
         self._batches: list[Batch] = []
 
     def outputs(self) -> torch.Tensor:
-        """The VPG's outputs ``[n, Q, D]`` of `START_IMAGES` training images."""
-        return torch.cat([batch.visual for batch in self._computed()]).float()
+        """The VPG's outputs ``[n, Q, D]`` of `START_IMAGES` training images; of pictures in tiles, those of the tile
+        that shows all."""
+        return torch.cat([self.model.whole_pictures(batch.visual) for batch in self._computed()]).float()
 
     def captions(self) -> list[list[str]]:
         """The captions of the same images."""
@@ -57,7 +58,9 @@ class StartProbe:
         """The LLM's mean loss on the first of those images with this projector."""
         fill_projector(self.model.projector, *self.held((weight, bias)))
         sums = [self.stepper.loss_sum(batch) for batch in self._judged()]
-        return sum(s for s, _ in sums) / max(1, sum(n for _, n in sums))
+        mean = sum(s for s, _ in sums) / max(1, sum(n for _, n in sums))
+        shards = self.stepper.shards  # where all go through the LLM together, all must draw the same conclusion
+        return mean if shards is None else shards.lockstep.of_main(mean)
 
     def held(self, projector: Linear) -> Linear:
         """A projector as the model can hold it: where it has no bias, the bias is put into the weight."""

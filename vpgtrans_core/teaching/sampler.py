@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vpgtrans_core.cache.build import NoTemplate, NoText
 from vpgtrans_core.cache.cached_images import CachedImages
@@ -22,6 +21,8 @@ from vpgtrans_core.data.images import normalize
 from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.loader import Loader, ReadOptions, StepData, StepReader
 from vpgtrans_core.data.order import Draw, InOrder
+from vpgtrans_core.data.tiles import changed
+from vpgtrans_core.llm.shown import Prompts, repeated
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.settings import Settings, stages_of
 from vpgtrans_core.teaching.content import sha_of
@@ -94,6 +95,8 @@ class Sampler:
         shas = {draw.row: sha_of(listing.images[draw.row]) for draw in step.draws}
         prompts = self._soft_prompts(step, caches) if len(step) else None
         bad = {missed.place: [missed.sample.kind, missed.sample.detail] for missed in step.bad}
+        if prompts is None:
+            self.model.llm.join_generation()
         texts = self._texts(prompts, list(shas.values())) if prompts is not None else []
         said = dict(zip(shas, texts, strict=True))
         return [
@@ -102,26 +105,28 @@ class Sampler:
         ]
 
     @torch.no_grad()
-    def _soft_prompts(self, step: StepData, caches: dict[Kind, CachedImages]) -> Tensor:
+    def _soft_prompts(self, step: StepData, caches: dict[Kind, CachedImages]) -> Prompts:
         """Soft prompts ``[B, Q, D]``; what the VPG computes on the way is kept."""
         visual, kind, vpg = step.visual.to(self.machine.device), step.visual_kind, self.model.vpg
         with torch.autocast(
             self.machine.device.type, dtype=self.machine.autocast, enabled=self.machine.autocast is not None
         ):
             if kind == "pixels":
-                visual, kind = vpg.features(normalize(visual, vpg.preprocessing)), "features"
+                visual = changed(visual, lambda pixels: vpg.features(normalize(pixels, vpg.preprocessing)))
+                kind = "features"
                 visual = caches["features"].keep(step.image_views, visual, kind) if "features" in caches else visual
             if kind == "features":
-                visual, kind = vpg.prompts(visual), "outputs"
+                visual, kind = changed(visual, vpg.prompts), "outputs"
                 visual = caches["outputs"].keep(step.image_views, visual, kind) if "outputs" in caches else visual
             return self.model.soft_prompts(visual, kind)
 
-    def _texts(self, prompts: Tensor, shas: list[str]) -> list[list[tuple[str, bool]]]:
+    def _texts(self, prompts: Prompts, shas: list[str]) -> list[list[tuple[str, bool]]]:
         """The captions of each image, `each` of them."""
         draws = [numbers(self.settings.seed, sha, n, self.length) for sha in shas for n in range(self.each)]
-        repeated = prompts.repeat_interleave(self.each, 0)
         temperature = self.settings.caption_temperature
-        sampled = self.model.llm.sample(repeated, torch.tensor(draws, dtype=torch.float64), temperature)
+        sampled = self.model.llm.sample(
+            repeated(prompts, self.each), torch.tensor(draws, dtype=torch.float64), temperature
+        )
         texts: list[Any] = [(one.text, one.ended) for one in sampled]
         return [texts[start : start + self.each] for start in range(0, len(texts), self.each)]
 

@@ -133,6 +133,8 @@ class Teacher:
         rank, world = accelerator.process_index, accelerator.num_processes
         batches = self._sampler.batches(listing, first // BATCH, rank, world)
         for number in range(first // BATCH, -(-len(listing) // BATCH), world):
+            if number + rank >= -(-len(listing) // BATCH):  # the last round has no batch for this process
+                self._sampler.model.llm.join_generation()
             mine = [self._sifted(*one) for one in next(batches, [])]
             together = [one for part in accelerator.gather_object([mine]) for one in part]
             yield together

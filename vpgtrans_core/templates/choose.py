@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.errors import ConfigError, ModelError, did_you_mean
+from vpgtrans_core.files import read_bounded
 from vpgtrans_core.templates.chat import ChatTemplate
 
 if TYPE_CHECKING:
@@ -158,9 +159,10 @@ def _body(name: str) -> str:
 
 def _read(path: Path) -> str:
     try:
-        if path.stat().st_size > LIMIT:
+        content = read_bounded(path, LIMIT)
+        if content is None:
             raise ConfigError([f"{path} is larger than {LIMIT} bytes, too large for a template"])
-        return path.read_text(encoding="utf-8")
+        return content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"cannot read the template {path}: {error}"], "give a file of jinja") from error
 

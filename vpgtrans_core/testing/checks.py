@@ -31,13 +31,15 @@ class CheckFailed(AssertionError):
 class Check:
     """One check: `run` takes the subject (an `LLMSubject` or a `VPGSubject`) and raises `CheckFailed`.
 
-    `optional` checks are of what a family may be unable to do; it then declares that, with the reason.
+    `optional` checks are of what a family may be unable to do; it then declares that, with the reason. A check that
+    `follows` another is unsupported where that one is.
     """
 
     name: str
     run: Callable[[Any], None]
     where: str
     optional: bool = False
+    follows: str = ""
 
     @property
     def title(self) -> str:
@@ -56,11 +58,13 @@ class Result:
     seconds: float = 0.0
 
 
-def check(checks: list[Check], where: str, *, optional: bool = False) -> Callable[[Callable], Callable]:
+def check(
+    checks: list[Check], where: str, *, optional: bool = False, follows: str = ""
+) -> Callable[[Callable], Callable]:
     """Add the decorated function to `checks`, under its own name."""
 
     def add(function: Callable) -> Callable:
-        checks.append(Check(function.__name__, function, where, optional))
+        checks.append(Check(function.__name__, function, where, optional or bool(follows), follows))
         return function
 
     return add
@@ -75,7 +79,7 @@ def expect(true: Any, reason: str, where: str = "") -> None:
 def run_check(checked: Check, subject: Any) -> Result:
     """Run one check; whatever it raises becomes its result."""
     began = time.perf_counter()
-    declared = subject.unsupported.get(checked.name)
+    declared = subject.unsupported.get(checked.name) or subject.unsupported.get(checked.follows)
     outcome, reason, where = _outcome(checked, subject, declared)
     return Result(subject.title, checked.name, outcome, reason, where, time.perf_counter() - began)
 

@@ -18,10 +18,10 @@ from vpgtrans_core.llm.text import ImagePlace, Text, Tokens
 from vpgtrans_core.models.sizes import card_config
 from vpgtrans_core.testing.checks import Check, CheckFailed, check, expect, expect_known_declarations
 from vpgtrans_core.testing.llm_subject import PROMPTS, TEXTS, LLMSubject
-from vpgtrans_core.testing.opening import expect_active, expect_no_heavy_import
+from vpgtrans_core.testing.opening import expect_active, expect_declared_rightly, expect_no_heavy_import
 from vpgtrans_core.testing.plain import difference, plain_loss, plain_loss_of_ids
 from vpgtrans_core.testing.tiny_models import has_tied_head
-from vpgtrans_core.testing.transferring import transfer_two_steps
+from vpgtrans_core.testing.transferring import expect_the_same_again
 from vpgtrans_core.weights import sha256_tensors
 
 NEAR = 1e-5
@@ -42,6 +42,7 @@ def description_resolves(subject: LLMSubject) -> None:
     """The plugin is active; its family, adapter and embedding reader are what they must be."""
     expect_active(subject.opened)
     expect_known_declarations(subject.unsupported, LLM_CHECKS)
+    expect_declared_rightly(subject.opened)
     adapter = load(subject.family.adapter)
     expect(isinstance(adapter, type) and issubclass(adapter, LLM), f"{subject.family.adapter} is not a subclass of LLM")
     reader = _reader(subject)
@@ -272,7 +273,13 @@ def saving_and_loading_keep_every_bit(subject: LLMSubject) -> None:
 @check(LLM_CHECKS, "the run's message; then the checks above, of which one may have failed for the same cause")
 def transfer_of_two_steps(subject: LLMSubject) -> None:
     """A whole transfer to a model of the family runs: word converter, both stages, writing."""
-    transfer_two_steps(subject.opened.registry, subject.source, subject.folder, subject.home / "transfer")
+    assert subject.transferred.is_dir()
+
+
+@check(LLM_CHECKS, "what registers the model's classes: `LLMFamily.classes`; and the check above")
+def output_loads_in_a_new_process(subject: LLMSubject) -> None:
+    """A new process loads what the transfer wrote, and says of a picture what this one says."""
+    expect_the_same_again(subject.opened, subject.transferred)
 
 
 def _model_of(card: LLMCard, subject: LLMSubject) -> Any:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vpgtrans_core.cards import LLMFamily, load
+from vpgtrans_core.cards import LLMFamily, know_classes, load
+from vpgtrans_core.llm.shown import Prompts, shown_in
 from vpgtrans_core.llm.text import ImagePlace, Text, Tokens
 from vpgtrans_core.testing import kit_vpg
 from vpgtrans_core.testing.opening import Opened
 from vpgtrans_core.testing.subject import Subject
 from vpgtrans_core.testing.tiny_models import save_tiny_llm, tiny_tokenizer
+from vpgtrans_core.testing.transferring import transfer_two_steps
 
 if TYPE_CHECKING:
     from vpgtrans_core.llm.adapter import LLM
@@ -79,6 +81,8 @@ class LLMSubject(Subject[LLMFamily]):
         tolerance: float = TOLERANCE,
     ) -> None:
         super().__init__(opened, family, config=config, unsupported=unsupported)
+        for own in self.families():
+            know_classes(own)
         self.config = dict(self.config or {})
         self._tolerance = tolerance
         self._tokenizer = tokenizer
@@ -96,7 +100,9 @@ class LLMSubject(Subject[LLMFamily]):
         folder = self.home / name
         if not folder.is_dir():
             tokenizer = self._tokenizer or tiny_tokenizer(self.family.encoder_decoder)
-            save_tiny_llm(folder, self.model_type, changes=self.config, tokenizer=tokenizer, seed=seed)
+            part = self.empty(f"{name}.part")  # half a model must not pass for a whole one
+            save_tiny_llm(part, self.model_type, changes=self.config, tokenizer=tokenizer, seed=seed)
+            part.rename(folder)
         return folder
 
     @cached_property
@@ -160,9 +166,9 @@ class LLMSubject(Subject[LLMFamily]):
         noise = torch.randn(words.shape, generator=torch.Generator().manual_seed(1)) * words.std()
         return (words + 0.5 * noise).requires_grad_()
 
-    def loss(self, llm: LLM, soft_prompts: Tensor, texts: list[list[Text]] | None = None) -> Tensor:
+    def loss(self, llm: LLM, soft_prompts: Prompts, texts: list[list[Text]] | None = None) -> Tensor:
         texts = TEXTS if texts is None else texts
-        return llm.loss(soft_prompts, llm.layout(texts, soft_prompts.shape[1]).to(torch.device("cpu")))
+        return llm.loss(soft_prompts, llm.layout(texts, shown_in(soft_prompts)).to(torch.device("cpu")))
 
     @cached_property
     def source(self) -> Path:
@@ -179,3 +185,10 @@ class LLMSubject(Subject[LLMFamily]):
         projector = nn.Linear(vpg.output_size, self.load(llm).embedding_size)
         vpg.save_part(self.home / "source", projector, references={"llm": {"folder": str(llm)}})
         return self.home / "source"
+
+    @cached_property
+    def transferred(self) -> Path:
+        """Where a transfer of two steps to the tiny model has run; its result is in ``out``."""
+        home = self.empty("transfer")
+        transfer_two_steps(self.opened.registry, self.opened.named(self.source), self.opened.named(self.folder), home)
+        return home

@@ -21,6 +21,9 @@ HEAVY = ("torch", "transformers", "tensorflow", "jax")
 DECLARATION = "VPGT_CONFORMANCE"
 """The plugin's attribute that tells the kit of its families: ``{"NAME": {"config": {...}, "unsupported": {...}}}``."""
 
+DECLARED = ("config", "unsupported")
+"""What it may say of each."""
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -40,8 +43,34 @@ class Opened:
 
     def declared(self, family: str) -> Mapping[str, Any]:
         """What the plugin's module tells the kit of a family; empty when it tells nothing."""
+        return self._declarations().get(family, {})
+
+    @property
+    def anywhere(self) -> str:
+        """What was given, for a process in another folder."""
+        return str(Path(self.given).resolve()) if Path(self.given).exists() else self.given
+
+    def named(self, folder: Path | str) -> str:
+        """A model's folder as the plugin reads it: another plugin may have the same model type."""
+        return f"{self.record.name}:{folder}"
+
+    def unknown_declarations(self) -> list[str]:
+        """What the plugin's module tells the kit in vain, in words: families that it does not have, and keys that
+        nobody reads."""
+        families = [f.name for f in self.llm_families] + [f.name for f in self.vpg_families]
+        problems = []
+        for family, declared in self._declarations().items():
+            if family not in families:
+                guess = did_you_mean(family, families, 1) or f"it has {', '.join(families)}"
+                problems.append(f"the plugin has no family {family!r} ({guess})")
+            for key in sorted(set(declared) - set(DECLARED)):
+                guess = did_you_mean(key, DECLARED, 1) or f"there are {', '.join(DECLARED)}"
+                problems.append(f"{family!r} declares {key!r}, which is not known ({guess})")
+        return problems
+
+    def _declarations(self) -> dict[str, Mapping[str, Any]]:
         module = sys.modules.get(self.record.name) or sys.modules.get(self.record.target.partition(":")[0])
-        return dict(getattr(module, DECLARATION, {})).get(family, {})
+        return dict(getattr(module, DECLARATION, {}))
 
 
 def open_plugin(given: str) -> Opened:
@@ -98,17 +127,32 @@ def expect_active(opened: Opened) -> None:
     expect(not unmarked, "; ".join(unmarked), record.target)
 
 
+def expect_declared_rightly(opened: Opened) -> None:
+    """Raise `CheckFailed` when the plugin's module tells the kit something that the kit does not read."""
+    problems = opened.unknown_declarations()
+    expect(not problems, "; ".join(problems), DECLARATION)
+
+
 def expect_no_heavy_import(opened: Opened) -> None:
     """Open the plugin and ask its hooks in a fresh process; raise `CheckFailed` when a heavy library was imported."""
     code = (
         "import sys; from vpgtrans_core.testing.opening import HEAVY, open_plugin; "
         f"open_plugin({opened.given!r}); print('loaded:', *[m for m in HEAVY if m in sys.modules])"
     )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    environment["VPGT_ALLOW_PLUGINS"] = opened.record.name
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
-        raise CheckFailed(f"it cannot be opened in a fresh process: {done.stderr.strip()[-300:]}")
-    heavy = lines[-1].split()[1:]
+    heavy = in_new_process(code, Path.cwd(), VPGT_ALLOW_PLUGINS=opened.record.name).splitlines()[-1].split()[1:]
     expect(not heavy, f"the plugin's module imports {', '.join(heavy)}, so that every command of vpgt would")
+
+
+def in_new_process(code: str, folder: Path, **variables: str) -> str:
+    """Run Python code in a process of its own, in `folder` and offline; return what it prints.
+
+    Raises:
+        CheckFailed: it fails or prints nothing.
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path if p)}
+    environment |= {"HF_HUB_OFFLINE": "1", **variables}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
+    if done.returncode or not done.stdout.strip():
+        raise CheckFailed(f"it fails in a new process: {done.stderr.strip()[-300:]}")
+    return done.stdout.strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -48,6 +49,13 @@ class Subject(ABC, Generic[Family]):
     @classmethod
     def open(cls, plugin: str, family: str | None = None, **options: Any) -> Self:
         return cls(open_plugin(plugin), family, **options)
+
+    def empty(self, name: str) -> Path:
+        """An empty folder of this name; what an earlier check left in it when it failed is gone."""
+        folder = self.home / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
 
     def close(self) -> None:
         self._temporary.cleanup()

@@ -14,7 +14,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ log = logging.getLogger(__name__)
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 MANIFEST = "manifest.json"
 FORMAT = 1
-_NAME = re.compile(r"^stage(\d+)-(\d{8,})$")
+CHANGED = "remove this checkpoint, so that --resume continues from an older one, or start again with --overwrite"
+"""Advice where a checkpoint agrees with its manifest, but not with what vpgt writes."""
+_NAME = re.compile(r"stage(\d+)-(\d{8,})$")
 _TEMPORARY = ".writing-"
 
 
@@ -170,30 +172,41 @@ def _misstated(folder: Path) -> str | None:
         return error.message
     if state.get("format") != FORMAT:
         return f"it has the format {state.get('format')!r}, not {FORMAT}"
-    if not all(isinstance(state.get(name), int) for name in ("stage", "step")):
+    if any(isinstance(value := state.get(name), bool) or not isinstance(value, int) for name in ("stage", "step")):
         return f"{STATE} does not name its stage and step"
+    named = _NAME.search(folder.name)
+    if named and (state["stage"], state["step"]) != (int(named[1]), int(named[2])):
+        return f"{STATE} names stage {state['stage']} step {state['step']}"
     return None
 
 
-def check_fits(checkpoint: Checkpoint, parameters: Mapping[str, Tensor]) -> None:
+def check_fits(checkpoint: Checkpoint, parameters: Mapping[str, Tensor], wanted: Collection[str] | None = None) -> None:
     """Compare a checkpoint's weights with the model's parameters.
 
+    Args:
+        wanted: the parameters that it must hold, those and no others, in their own precision; None for any.
+
     Raises:
-        ModelError: a name is unknown, a shape differs, or a value is not finite; all are listed.
+        ModelError: a name is unknown or missing, a shape or precision differs, or a value is not finite; all are
+            listed.
     """
-    problems = []
+    problems = [f"it has no {name}" for name in wanted or () if name not in checkpoint.weights]
     for name, tensor in checkpoint.weights.items():
         if name not in parameters:
             problems.append(f"the model has no parameter {name}")
+        elif wanted is not None and name not in wanted:
+            problems.append(f"the run does not train {name}")
         elif parameters[name].shape != tensor.shape:
             problems.append(f"{name} has the shape {tuple(tensor.shape)}, not {tuple(parameters[name].shape)}")
+        elif wanted is not None and parameters[name].dtype != tensor.dtype:
+            problems.append(f"{name} is {tensor.dtype}, not {parameters[name].dtype}")
         elif not bool(tensor.isfinite().all()):
             problems.append(f"{name} has values that are not finite")
     if problems:
         raise ModelError(
             f"the checkpoint of stage {checkpoint.stage} step {checkpoint.step} does not fit the model: "
             + "; ".join(problems[:8]),
-            "resume with the models that the run started with",
+            f"resume with the models that the run started with; or {CHANGED}",
         )
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vpgtrans_core.errors import ModelError
+from vpgtrans_core.train.checkpoint import CHANGED
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
@@ -23,6 +24,8 @@ MUON_STEP = 0.15
 MUON_MOMENTUM = 0.5
 MUON_MINIMUM = 0.1
 """Learning rate at the end of the cosine, as a share of the peak."""
+MEASURED = "measured"
+"""Marks a group whose peak learning rate follows from the weight at the stage's start; later only its state has it."""
 
 
 # ---------------------------------------------------------------------------------------------------- optimisers
@@ -64,6 +67,7 @@ def muon(projector: nn.Linear, bias_lr: float, step: float = MUON_STEP, name: st
         momentum=MUON_MOMENTUM,
         weight_decay=0.0,
     )
+    weights.param_groups[0][MEASURED] = True
     if projector.bias is None:
         return Together(_with_peaks(weights))
     bias = torch.optim.AdamW([(f"{name}.bias", projector.bias)], lr=bias_lr, weight_decay=0.0)
@@ -232,21 +236,20 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
     for index, values in state["state"].items():
         for key, value in values.items():
             (tensors if isinstance(value, Tensor) else numbers)[f"{names[index]}/{key}"] = value
-    return tensors, {"numbers": numbers, "groups": state["param_groups"]}
+    return tensors, {"numbers": numbers, "groups": state["param_groups"], "tensors": sorted(tensors)}
 
 
 def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], numbers: dict[str, Any]
 ) -> None:
-    """Restore what `optimizer_tensors` returned; json's lists become tuples again.
+    """Restore what `optimizer_tensors` returned. The groups keep the rates of their own settings, but a measured one.
 
     Raises:
-        ModelError: the state belongs to other parameters.
+        ModelError: the state belongs to other parameters, or has tensors that no such optimiser has.
     """
     own = optimizer.state_dict()
     names = _names(own)
-    saved = {"param_groups": [{k: _tupled(k, v) for k, v in g.items()} for g in numbers["groups"]]}
-    if _names(saved) != names:
+    if _names({"param_groups": numbers["groups"]}) != names:
         raise ModelError(
             "the optimiser state in the checkpoint belongs to other parameters than the trainable ones",
             "resume with the settings of the run, or start it again with --overwrite",
@@ -256,15 +259,38 @@ def load_optimizer_tensors(
     for name, value in {**tensors, **numbers["numbers"]}.items():
         parameter, _, key = name.rpartition("/")
         if parameter not in indices:
-            raise ModelError(f"the optimiser state in the checkpoint names an unknown parameter {parameter!r}")
+            raise ModelError(f"the optimiser state in the checkpoint names an unknown parameter {parameter!r}", CHANGED)
         state.setdefault(indices[parameter], {})[key] = value
-    optimizer.load_state_dict({"state": state, **saved})
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    _check_tensors(tensors, {names[i]: p for i, p in enumerate(parameters)}, numbers.get("tensors"))
+    for group, saved in zip(own["param_groups"], numbers["groups"], strict=True):
+        if group.get(MEASURED):
+            group["peak_lr"] = _rate(saved["peak_lr"])
+    optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
+
+
+def _check_tensors(tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter], names: list[str] | None) -> None:
+    """Raises:
+    ModelError: tensors are missing, or have another size or precision than their parameter, or are not finite.
+    """
+    problems = [f"it has no {name}" for name in names or () if name not in tensors]
+    for name, tensor in tensors.items():
+        parameter = parameters[name.rpartition("/")[0]]
+        shapes = (torch.Size(), parameter.shape)  # counts of steps have none
+        if tensor.shape not in shapes or (tensor.dim() and tensor.dtype != parameter.dtype):
+            problems.append(f"{name} is {tensor.dtype} {list(tensor.shape)}, of {parameter.dtype} {list(shapes[1])}")
+        elif not bool(tensor.isfinite().all()):
+            problems.append(f"{name} has values that are not finite")
+    if problems:
+        raise ModelError(f"the optimiser state in the checkpoint is not usable: {'; '.join(problems[:8])}", CHANGED)
+
+
+def _rate(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ModelError(f"the optimiser state in the checkpoint has the learning rate {value!r}", CHANGED)
+    return float(value)
 
 
 def _names(state: dict[str, Any]) -> dict[int, str]:
     """The parameters' names by their numbers in a state_dict."""
     return {i: n for g in state["param_groups"] for i, n in zip(g["params"], g["param_names"], strict=True)}
-
-
-def _tupled(key: str, value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) and key not in ("params", "param_names") else value

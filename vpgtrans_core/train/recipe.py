@@ -80,5 +80,6 @@ def compiles(settings: Settings, machine: Machine, llm: LLM, captions: float) ->
     if settings.compile is not None:
         return settings.compile
     long = captions / machine.accelerator.num_processes * llm.model.num_parameters() >= COMPILED_FROM
-    plain = settings.quantization == "none" and not settings.checkpoint_activations
+    plain = settings.quantization == "none" and not settings.checkpoint_activations and settings.place is None
+    plain &= not settings.shard
     return long and plain and machine.device.type == "cuda" and llm.family.compiles

@@ -110,6 +110,9 @@ class StageRunner:
         changed: the parameter groups that the run has changed by the end of this stage; a checkpoint holds them.
         extra_state: called at each checkpoint for further state (bad samples, for example).
         validated: called in all processes after each validation, with the step and the held-out loss.
+
+    Attributes:
+        enough: a held-out loss with which the stage need not begin; None to train in any case.
     """
 
     def __init__(
@@ -139,14 +142,19 @@ class StageRunner:
         self.emit = emit
         self.extra_state = extra_state
         self.validated = validated
+        self.enough: float | None = None
         self.state = StageState()
         self._stopper = EarlyStop()
         fp16 = stepper.half == torch.float16
         self._scaler = torch.amp.GradScaler(model.device.type, enabled=fp16)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint of this stage."""
-        load_weights(self.model, checkpoint)
+        """Continue from a checkpoint of this stage.
+
+        Raises:
+            ModelError: it has other parameters, or an optimiser's state that is none of theirs.
+        """
+        load_weights(self.model, checkpoint, self.model.parameters_of(self.changed))
         load_optimizer_tensors(self.optimizer, checkpoint.optimizer, checkpoint.state["optimizer"])
         self.state = StageState(**checkpoint.state["progress"])
         self._stopper = EarlyStop(**self.state.early_stop)
@@ -167,6 +175,7 @@ class StageRunner:
         if state.step == 0 and not state.done:
             state.first_held_out_loss = self._validate()
             self._warn_at_chance(state.first_held_out_loss)
+            self._end_if_enough(state.first_held_out_loss)
         saved = time.monotonic()
         with StopSignals() as signals:
             for batch, waited in self.batches(state.step) if not self._finished() else ():
@@ -276,6 +285,8 @@ class StageRunner:
             "waited": round(waited, 4),
         }
         self.folder.add_metrics(stage=self.plan.number, step=state.step, **values)
+        if state.step == 1 and state.first_held_out_loss is None and result.labels:
+            self._warn_at_chance(result.loss)  # nothing is held out
         share = waited / max(waited + seconds, 1e-9)
         self.progress.step(
             1, loss=result.loss, images_per_second=result.images / max(waited + seconds, 1e-9), waiting=share
@@ -296,7 +307,7 @@ class StageRunner:
 
     def _held_out_loss(self) -> float | None:
         total, labels = 0.0, 0
-        for batch in self.held_out():
+        for batch in self.stepper.even(self.held_out()):
             loss, count = self.stepper.loss_sum(batch)
             total, labels = total + loss, labels + count
         sums = torch.tensor([total, float(labels)], dtype=torch.float64, device=self.model.device)
@@ -313,6 +324,14 @@ class StageRunner:
                 f"{chance:.2f}). Its weights may be delta weights, random, or of another model; check that the LLM "
                 "alone writes sensible text before you train"
             )
+
+    def _end_if_enough(self, loss: float | None) -> None:
+        """End the stage before its first step if its held-out loss is good enough as it is."""
+        if self.enough is not None and loss is not None and loss <= self.enough:
+            self.progress.message(
+                f"stage {self.plan.number} is not needed: a held-out loss of {loss:.4f} is as good as the source's own"
+            )
+            self.state.stopped = True
 
     def _check_early_stop(self, loss: float | None) -> None:
         """Store a held-out loss and end the stage if it no longer falls."""
@@ -347,10 +366,10 @@ class StageRunner:
         self.emit(RunEvent(kind, str(self.folder.path), self.plan.number, self.state.step, values))
 
 
-def load_weights(model: VLModel, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's weights into the parameters of the same names."""
+def load_weights(model: VLModel, checkpoint: Checkpoint, wanted: Collection[str] | None = None) -> None:
+    """Put a checkpoint's weights into the parameters of the same names; `wanted` as in `check_fits`."""
     parameters = dict(model.named_parameters())
-    check_fits(checkpoint, parameters)
+    check_fits(checkpoint, parameters, wanted)
     with torch.no_grad():
         for name, tensor in checkpoint.weights.items():
             parameters[name].copy_(tensor)

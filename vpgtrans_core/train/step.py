@@ -8,7 +8,7 @@ not depend on how the batch was cut (up to rounding).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from vpgtrans_core.data.sample import View, VisualKind
+from vpgtrans_core.data.tiles import Visual, changed
 from vpgtrans_core.errors import VpgtError
+from vpgtrans_core.llm.elements import images_of_samples
+from vpgtrans_core.llm.shown import positions_of_some
 from vpgtrans_core.llm.text import Text
 from vpgtrans_core.vlm.model import VLModel
 
@@ -29,14 +32,15 @@ class Batch:
     """The samples of one step on this process.
 
     Attributes:
-        visual: their images, ``[I, ...]``: first those of the first sample, then those of the second, and so on.
+        visual: their images, ``[I, ...]``: first those of the first sample, then those of the second, and so on; or
+            their tiles.
         kind: whether `visual` holds pixels, features or outputs.
         texts: each sample's texts.
         views: the image and view of each row of `visual`, for a cache of what is computed from it.
         images: the number of images of each sample; empty for one each.
     """
 
-    visual: Tensor
+    visual: Visual
     kind: VisualKind
     texts: Sequence[Sequence[Text]]
     views: Sequence[View] = ()
@@ -92,11 +96,13 @@ class Stepper:
         accelerator: Accelerator,
         micro_positions: int,
         half: torch.dtype | None = None,
-        keep: Callable[[Sequence[View], Tensor, VisualKind], Tensor] | None = None,
+        keep: Callable[[Sequence[View], Visual, VisualKind], Visual] | None = None,
     ) -> None:
         self.model = model
         self.accelerator = accelerator
-        self.micro_positions = micro_positions
+        self.shards = model.llm.shards
+        # With less memory on one GPU than on another, the smallest decides: they cut and halve alike.
+        self.micro_positions = self.shards.lockstep.least(micro_positions) if self.shards else micro_positions
         self.half = half
         self.keep = keep
         self.parameters = list(model.trained().values())
@@ -118,14 +124,17 @@ class Stepper:
     def _accumulate(self, batch: Batch, labels: int, scale: Callable[[Tensor], Tensor]) -> Tensor:
         """This process's share of the loss and its gradients; micro-batches become smaller when memory runs out."""
         loss = torch.zeros((), dtype=torch.float64, device=self.model.device)
+
+        def add(part: Batch) -> None:
+            part_loss = self._loss(part) / labels
+            scale(part_loss).backward()
+            loss.add_(part_loss.detach())
+
         try:
-            for part in self._micro_batches(batch):
-                part_loss = self._loss(part) / labels
-                scale(part_loss).backward()
-                loss += part_loss.detach()
+            self._each_part(batch, add, gradients=True)
             return loss
         except torch.OutOfMemoryError as error:
-            if len(batch.texts) < 2 or self.micro_positions < SMALLEST:
+            if self._most_samples(batch) < 2 or self.micro_positions < SMALLEST:
                 raise VpgtError(
                     "out of memory, even with one image at a time",
                     "try --checkpoint-activations, --quantization 8bit or 4bit, or a smaller LLM; see `vpgt plan`",
@@ -141,8 +150,20 @@ class Stepper:
     @torch.no_grad()
     def loss_sum(self, batch: Batch) -> tuple[float, int]:
         """Sum of the losses and number of labels of this process's batch, without gradients."""
-        total = sum((self._loss(part).double() for part in self._micro_batches(batch)), torch.zeros(()).double())
-        return float(total), batch.labels
+        losses: list[Tensor] = []
+        self._each_part(batch, lambda part: losses.append(self._loss(part).double()), gradients=False)
+        return float(sum(losses, torch.zeros(()).double())), batch.labels
+
+    def even(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """These batches; and where the LLM is in shards empty ones, until every process has had as many."""
+        count = 0
+        if self.shards is not None:
+            batches = list(batches)
+            count = self.shards.lockstep.most(len(batches)) - len(batches)
+        yield from batches
+        vpg = self.model.vpg
+        for _ in range(count):
+            yield Batch(torch.zeros(0, vpg.num_prompts, vpg.output_size), "outputs", [])
 
     @torch.no_grad()
     def with_outputs(self, batch: Batch) -> Batch:
@@ -150,12 +171,12 @@ class Stepper:
         with self._autocast():
             visual, kind = self.model.frozen(batch.visual.to(self.model.device), batch.kind)
             if kind == "features":
-                visual = self.model.vpg.prompts(visual)
+                visual = changed(visual, self.model.vpg.prompts)
         return replace(batch, visual=visual.cpu(), kind="outputs")
 
     def _loss(self, batch: Batch) -> Tensor:
         llm = self.model.llm
-        rows = llm.layout(batch.texts, self.model.vpg.num_prompts, batch.images).to(self.model.device)
+        rows = llm.layout(batch.texts, self.model.shown(batch.visual), batch.images).to(self.model.device)
         with self._autocast():
             visual, kind = self.model.frozen(batch.visual.to(self.model.device, non_blocking=True), batch.kind)
             if self.keep is not None and batch.kind != kind:
@@ -168,12 +189,26 @@ class Stepper:
             return contextlib.nullcontext()
         return torch.autocast(self.model.device.type, dtype=self.half)
 
+    def _each_part(self, batch: Batch, work: Callable[[Batch], None], *, gradients: bool) -> None:
+        """Do `work` on each micro-batch, in step with the other processes where the LLM is in shards."""
+        parts = self._micro_batches(batch)
+        if self.shards is not None:
+            self.shards.run(self.model.llm, list(parts), work, gradients=gradients)
+            return
+        for part in parts:
+            work(part)
+
+    def _most_samples(self, batch: Batch) -> int:
+        """How many samples can be parted: those of the largest batch where the processes cut alike."""
+        return len(batch.texts) if self.shards is None else self.shards.lockstep.most(len(batch.texts))
+
     def _micro_batches(self, batch: Batch) -> Iterator[Batch]:
         """Cut a batch between samples so that no part computes more than `micro_positions` positions (one sample at
         least)."""
         start = 0
-        llm, prompts = self.model.llm, self.model.vpg.num_prompts
-        for end in _cuts([llm.positions(sample, prompts) for sample in batch.texts], self.micro_positions):
+        shown, numbers = self.model.shown(batch.visual), images_of_samples(len(batch.texts), batch.images)
+        sizes = map(self.model.llm.positions, batch.texts, (positions_of_some(shown, own) for own in numbers))
+        for end in _cuts(list(sizes), self.micro_positions):
             yield batch.part(start, end)
             start = end
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,17 @@ from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import LLM_PREFIX
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.llm.empty import check_size, empty_model, silence
+from vpgtrans_core.llm.frozen import FrozenLLM
+from vpgtrans_core.llm.loading import load_model
+from vpgtrans_core.llm.lora import Lora, apply_adapter
+from vpgtrans_core.llm.placing import Placement, placement, shares
+from vpgtrans_core.llm.shards import Shards
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, resolve_source
+from vpgtrans_core.processes.lockstep import Lockstep
+from vpgtrans_core.recipes.adapters import lora_rank
+from vpgtrans_core.recipes.holding import SPILLS
+from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.templates import usable_template
@@ -30,6 +41,10 @@ if TYPE_CHECKING:
     from vpgtrans_core.llm.embeddings import Embeddings
 
 
+GRADIENT_AND_STATE = 12
+"""Bytes that a trained parameter takes besides itself: its gradient and AdamW's two averages."""
+
+
 @dataclass(frozen=True)
 class SourceWords:
     """The parts of the source that initialise the projector: its projector, its LLM's words and tokenizer."""
@@ -39,38 +54,127 @@ class SourceWords:
     tokenizer: PreTrainedTokenizerBase
 
 
-def load_llm(llm: ResolvedLLM, machine: Machine, settings: Settings) -> LLM:
-    """Load a frozen LLM from its own folder, or out of a VL-LLM's."""
+def load_llm(llm: ResolvedLLM, machine: Machine, settings: Settings, vpg: VPG | None = None) -> LLM:
+    """Load a frozen LLM from its own folder, or out of a VL-LLM's, with the LoRA adapter that is kept for it.
+
+    Args:
+        vpg: the one that is to be trained in front of it, if any.
+    """
     adapter = load(llm.family.adapter)
     quantization = None if settings.quantization == "none" else settings.quantization
-    return adapter.load(
+    later = GRADIENT_AND_STATE * sum(p.numel() for _, p in vpg.trained()) if vpg is not None else 0
+    placed = placement(settings.place, machine.device, later)
+    model = None
+    if machine.mesh is not None:
+        model = _model_in_shards(llm, adapter, machine, settings)
+    elif llm.prefix:
+        model = _inner_model(llm, adapter, machine, placed)
+    elif placed is not None:
+        model = load_model(
+            llm.folder or "",
+            adapter.auto_class(),
+            dtype=machine.dtype,
+            device=machine.device,
+            quantization=quantization,
+            keep_precise=adapter.keep_precise,
+            trust_remote_code=settings.trust_remote_code,
+            placement=placed,
+        )
+    loaded: LLM = adapter.load(
         llm.folder,
         family=llm.family,
         dtype=machine.dtype,
         device=machine.device,
-        model=_inner_model(llm, adapter, machine, settings) if llm.prefix else None,
+        model=model,
         share=settings.share_prefix,
         quantization=quantization,
         trust_remote_code=settings.trust_remote_code,
     )
+    if machine.mesh is not None:
+        loaded.whole = lambda: adapter.prepare(_whole_model(llm, adapter, machine, settings))
+    if llm.adapter is not None:
+        apply_adapter(loaded, llm.adapter, merge=quantization is None)
+    if vpg is not None and (settings.checkpoint_activations or settings.place == SPILLS):
+        loaded.checkpoint_activations()  # what is computed with weights from host memory would be kept on the GPU
+    return loaded
 
 
-def _inner_model(llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Settings) -> PreTrainedModel:
+def _model_in_shards(llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Settings) -> PreTrainedModel:
+    """An LLM of which this process reads its part.
+
+    Raises:
+        ModelError: it has something that cannot be cut.
+    """
+    if not issubclass(adapter, FrozenLLM):
+        raise ModelError(f"{adapter.__name__} cannot shard its LLM", "its adapter can derive from `DecoderOnlyLLM`")
+    if llm.adapter is not None:
+        raise ModelError(f"{llm.name} has a LoRA adapter, which cannot be merged into shards", "leave --shard out")
+    assert machine.mesh is not None
+    shards = Shards(Lockstep(machine.accelerator, machine.mesh))
+    return _read(llm, adapter, machine, settings, shards)
+
+
+def _whole_model(llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Settings) -> PreTrainedModel:
+    """The model of an LLM in shards, whole and on the CPU, from its own files."""
+    here = dataclasses.replace(machine, device=torch.device("cpu"), mesh=None)
+    return _read(llm, adapter, here, settings, None)
+
+
+def _read(
+    llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Settings, shards: Shards | None
+) -> PreTrainedModel:
+    if llm.prefix:
+        return _inner_model(llm, adapter, machine, None, shards)
+    return load_model(
+        llm.folder or "",
+        adapter.auto_class(),
+        dtype=machine.dtype,
+        device=machine.device,
+        trust_remote_code=settings.trust_remote_code,
+        shards=shards,
+    )
+
+
+def stage_lora(llm: LLM, settings: Settings, stages: Sequence[Stage]) -> Lora | None:
+    """The adapters that the stages of a run train in its LLM; None for none."""
+    rank = lora_rank(settings.lora, stages)
+    return None if rank is None else Lora(llm, rank, settings.seed)
+
+
+def micro_positions(machine: Machine, llm: LLM, settings: Settings) -> int:
+    """LLM positions of a micro-batch: the settings', else what the fullest device allows."""
+    config = llm.model.config.get_text_config()
+    recomputes = settings.place == SPILLS
+    return settings.micro_positions or machine.positions_at_once(
+        config.num_hidden_layers, config.hidden_size, shares(llm.model), recomputes=recomputes
+    )
+
+
+def _inner_model(
+    llm: ResolvedLLM, adapter: Any, machine: Machine, placed: Placement | None, shards: Shards | None = None
+) -> PreTrainedModel:
     """The language model inside a VL-LLM's folder, read by its prefix; nothing else of the folder is loaded."""
     from transformers import AutoConfig
 
     config = AutoConfig.for_model(**llm.config)
     check_size(str(llm.folder), config, Weights(str(llm.folder)))
+    if placed is not None:
+        placed.check_size(empty_model(config), machine.dtype)
     with silence():  # transformers reports the VPG's tensors, which are not the LLM's, as unexpected
-        model, report = adapter.auto_class().from_pretrained(
+        reader = adapter.auto_class() if shards is None else shards.reader(config)
+        model, report = reader.from_pretrained(
             str(llm.folder),
             config=config,
             dtype=machine.dtype,
             key_mapping=inner_names(config, llm),
             output_loading_info=True,
+            **(placed.options if placed is not None else {}),
         )
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{llm.folder} lacks weights of its language model: {', '.join(missing[:8])}")
+    if placed is not None:
+        placed.check_map(model)
+        return model.eval()
     return model.to(machine.device).eval()
 
 
@@ -90,8 +194,8 @@ def load_vpg(source: ResolvedSource, machine: Machine, *, lazily: bool = False) 
     return vpg
 
 
-def load_whole(source: ResolvedSource, machine: Machine, settings: Settings) -> VLModel:
-    """Load a whole VL-LLM for inference.
+def load_whole(source: ResolvedSource, machine: Machine, settings: Settings, *, lazily: bool = False) -> VLModel:
+    """Load a whole VL-LLM for inference; `lazily` leaves the VPG's frozen part on disk until pixels come.
 
     Raises:
         ModelError: it is a VPG alone, or its projector does not fit its language model.
@@ -101,7 +205,7 @@ def load_whole(source: ResolvedSource, machine: Machine, settings: Settings) -> 
             f"{source.name} is a VPG without a language model: it generates no text", "transfer it to an LLM first"
         )
     projector = load(source.vpg_family.adapter).load_projector(source.folder)
-    vpg, llm = load_vpg(source, machine), load_llm(source.llm, machine, settings)
+    vpg, llm = load_vpg(source, machine, lazily=lazily), load_llm(source.llm, machine, settings)
     if projector is None or projector[0].shape != (llm.embedding_size, vpg.output_size):
         raise ModelError(f"{source.name} has no projector that fits its language model")
     template = usable_template(settings.template, llm.tokenizer, source.folder)

@@ -88,16 +88,15 @@ def say(
     batch: int = BATCH,
 ) -> Iterator[Said]:
     """Generate for images in order, `batch` at once."""
-    import torch
-
     from vpgtrans_core.data.images import pixels
+    from vpgtrans_core.data.tiles import stacked
 
     chosen = options or default_options(prompt)
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
         named = [open_image(image, start + number) for number, image in enumerate(part)]
-        stacked = torch.stack([pixels(image, model.vpg.preprocessing) for _, image in named]).to(model.device)
-        texts = model.generate(stacked, "pixels", prompt, chosen)
+        shown = stacked([pixels(image, model.vpg.preprocessing) for _, image in named]).to(model.device)
+        texts = model.generate(shown, "pixels", prompt, chosen)
         yield from (Said(name, text) for (name, _), text in zip(named, texts, strict=True))
 
 
@@ -121,9 +120,8 @@ def answer(
     Raises:
         DataError: an image cannot be read, or there are others than the conversation shows.
     """
-    import torch
-
     from vpgtrans_core.data.images import pixels
+    from vpgtrans_core.data.tiles import stacked
     from vpgtrans_core.llm.adapter import GenerateOptions
     from vpgtrans_core.templates import chat_text
 
@@ -134,13 +132,13 @@ def answer(
             "give one image for each number of a mark, from 0",
         )
     opened = [open_image(image, number)[1] for number, image in enumerate(images)]
-    stacked = torch.stack([pixels(image, model.vpg.preprocessing) for image in opened]).to(model.device)
+    seen = stacked([pixels(image, model.vpg.preprocessing) for image in opened]).to(model.device)
     chosen_template = template or model.template
     if chosen_template is None:
         raise ModelError("the model has no chat template", "give one with --template, for example minigpt4")
     prompt = chat_text(model.llm.text, chosen_template, conversation)
     chosen = options or GenerateOptions(max_new_tokens=64, min_new_tokens=1)
-    return model.generate(stacked, "pixels", [prompt], chosen, [len(images)])[0]
+    return model.generate(seen, "pixels", [prompt], chosen, [len(images)])[0]
 
 
 def folder_options(name: str, settings: Settings, registry: Registry) -> GenerateOptions:

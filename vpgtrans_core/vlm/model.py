@@ -9,9 +9,13 @@ from torch import Tensor, nn
 
 from vpgtrans_core.data.images import normalize
 from vpgtrans_core.data.sample import VisualKind
+from vpgtrans_core.data.tiles import Tiles, Visual, changed, whole_pictures
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions
+from vpgtrans_core.llm.lora import Lora
+from vpgtrans_core.llm.shown import Images, Prompts, Run, Shown, SoftPrompts, prompts_of
 from vpgtrans_core.llm.text import Text
+from vpgtrans_core.recipes.adapters import LORA
 from vpgtrans_core.templates import ChatTemplate
 from vpgtrans_core.vpg.adapter import VPG
 
@@ -19,14 +23,23 @@ from vpgtrans_core.vpg.adapter import VPG
 class VLModel(nn.Module):
     """VPG + projector + frozen LLM, and the chat template of the conversations that it learns or has learned.
 
-    The LLM is kept outside of torch's module tree, because it is never trained, saved or moved with the rest.
+    The LLM is kept outside of torch's module tree, because it is never trained, saved or moved with the rest. Adapters
+    that are trained inside of it are in the tree.
     """
 
-    def __init__(self, vpg: VPG, projector: nn.Linear, llm: LLM, template: ChatTemplate | None = None) -> None:
+    def __init__(
+        self,
+        vpg: VPG,
+        projector: nn.Linear,
+        llm: LLM,
+        template: ChatTemplate | None = None,
+        lora: Lora | None = None,
+    ) -> None:
         super().__init__()
         self.template = template
         self.vpg = vpg
         self.projector = projector
+        self.lora = lora
         self._llm = (llm,)
 
     @property
@@ -40,7 +53,8 @@ class VLModel(nn.Module):
     @property
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """The parameters that a stage may train, by the names that `Stage.trains` uses."""
-        return {"projector": list(self.projector.parameters()), "vpg": [p for _, p in self.vpg.trained()]}
+        own = {"projector": list(self.projector.parameters()), "vpg": [p for _, p in self.vpg.trained()]}
+        return own if self.lora is None else own | {LORA: list(self.lora.parameters())}
 
     def train_only(self, names: Collection[str]) -> None:
         """Freeze everything but the groups called `names`.
@@ -55,11 +69,17 @@ class VLModel(nn.Module):
             raise ModelError(f"no trainable part is called {', '.join(unknown)}", f"there are {', '.join(groups)}")
         self.requires_grad_(False)
         self.eval()
+        self.llm.freeze()
         for name in names:
             for parameter in groups[name]:
                 parameter.requires_grad_(True)
         self.vpg.train("vpg" in names)
-        self.llm.freeze()
+
+    def merge_lora(self) -> None:
+        """Add the adapters, if there are any, to the LLM's weights."""
+        if self.lora is not None:
+            self.lora.merge()
+            self.lora = None
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The trainable parameters, by name."""
@@ -71,31 +91,52 @@ class VLModel(nn.Module):
         return {name: p for name, p in self.named_parameters() if id(p) in wanted}
 
     @torch.no_grad()
-    def frozen(self, visual: Tensor, kind: VisualKind) -> tuple[Tensor, VisualKind]:
+    def frozen(self, visual: Visual, kind: VisualKind) -> tuple[Visual, VisualKind]:
         """Compute the frozen parts, starting from what the batch holds.
 
         Ends at the VPG's outputs ``[B, Q, D]``, or at its features ``[B, *feature_shape]`` while the VPG is trained:
-        the boundary at which a cache keeps them.
+        the boundary at which a cache keeps them. Of pictures in tiles, at those of their tiles.
         """
         if kind == "pixels":
-            pixels = normalize(visual, self.vpg.preprocessing) if visual.dtype == torch.uint8 else visual
-            visual, kind = self.vpg.features(pixels), "features"
+            visual, kind = changed(visual, self._features), "features"
         if kind == "features" and not self.trains_vpg:
-            visual, kind = self.vpg.prompts(visual), "outputs"
+            visual, kind = changed(visual, self.vpg.prompts), "outputs"
         return visual, kind
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        return self.vpg.features(normalize(pixels, self.vpg.preprocessing) if pixels.dtype == torch.uint8 else pixels)
+
+    def shown(self, visual: Visual) -> Images:
+        """What stands in a text in the place of each of these pictures."""
+        if not isinstance(visual, Tiles):
+            return self.vpg.num_prompts
+        return [self._shown(*size) for size in visual.sizes]
+
+    def _shown(self, width: int, height: int) -> Shown:
+        runs = self.vpg.preprocessing.runs(width, height)
+        return tuple(run if isinstance(run, int) else self._words(run) for run in runs)
+
+    def _words(self, words: str) -> Run:
+        return self.llm.text.words(words)
+
+    def whole_pictures(self, visual: Visual) -> Tensor:
+        """Of each picture the tile that shows all of it; all that there is of pictures that are not cut."""
+        return whole_pictures(visual, self.vpg.preprocessing.whole)
 
     @property
     def trains_vpg(self) -> bool:
         return any(p.requires_grad for _, p in self.vpg.trained())
 
-    def soft_prompts(self, visual: Tensor, kind: VisualKind) -> Tensor:
-        """Soft prompts ``[B, Q, D_llm]`` in the precision of the LLM.
+    def soft_prompts(self, visual: Visual, kind: VisualKind) -> Prompts:
+        """Soft prompts ``[B, Q, D_llm]`` in the precision of the LLM; of pictures in tiles, as many as each has.
 
         Raises:
             ModelError: the VPG's outputs do not have the sizes that its adapter states, for which texts are laid out.
         """
         visual, kind = self.frozen(visual, kind)
-        outputs = visual if kind == "outputs" else self.vpg.prompts(visual)
+        if kind != "outputs":
+            visual = changed(visual, self.vpg.prompts)
+        outputs = visual.values if isinstance(visual, Tiles) else visual
         stated = (self.vpg.num_prompts, self.vpg.output_size)
         if outputs.shape[1:] != stated:
             raise ModelError(
@@ -103,12 +144,25 @@ class VLModel(nn.Module):
                 f"but states {stated[0]} of size {stated[1]}",
                 "correct `num_prompts` and `output_size` of its adapter, or `prompts`; see docs/plugins.md",
             )
+        if not isinstance(visual, Tiles):
+            return self._projected(outputs)
+        shown = [self._shown(*size) for size in visual.sizes]
+        arranged = self.vpg.arrange(visual)
+        if (given := [len(each) for each in arranged]) != (promised := [prompts_of(each) for each in shown]):
+            raise ModelError(
+                f"{type(self.vpg).__name__} arranges {given} soft prompts of these pictures, and its preprocessing "
+                f"states {promised}",
+                "correct `arrange` of its adapter or `runs` of its preprocessing; see docs/plugins.md",
+            )
+        return SoftPrompts(self._projected(torch.cat(list(arranged))), tuple(shown))
+
+    def _projected(self, outputs: Tensor) -> Tensor:
         return self.projector(outputs.to(self.projector.weight.dtype)).to(self.llm.model.dtype)
 
     @torch.no_grad()
     def generate(
         self,
-        visual: Tensor,
+        visual: Visual,
         kind: VisualKind = "pixels",
         prompt: str | Text | Sequence[str | Text] = "",
         options: GenerateOptions | None = None,

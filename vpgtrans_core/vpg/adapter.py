@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vpgtrans_core.data.preprocessing import Preprocessing
+from vpgtrans_core.data.preprocessing import USUAL, Preprocessing
+from vpgtrans_core.data.tiles import Tiles
 from vpgtrans_core.weights import sha256_tensors
 
 if TYPE_CHECKING:
@@ -28,19 +29,26 @@ class VPG(nn.Module, ABC):
     norm); `prompts` is what stage 2 trains (final norm, Q-Former, query tokens). A linear projector, which the core
     owns, then maps ``D`` to the LLM's embedding size.
 
+    A family whose preprocessing is tiled computes tiles as other families compute images, and `arrange` makes of a
+    picture's tiles its outputs.
+
     Attributes:
-        num_prompts: Q, soft prompts an image.
+        num_prompts: Q, soft prompts an image, or a tile.
         output_size: D, the width of the VPG's output.
-        feature_shape: the shape ``(N, C)`` of one image's features.
+        feature_shape: the shape ``(N, C)`` of the features of one image, or tile.
         preprocessing: how images become pixels.
-        loading_code: Python that loads the folder which `save_model` writes, with ``{folder}`` in it, for the folder's
-            README; empty for a family without such a folder, whose runs need ``--save vpg``.
+        loading_code: Python for the folder's README: it loads the folder which `save_model` writes, called
+            ``{folder}``, and prints the caption of ``picture.png``; empty for a family without such a folder, whose
+            runs need ``--save vpg``.
         projector_bias: whether the linear projector has a bias. Where its folders have no place for one, none is made
             or trained, and what the start needs of it is put into the weight.
+        formats: forms of its own that ``vpgt export --to`` writes, each with ``"module:function"``, which is called
+            with the `ResolvedSource`, the output's path, `overwrite` and the command's further options.
     """
 
     loading_code: ClassVar[str] = ""
     projector_bias: ClassVar[bool] = True
+    formats: ClassVar[dict[str, str]] = {}
 
     num_prompts: int
     output_size: int
@@ -80,9 +88,15 @@ class VPG(nn.Module, ABC):
         of a VPG on the meta device."""
 
     def facts(self, image_size: int) -> dict[str, Any]:
-        """What `describe` returns, of this VPG."""
+        """What `describe` returns, of this VPG; of a tiled family also ``tiles`` and ``picture_prompts``, how many
+        tiles and soft prompts a usual picture has, and ``most_prompts``, how many any has at most."""
         trained = sum(parameter.numel() for _, parameter in self.trained())
+        images, tiled = self.preprocessing, {}
+        if images.tiled:
+            prompts = sum(run for run in images.runs(*USUAL) if isinstance(run, int))
+            tiled = {"tiles": images.usual_tiles, "picture_prompts": prompts, "most_prompts": images.most_prompts}
         return {
+            **tiled,
             "num_prompts": self.num_prompts,
             "output_size": self.output_size,
             "feature_shape": self.feature_shape,
@@ -98,6 +112,16 @@ class VPG(nn.Module, ABC):
     @abstractmethod
     def prompts(self, features: Tensor) -> Tensor:
         """The trained part: features ``[B, *feature_shape]`` to the VPG's output ``[B, Q, D]`` in fp32."""
+
+    @property
+    def most_prompts(self) -> int:
+        """How many positions of an LLM an image takes at most."""
+        return self.preprocessing.most_prompts if self.preprocessing.tiled else self.num_prompts
+
+    def arrange(self, outputs: Tiles) -> Sequence[Tensor]:
+        """The outputs ``[n, D]`` of each picture, in the order in which the LLM reads them, from those of its tiles
+        ``[T, Q, D]``: as many as `Preprocessing.runs` says. By default one tile after the other."""
+        return [tiles.flatten(0, 1) for tiles in outputs.each]
 
     def attention_maps(self, features: Tensor) -> Tensor | None:
         """Where in the picture each query looks, for features ``[B, *feature_shape]``: shares ``[B, Q, H, W]`` of its
@@ -139,6 +163,11 @@ class VPG(nn.Module, ABC):
     def prepare_endpoint(self, folder: Path, ends: Sequence[int]) -> None:
         """Change the folder of a chat model, which `save_model` has written and which has a ``chat_template.jinja``,
         so that a chat endpoint can answer it; `ends` are the tokens that end an answer. By default nothing is done."""
+
+    @classmethod
+    def is_endpoint(cls, folder: Path) -> bool:
+        """Whether `prepare_endpoint` has changed a folder."""
+        return False
 
     @abstractmethod
     def save_part(self, folder: Path, projector: nn.Linear | None, *, references: dict[str, Any]) -> None:

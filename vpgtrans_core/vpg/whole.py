@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import LLM_PREFIX, REFERENCES
 from vpgtrans_core.llm.empty import empty_model, silence
+from vpgtrans_core.llm.placing import state_of
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
@@ -41,7 +42,9 @@ MEANINGS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
 def unquantised(llm: LLM, reference: dict[str, Any]) -> PreTrainedModel:
-    """The LLM's model as it is to be written; loaded anew where the one at work is quantised."""
+    """The LLM's model as it is to be written; loaded anew where the one at work is quantised or in shards."""
+    if llm.whole is not None:
+        return llm.whole()
     place = unquantised_place(llm, reference)
     return llm.model if place is None else type(llm).load(place, family=llm.family, dtype=llm.model.dtype).model
 
@@ -157,15 +160,14 @@ def written_head(model: PreTrainedModel) -> Tensor:
     for name, power in LOGIT_FACTORS.items():
         if (value := getattr(model.config, name, None)) is not None:
             factor *= float(value) ** power
-    weight = model.get_output_embeddings().weight
-    assert isinstance(weight, Tensor)
+    weight = state_of(model)[f"{trunk_and_head(model)[1]}.weight"]
     return weight if factor == 1.0 else weight * factor
 
 
 def bare_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     """The tensors of an LLM's body under the names of its bare class, head left out."""
-    trunk, _ = trunk_and_head(model)
-    return dict(getattr(model, trunk).state_dict())
+    trunk = f"{trunk_and_head(model)[0]}."
+    return {name.removeprefix(trunk): t for name, t in state_of(model).items() if name.startswith(trunk)}
 
 
 def why_other_logits(

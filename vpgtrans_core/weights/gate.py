@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vpgtrans_core.errors import ModelError, UnsafeInput, did_you_mean
-from vpgtrans_core.files import fsync, read_json, write_json
+from vpgtrans_core.files import fsync, open_regular, read_json, write_json
 from vpgtrans_core.weights.pickles import read_pickle, tensors_in
 
 INDEX = "model.safetensors.index.json"
@@ -112,8 +112,8 @@ def open_safetensors(file: Path) -> Any:
         UnsafeInput: the header lies.
     """
     try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
+        stream, size = open_regular(file)
+        with stream:
             header = int.from_bytes(stream.read(8), "little")
     except OSError as error:
         raise ModelError(f"cannot read {file}: {error}") from error

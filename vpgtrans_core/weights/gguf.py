@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vpgtrans_core.errors import ModelError, UnsafeInput
-from vpgtrans_core.files import fsync, put_in_place
+from vpgtrans_core.files import fsync, open_regular, put_in_place
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -81,7 +81,8 @@ def check_gguf(path: Path) -> None:
         ModelError: it cannot be read, or its version is not known. UnsafeInput: it is damaged, or its numbers lie.
     """
     try:
-        with path.open("rb") as stream:
+        stream, _ = open_regular(path)
+        with stream:
             _check(_Walk(stream, path))
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error}") from error

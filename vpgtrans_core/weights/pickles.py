@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vpgtrans_core.errors import ModelError, UnsafeInput
+from vpgtrans_core.files import NotRegularError, open_regular
 
 PICKLE_LIMIT = 64 << 20
 """Largest pickle inside an archive, in bytes; that of a 7 B model with its optimiser is below 2 MB."""
@@ -81,7 +82,8 @@ def tensors_in(content: Any, path: str | Path) -> dict[str, Tensor]:
 def _check_archive(path: Path) -> set[int]:
     """Check the zip archive and the names in its pickle; return the sizes of the stored tensors in bytes."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        stream, _ = open_regular(path)
+        with stream, zipfile.ZipFile(stream) as archive:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise UnsafeInput(f"{path} is a compressed archive, which torch.save never writes", UNKNOWN)
@@ -91,8 +93,8 @@ def _check_archive(path: Path) -> set[int]:
             _check_names(archive.read(pickles[0]), path)
     except FileNotFoundError as error:
         raise ModelError(f"{path} does not exist", "give a checkpoint's path") from error
-    except IsADirectoryError as error:
-        raise ModelError(f"{path} is a folder, not a checkpoint", "give the .pth file in it") from error
+    except NotRegularError as error:
+        raise ModelError(f"{path} is no checkpoint: {error}", "give a .pth file") from error
     except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise ModelError(
             f"{path} is truncated, is not a checkpoint, or has the format before torch 1.6: {error}",

@@ -28,7 +28,7 @@ def read(data: Any, file: Path, root: Path | None, reading: Reading) -> Listing:
 
 
 def _captions(rows: list[Any], builder: ListingBuilder, fields: tuple[str, ...]) -> dict[str, list[Any]]:
-    """The captions of each image id."""
+    """The captions of each image id, as it is written."""
     captions: dict[str, list[Any]] = {}
     for number, row in enumerate(rows):
         image_id = _id(row, "image_id")
@@ -45,25 +45,42 @@ def _captions(rows: list[Any], builder: ListingBuilder, fields: tuple[str, ...])
 
 
 def _rows(images: list[Any], captions: dict[str, list[Any]], builder: ListingBuilder) -> Iterator[Row]:
-    known: set[str | None] = set()
+    ids = {image_id: None for row in images if (image_id := _id(row, "id")) is not None}
+    captions = _matched(captions, list(ids))
     for number, row in enumerate(images):
         name, image_id = text_field(row, "file_name", "filename"), _id(row, "id")
-        known.add(image_id)
         if not isinstance(name, str) or not name or image_id is None:
             builder.skip(f"image {number + 1}", bad.BAD_ROW, "no id or file_name")
             continue
         builder.bad.good()
         yield Row(str(row["id"]), name, captions.get(image_id, []))
-    for image_id in (i for i in captions if i not in known):
+    for image_id in (i for i in captions if i not in ids):
         builder.skip(f"image_id {image_id}", bad.MISSING_IMAGE, "annotated, but not among the images")
 
 
+def _matched(captions: dict[str, list[Any]], ids: list[str]) -> dict[str, list[Any]]:
+    """The captions by the ids of the images. Zeros in front make another id only where two images differ in them."""
+    plain: dict[str, list[str]] = {}
+    for image_id in ids:
+        plain.setdefault(_plain(image_id), []).append(image_id)
+    matched: dict[str, list[Any]] = {}
+    for written, texts in captions.items():
+        likely = plain.get(_plain(written), [])
+        image_id = written if written in likely or len(likely) != 1 else likely[0]
+        matched.setdefault(image_id, []).extend(texts)
+    return matched
+
+
 def _id(row: Any, field: str) -> str | None:
-    """An id as one text, however it is written: 7, 7.0, "7" and "000007" are the same."""
+    """An id as text, whether it is written as a number (7, 7.0) or as a text."""
     value = text_field(row, field)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
         return None
-    text = str(value).strip()
-    return text.lstrip("0") or "0" if text.isdecimal() and text.isascii() else text
+    return str(value).strip() or None
+
+
+def _plain(image_id: str) -> str:
+    """An id without zeros in front: "000007" is 7."""
+    return image_id.lstrip("0") or "0" if image_id.isdecimal() and image_id.isascii() else image_id

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.data.listing import Listing
+from vpgtrans_core.data.places import split_path
 from vpgtrans_core.data.readers import (
     coco,
     disk_dataset,
@@ -23,7 +24,7 @@ from vpgtrans_core.data.readers.fields import Reading
 from vpgtrans_core.data.readers.json_rows import read_json
 from vpgtrans_core.data.readers.shard_manifest import NAME as SHARDS
 from vpgtrans_core.data.readers.shard_paths import is_pattern, refuse_urls
-from vpgtrans_core.data.regular import refuse_special
+from vpgtrans_core.data.regular import open_regular, packing, refuse_special
 from vpgtrans_core.errors import DataError, did_you_mean
 
 
@@ -56,6 +57,8 @@ JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 NOTES = ("_stats.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", SHARDS)
 """Files of img2dataset, of `datasets` and of our own that hold no captions."""
 MOST_TABLES = 20
+HEAD = 80
+"""Bytes of an unknown file that are shown."""
 CAPTIONS_FILES = ("captions", "filter_cap", "results", "Flickr8k.token")
 """How the annotation file is called, without its ending, where several lie in a folder."""
 
@@ -89,9 +92,9 @@ def read_source(
         raise DataError(f"unknown data format {format!r}" + (f"; {guess}" if guess else ""), fitting())
     refuse_urls(path)
     try:
-        if is_pattern(path) and not Path(path).exists() and _split(path)[1] is None:
+        if is_pattern(path) and not Path(path).exists() and split_path(path)[1] is None:
             return webdataset.read(path, reading)
-        return _read_path(*_split(path), format, reading)
+        return _read_path(*split_path(path), format, reading)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}", "check the path and its permissions") from error
 
@@ -156,17 +159,6 @@ def look(path: Path, pictures: bool = False) -> str | None:
     return "parquet" if path.is_dir() and disk_dataset.parquet_files(path) else None
 
 
-def _split(path: str) -> tuple[Path, Path | None]:
-    """``FILE:FOLDER`` as its two parts, any other path alone. Each of them may hold colons of its own."""
-    if not Path(path).expanduser().exists():
-        colons = [place for place, letter in enumerate(path) if letter == ":"]
-        for place in reversed(colons):
-            file, root = Path(path[:place]).expanduser(), path[place + 1 :]
-            if root and (file.is_file() or file.is_dir()):
-                return file, Path(root).expanduser()
-    return Path(path).expanduser(), None
-
-
 def _json_in(path: Path) -> Path | None:
     """The json file that a path is, or the one in a folder."""
     return _only([file for file in _annotations(path) if _name(file).suffix in JSON_SUFFIXES])
@@ -201,12 +193,18 @@ def _name(file: Path) -> Path:
 
 def _read_json(file: Path, root: Path | None, format: str | None, reading: Reading) -> Listing:
     data = read_json(file)
-    names = [name for name, known in JSON_FORMATS.items() if known.fits(data, reading)]
+    names = _fitting(data, reading)
+    if not names and isinstance(data, dict) and (names := _fitting([data], reading)):
+        data = [data]  # one row alone
     name = format or (names[0] if names else None)
     if name is None or name not in names:
         asked = f"not in the format {format!r}" if format else "not in a known format"
         raise DataError(f"{file} is {asked}: it holds {_shape(data)}", fitting())
     return JSON_FORMATS[name].read(data, file, root, reading)
+
+
+def _fitting(data: Any, reading: Reading) -> list[str]:
+    return [name for name, known in JSON_FORMATS.items() if known.fits(data, reading)]
 
 
 def _shape(data: Any) -> str:
@@ -222,9 +220,19 @@ def _shape(data: Any) -> str:
 def seen(path: Path) -> str:
     """What lies at a path, in a few words."""
     if path.is_file():
-        return f"a file of {path.stat().st_size} bytes"
+        return f"a file of {path.stat().st_size} bytes" + _beginning(path)
     names = sorted(entry.name for entry in path.iterdir())
     return f"a folder with {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _beginning(path: Path) -> str:
+    """How a file is packed, or with what text it begins."""
+    with open_regular(path)[0] as file:
+        head = file.read(HEAD)
+    if kind := packing(head):
+        return f", compressed ({kind}): unpack it first"
+    first = head.decode("utf-8", errors="replace").strip().partition("\n")[0]
+    return f" that begins with {first!r}" if first and first.isprintable() else ""
 
 
 def fitting() -> str:

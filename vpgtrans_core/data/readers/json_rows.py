@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from vpgtrans_core.data.readers.image_root import find_root
 from vpgtrans_core.data.regular import read_text
 from vpgtrans_core.data.strings import Strings, StringsBuilder
 from vpgtrans_core.errors import DataError
+
+_SPACE = re.compile(r"\s*")
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,25 @@ def read_json(file: Path) -> Any:
         text = read_text(file)
         if not text.strip():
             raise DataError(f"{file} is empty", "give a file with captions")
-        return _lines(text) if _holds_lines(file, text) else json.loads(text)
+        return _lines(text) if _holds_lines(file, text) else _whole(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is not valid json: {error}", "check that the file is complete") from error
+
+
+def _whole(text: str) -> Any:
+    """One json value; or the objects of a text that holds several, one after the other, as a list."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data" or not text.lstrip().startswith("{"):
+            raise
+    rows, decoder = [], json.JSONDecoder()
+    place = _SPACE.match(text).end()  # type: ignore[union-attr]
+    while place < len(text):
+        row, place = decoder.raw_decode(text, place)
+        rows.append(row)
+        place = _SPACE.match(text, place).end()  # type: ignore[union-attr]
+    return rows
 
 
 def _holds_lines(file: Path, text: str) -> bool:

@@ -64,7 +64,7 @@ def conversation(turns: Any, images: int) -> Conversation:
     if not isinstance(turns, list) or not any(
         _role(turn) == "assistant" and speaker_and_text(turn)[1] for turn in turns
     ):
-        raise BadSampleError(bad.MISSING_TEXT, "no answer")
+        raise BadSampleError(bad.MISSING_TEXT, f"no answer; {_speakers(turns)}")
     marks = iter(range(images))
     parsed = [_turn(turn, marks) for turn in turns]
     shown = images - len(list(marks))
@@ -83,7 +83,7 @@ def _turn(turn: Any, marks: Iterator[int]) -> Turn:
     """One turn; its image marks take the next images of `marks`."""
     role, value = _role(turn), speaker_and_text(turn)[1]
     if role is None or not isinstance(value, str):
-        raise BadSampleError(bad.BAD_ROW, "a turn has no known speaker or no text")
+        raise BadSampleError(bad.BAD_ROW, f"a turn has no known speaker or no text; {_speakers([turn])}")
     words, *more = value.split(MARK)
     if more and role == "assistant":
         raise BadSampleError(bad.BAD_ROW, "an answer contains an image")
@@ -97,4 +97,10 @@ def _turn(turn: Any, marks: Iterator[int]) -> Turn:
 
 def _role(turn: Any) -> Role | None:
     speaker = speaker_and_text(turn)[0]
-    return ROLES.get(speaker) if isinstance(speaker, str) else None
+    return ROLES.get(speaker.lower()) if isinstance(speaker, str) else None
+
+
+def _speakers(turns: Any) -> str:
+    """Who speaks, and who may, for a message."""
+    met = dict.fromkeys(str(speaker_and_text(turn)[0]) for turn in turns) if isinstance(turns, list) else {}
+    return f"it has {', '.join(list(met)[:5]) or 'no turns'}; answers are those of gpt, assistant or model"[:160]

@@ -19,6 +19,7 @@ from vpgtrans_core.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".token")
 SEPARATORS = ",;\t|"
+_MARK = re.compile(r'"?sep=.?"?')
 _TOKEN = re.compile(r"^(?P<name>[^\t]+?\.\w{3,4})#\d+(?:\t|\s{2,}| )(?P<text>.*)$")
 
 
@@ -29,7 +30,7 @@ def fits(file: Path) -> bool:
     if not name.lower().endswith(SUFFIXES) or not file.is_file():
         return False
     try:
-        first = read_head(file).lstrip().partition("\n")[0]
+        first = _without_mark(read_head(file)).lstrip().partition("\n")[0]
     except DataError:
         return False
     columns = _columns(first, separator_of(first))
@@ -62,13 +63,17 @@ def table_rows(file: Path, builder: ListingBuilder, names: tuple[str, ...], fiel
         DataError: the file cannot be read or is not UTF-8.
     """
     try:
-        text = read_text(file)
+        text = _without_mark(read_text(file))
         first = text.lstrip().partition("\n")[0]
         if _TOKEN.match(first):
             yield from _token_rows(text, builder)
             return
-        for number, row in enumerate(_dicts(text, first)):
-            yield from row_of(f"line {number + 1}", row, builder, names, fields)
+        fields = tuple(map(_column, fields))
+        for number, row in enumerate(_dicts(text, first, fields)):
+            if row is None:
+                builder.skip(f"line {number + 1}", bad.BAD_ROW, "it has more columns than the header")
+            else:
+                yield from row_of(f"line {number + 1}", row, builder, names, fields)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read {file}: {error}", "check that the file is complete and in UTF-8") from error
 
@@ -94,11 +99,25 @@ def separator_of(header: str) -> str:
     return fitting[0] if fitting else max(SEPARATORS, key=header.count)
 
 
+def _without_mark(text: str) -> str:
+    """A table without the line ``sep=;`` that spreadsheets put before the header."""
+    first, _, rest = text.lstrip().partition("\n")
+    return rest if _MARK.fullmatch(first.strip()) else text
+
+
 def _columns(header: str, separator: str) -> list[str]:
-    return [column.strip().strip('"').strip() for column in header.split(separator)]
+    return [_column(column.strip().strip('"')) for column in header.split(separator)]
 
 
-def _dicts(text: str, header: str) -> Iterator[dict[str, Any]]:
+def _column(name: str) -> str:
+    """The name of a column; a usual one may be written with capitals."""
+    name = name.strip()
+    return lower if (lower := name.lower()) in PICTURES + CAPTIONS else name
+
+
+def _dicts(text: str, header: str, last: tuple[str, ...]) -> Iterator[dict[str, Any] | None]:
+    """Each line by its columns. A line may have more values than there are columns only where the last column is one
+    of `last`: a caption with separators in it. None for another one."""
     separator = separator_of(header)
     lines = csv.reader(
         io.StringIO(text.lstrip(), newline=""),
@@ -106,8 +125,13 @@ def _dicts(text: str, header: str) -> Iterator[dict[str, Any]]:
         strict=True,
         quoting=csv.QUOTE_NONE if separator == "|" else csv.QUOTE_MINIMAL,  # Flickr30k's captions hold single quotes
     )
-    columns = [column.strip() for column in next(lines, [])]
+    columns = [_column(column) for column in next(lines, [])]
     for values in lines:
+        if len(values) > len(columns) and any(value.strip() for value in values[len(columns) :]):
+            if columns[-1] not in last:
+                yield None
+                continue
+            values = [*values[: len(columns) - 1], separator.join(values[len(columns) - 1 :])]
         if any(value.strip() for value in values):
             yield {
                 column: value.strip() if column in PICTURES else value

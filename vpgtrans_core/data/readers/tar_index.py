@@ -18,7 +18,7 @@ from vpgtrans_core.data.bad import BadSampleError
 from vpgtrans_core.data.captions import keep
 from vpgtrans_core.data.readers.fields import Reading
 from vpgtrans_core.data.readers.member_text import MAX_TEXT_BYTES, TEXTS, caption_of
-from vpgtrans_core.data.regular import MAX_BYTES, open_regular
+from vpgtrans_core.data.regular import MAX_BYTES, open_regular, packing
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 MAX_HEADER_BYTES = 1 << 20
@@ -53,13 +53,15 @@ class Member:
 
 @dataclass
 class ShardIndex:
-    """All that is known of one shard. `damage` says what is wrong with the archive itself, if anything is;
-    `duplicates` are members that came twice, of which the first one counts; `met` counts the fields."""
+    """All that is known of one shard. `damage` says what is wrong with the archive itself, if anything is, `remedy`
+    what to do about it; `duplicates` are members that came twice, of which the first one counts; `met` counts the
+    fields."""
 
     path: str
     samples: list[ShardSample] = field(default_factory=list)
     duplicates: list[str] = field(default_factory=list)
     damage: str = ""
+    remedy: str = "download it again"
     met: Counter[str] = field(default_factory=Counter)
 
 
@@ -101,7 +103,8 @@ def _walk(file: BinaryIO, size: int, fields: dict[str, dict[str, Member]], index
                 if member.size < 0 or member.offset_data <= place:
                     return f"a header at byte {member.offset} that leads back"
                 place = member.offset_data
-                if (lacking := member.offset_data + member.size - size) > 0:
+                lacking = member.offset_data + member.size - size
+                if lacking > 0 and not member.issparse():  # the size of a sparse one is that which it unpacks to
                     return (
                         f"cut off inside {member.name}: {whole} members before it are whole, {lacking} bytes of it and "
                         "all that came after are missing"
@@ -110,6 +113,11 @@ def _walk(file: BinaryIO, size: int, fields: dict[str, dict[str, Member]], index
                 _note(file, member, fields, index, reading)
             return _end_damage(file, tar.offset, size, whole)
     except (tarfile.TarError, ValueError, ArithmeticError, EOFError, RecursionError, LookupError) as error:
+        file.seek(0)
+        head = file.read(8)
+        if kind := packing(head):
+            index.remedy = "unpack it: in an uncompressed tar images can be read in any order"
+            return f"compressed ({kind})"
         return f"no whole uncompressed tar: {error} after {whole} whole members"
 
 

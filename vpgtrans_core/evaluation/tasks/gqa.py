@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vpgtrans_core.evaluation.files import DataFiles, images_of, refuse
+from vpgtrans_core.evaluation.files import DataFiles, images_of, is_text, lacking, refuse
 from vpgtrans_core.evaluation.task import EvalSample, Task
 
 
@@ -16,16 +16,16 @@ class GQA(Task):
     def read(self, files: DataFiles, *, scored: bool) -> list[EvalSample]:
         file = files.take('a file of questions, {"QUESTION_ID": {"imageId", "question", "answer"}}', is_gqa)
         files.end()
-        needed = ("imageId", "question", "answer") if scored else ("imageId", "question")
+        texts = ("question", "answer") if scored else ("question",)
         problems = [
-            f"{file.path}: the question {key} has no {' and no '.join(lacking)}"
+            f"{file.path}: the question {key} has no {' and no '.join(absent)}"
             for key, row in file.content.items()
-            if (lacking := [name for name in needed if not isinstance(row, dict) or not row.get(name)])
+            if (absent := lacking(row, ids=("imageId",), texts=texts))
         ]
         refuse(problems, "take the file as it was published; --no-scores asks without comparing")
         refs = images_of(file, [f"{row['imageId']}.jpg" for row in file.content.values()])
         return [
-            EvalSample(key, ref, row["question"], (row["answer"],) if "answer" in row else ())
+            EvalSample(key, ref, row["question"], (row["answer"],) if is_text(row.get("answer")) else ())
             for (key, row), ref in zip(file.content.items(), refs, strict=True)
         ]
 

@@ -12,17 +12,21 @@ from vpgtrans_core.files import read_yaml
 
 FILE = "chips.yaml"
 """The table's name, here and in the user's settings folder."""
+NUMBERS = ("tflops", "memory_gb", "usd_hour", "link_gbs", "host_gbs")
 
 
 @dataclass(frozen=True)
 class Chip:
-    """One GPU: peak TFLOP/s of dense half-precision matrix products, usable memory in 1e9 bytes, price an hour."""
+    """One GPU: peak TFLOP/s of dense half-precision matrix products, usable memory in 1e9 bytes, price an hour, and
+    1e9 bytes a second from another GPU of the same machine and from main memory."""
 
     name: str
     title: str
     tflops: float
     memory_gb: float
     usd_hour: float
+    link_gbs: float = 16.0
+    host_gbs: float = 16.0
 
 
 def chips(folder: Path | None = None) -> dict[str, Chip]:
@@ -53,6 +57,17 @@ def chip(name: str, table: dict[str, Chip]) -> Chip:
     return table[key]
 
 
+def with_link(known: Chip, link: float | None) -> Chip:
+    """The GPU, with another rate between GPUs if one is given.
+
+    Raises:
+        ConfigError: it is not above 0.
+    """
+    if link is not None and link <= 0:
+        raise ConfigError([f"link: must be above 0, not {link:g}"])
+    return known if link is None else replace(known, link_gbs=link)
+
+
 def _add(table: dict[str, Chip], path: Path) -> None:
     problems = []
     for name, values in read_yaml(path).items():
@@ -71,12 +86,12 @@ def _add(table: dict[str, Chip], path: Path) -> None:
 
 def _problems(values: Any) -> list[str]:
     if not isinstance(values, dict):
-        return ["must be a mapping of title, tflops, memory_gb and usd_hour"]
+        return [f"must be a mapping of title, {', '.join(NUMBERS)}"]
     problems = []
     for field, value in values.items():
         if field == "title":
             problems += [] if isinstance(value, str) else ["title must be text"]
-        elif field not in ("tflops", "memory_gb", "usd_hour"):
+        elif field not in NUMBERS:
             problems.append(f"unknown field {field!r}")
         elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
             problems.append(f"{field} must be a number, not {value!r}")

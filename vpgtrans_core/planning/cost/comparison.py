@@ -95,3 +95,12 @@ def vpg_work_of(adapter: str, config: str) -> VPGWork:
 def as_key(config: dict[str, Any]) -> str:
     """A config as a key: two are one when they say the same."""
     return json.dumps(config, sort_keys=True, default=str)
+
+
+def without_llm(config: dict[str, Any]) -> dict[str, Any]:
+    """A source's config with nothing of its LLM but the width, which some VPGs have inside, too: sources that differ
+    only in the LLM are counted once."""
+    text = config.get("text_config")
+    if not isinstance(text, dict):
+        return config
+    return {**config, "text_config": {key: text[key] for key in ("model_type", "hidden_size") if key in text}}

@@ -2,174 +2,41 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vpgtrans_core.cards import load
-from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.models.resolve import resolve_source, resolve_target
 from vpgtrans_core.planning.cost import looking, paper, teaching
+from vpgtrans_core.planning.cost.assumptions import Assumptions
 from vpgtrans_core.planning.cost.chips import Chip
 from vpgtrans_core.planning.cost.comparison import (
-    CAPTION_TOKENS,
-    Comparison,
     as_key,
     paper_code_flops,
     paper_comparisons,
     vpg_work_of,
+    without_llm,
 )
+from vpgtrans_core.planning.cost.costs import Cost, Fit, StageCost
 from vpgtrans_core.planning.cost.flops import Flops, image_flops
-from vpgtrans_core.planning.cost.host import HostMemory, file_bytes, host_memory
-from vpgtrans_core.planning.cost.memory import Memory, MemoryModel
+from vpgtrans_core.planning.cost.holding import Held, Hold, weights_of
+from vpgtrans_core.planning.cost.host import HostMemory, file_bytes, held_memory, host_memory
+from vpgtrans_core.planning.cost.memory import MemoryModel
 from vpgtrans_core.planning.cost.rows import RowSizes, TextSize, row_sizes
 from vpgtrans_core.planning.cost.shapes import LLMShape
-from vpgtrans_core.planning.cost.ways import QUANTIZATIONS, Way, ways
+from vpgtrans_core.planning.cost.ways import HOLDS, QUANTIZATIONS, Way, Ways, Work
+from vpgtrans_core.recipes.holding import SPILLS
 from vpgtrans_core.registry import Registry
 
 if TYPE_CHECKING:
-    from vpgtrans_core.planning.plan import Plan, StageWork
+    from vpgtrans_core.planning.parts import Plan, StageWork
 
-MFU = 0.35
-"""The share of a GPU's peak that training reaches. The paper's four runs imply 0.3 to 0.4 for its own code; one H100
-reached 0.34 to 0.51 with OPT and LLaMA, and 0.14 to 0.25 with T5 (benchmarks/README.md)."""
-TOKENS_PER_WORD = 1.1
-"""Tokens per word, for data whose tokenizer is not available; start and end token are added."""
 FULL = 0.95
 """The share of a GPU's memory that a plan fills."""
 FEATURE_BYTES, OUTPUT_BYTES = 2, 4
 """Bytes per value of cached ViT features (half precision) and of cached VPG outputs (fp32)."""
-
-
-@dataclass(frozen=True)
-class Assumptions:
-    """The assumptions of the estimate; each can be set."""
-
-    mfu: float = MFU
-    caption_tokens: float = CAPTION_TOKENS
-    captions_per_image: float = 1.0
-    price: float = 0.0
-    gpus: int = 1
-
-
-def assumptions_for(plan: Plan, chip: Chip, **given: float | None) -> Assumptions:
-    """Assumptions for a plan: the given values, else those of its data, else the defaults."""
-    values: dict[str, Any] = {"price": chip.usd_hour}
-    if plan.data is not None:
-        if plan.data.words_per_caption is not None:
-            values["caption_tokens"] = round(2 + TOKENS_PER_WORD * plan.data.words_per_caption, 1)
-        values["captions_per_image"] = plan.data.captions_per_image
-    elif plan.settings.captions_per_image:
-        values["captions_per_image"] = float(plan.settings.captions_per_image)
-    values |= {name: value for name, value in given.items() if value is not None}
-    problems = [f"{name}: must be above 0, not {v:g}" for name, v in values.items() if v <= 0 and name != "price"]
-    problems += [f"mfu: must be at most 1, not {values['mfu']:g}"] if values.get("mfu", 0) > 1 else []
-    problems += [f"price: must not be negative, not {values['price']:g}"] if values["price"] < 0 else []
-    if problems:
-        raise ConfigError(problems)
-    return Assumptions(**values)
-
-
-@dataclass(frozen=True)
-class StageCost:
-    """One stage: FLOPs per caption and in total, wall-clock hours, GPU-hours, US dollars.
-
-    `number` is 0 for what is not a stage of the plan: training from scratch, and what comes before the first stage."""
-
-    number: int
-    name: str
-    captions: float
-    flops: Flops
-    flops_per_caption: float
-    total_flops: float
-    hours: float
-    gpu_hours: float
-    usd: float
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How a stage fits on the GPU.
-
-    Attributes:
-        images: computed at once; 0 when not one image fits.
-        most_images: the most that fit, or all of a step's.
-        positions: LLM positions at once.
-        quantization: ``none``, ``8bit`` or ``4bit``: the least that makes it fit, or that of the settings.
-        checkpointing: whether it fits only with recomputed activations.
-        memory: at `images`.
-    """
-
-    stage: int
-    name: str
-    images: int
-    most_images: int
-    positions: int
-    quantization: str
-    checkpointing: bool
-    memory: Memory
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a transfer costs.
-
-    Attributes:
-        stages: its stages; `gpu_hours` and `usd` are the sums of all `parts`.
-        describing: the source's captions, if it writes any.
-        looks: the source's own loss and the projector's start, as far as they are computed.
-        scratch: training from scratch with the paper's data amount, by vpgt; `scratch_paper_code` by the paper's code,
-            in GPU-hours on this chip.
-        fits: of each stage.
-        disk: bytes of a cache of VPG outputs and of ViT features, if they are kept, and of the model folder.
-        host: the host's memory while the LLM is loaded.
-        paper: the paper's runs.
-        ways: to hold the LLM on this GPU.
-    """
-
-    chip: Chip
-    assumptions: Assumptions
-    stages: tuple[StageCost, ...]
-    scratch: StageCost
-    scratch_paper_code: float
-    fits: tuple[Fit, ...]
-    disk: dict[str, float]
-    host: HostMemory
-    paper: tuple[Comparison, ...]
-    describing: StageCost | None = None
-    ways: tuple[Way, ...] = ()
-    looks: tuple[StageCost, ...] = ()
-
-    @property
-    def before(self) -> tuple[StageCost, ...]:
-        """What is computed before the first stage."""
-        return (*((self.describing,) if self.describing else ()), *self.looks)
-
-    @property
-    def parts(self) -> tuple[StageCost, ...]:
-        return (*self.before, *self.stages)
-
-    @property
-    def gpu_hours(self) -> float:
-        return sum(part.gpu_hours for part in self.parts)
-
-    @property
-    def usd(self) -> float:
-        return sum(part.usd for part in self.parts)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        totals = [{**dataclasses.asdict(f.memory), "total": f.memory.total} for f in self.fits]
-        values = dataclasses.asdict(self)
-        values["host"] |= {"one": self.host.one, "total": self.host.total}
-        for fit, memory in zip(values["fits"], totals, strict=True):
-            fit["memory"] = memory
-        for way, of in zip(values["ways"], self.ways, strict=True):
-            way["memory"]["total"] = of.memory.total
-        return {**values, "gpu_hours": self.gpu_hours, "usd": self.usd}
 
 
 class Estimator:
@@ -189,18 +56,21 @@ class Estimator:
         self.assumptions = assumptions
         self.shape = plan.target.shape
         source = resolve_source(plan.settings.source, registry, plan.settings, weights=False)
-        target = resolve_target(plan.settings.target, registry, plan.settings, weights=False)
+        own = source.llm if plan.method == "tune" else None
+        target = own or resolve_target(plan.settings.target, registry, plan.settings, weights=False)
         self._file = file_bytes(None if target.prefix else target.folder, target.config, self.shape.parameters)
         self._llm_config, self._llm_adapter = as_key(target.config), target.family.adapter
-        # Without its LLM, so that sources that differ only in that are counted once.
-        vpg_config = {key: value for key, value in source.config.items() if key != "text_config"}
-        self._vpg = source.vpg_family.adapter, as_key(vpg_config)
+        self._vpg = source.vpg_family.adapter, as_key(without_llm(source.config))
         self.work = vpg_work_of(*self._vpg)
         self.precision = 4 if plan.settings.dtype == "float32" else 2
         self.rows = self._rows(self.shape)
+        self._parallel = assumptions.gpus
 
     def cost(self) -> Cost:
         """The whole estimate."""
+        ways = self._ways().all(self.plan.settings.quantization, self._holds())
+        picked = next((way for way in ways if way.picked), None)
+        self._parallel = picked.parallel if picked else self.assumptions.gpus
         scratch = paper.scratch_like(self.shape.encoder_decoder)
         from_scratch = self._stage_cost(None, scratch.pairs)
         theirs = paper_code_flops(self.shape, self.work, self.plan.vpg.num_prompts, self.plan.vpg.output_size, True)
@@ -210,21 +80,49 @@ class Estimator:
             stages=tuple(self._stage_cost(s, self.captions(s)) for s in self.plan.stages),
             scratch=from_scratch,
             scratch_paper_code=self._hours(theirs * scratch.pairs),
-            fits=tuple(self.fit(stage) for stage in self.plan.stages),
+            fits=tuple(self.fit(stage, picked) for stage in self.plan.stages),
             disk=self.disk(),
-            host=host_memory(self.shape, self.plan.settings, self._file, self.precision, self.assumptions.gpus),
+            host=picked.host if picked else self._host("copies", 0.0),
             paper=paper_comparisons(self.registry, self.assumptions.mfu),
             describing=self._describing(),
             looks=tuple(look for look in (self._source_loss(), self._start()) if look is not None),
-            ways=self.ways(),
+            ways=ways,
         )
 
-    def ways(self) -> tuple[Way, ...]:
-        """The ways to hold the LLM on this GPU, and the one that is picked."""
-        stages = self.plan.stages
-        room = FULL * self.chip.memory_gb * 1e9
-        given = self.plan.settings.quantization
-        return ways(lambda place, how: self.memory_model(stages[place], how, True), len(stages), given, room)
+    def _ways(self) -> Ways:
+        """What every way to hold the LLM is judged by."""
+        stages = tuple(map(self._work, self.plan.stages))
+        return Ways(self.chip, self.assumptions.gpus, FULL, self.assumptions.price, stages, self._host)
+
+    def _work(self, stage: StageWork) -> Work:
+        flops = self._flops(stage)
+        images = stage.batch_captions / self._learned(stage)
+        return Work(
+            model=lambda quantization, checkpointing: self.memory_model(stage, quantization, checkpointing),
+            steps=self.captions(stage) / stage.batch_captions,
+            images=math.ceil(images),
+            seconds=3600 * self._hours(flops.total * images),
+            again=3600 * self._hours(flops.llm_forward * images),
+            trained=stage.trained,
+        )
+
+    def _host(self, hold: Hold, away: float) -> HostMemory:
+        gpus, settings = self.assumptions.gpus, self.plan.settings
+        if hold == "copies":
+            return host_memory(self.shape, settings, self._file, self.precision, gpus)
+        weights = weights_of(self.shape, self.precision)
+        part = weights.outside + weights.block * weights.layers / gpus if hold == "shards" else None
+        return held_memory(self.shape, settings, self._file, self.precision, gpus, part=part, away=away)
+
+    def _holds(self) -> tuple[Hold, ...]:
+        """Where the LLM may be, by the settings and the number of GPUs."""
+        place, shard = self.plan.settings.place, getattr(self.plan.settings, "shard", None)
+        if place or shard:
+            return ("shards",) if shard else ("spilled",) if place == SPILLS else ("spread",)
+        several = self.assumptions.gpus > 1
+        if self.chip.name == "cpu" or self.plan.settings.device == "cpu":
+            return ("copies",)
+        return HOLDS if several else ("copies", "spilled")
 
     def captions(self, stage: StageWork) -> float:
         """Captions that a stage trains on: the data's, those of its steps, or as many as in the paper."""
@@ -237,30 +135,34 @@ class Estimator:
         like = paper.transfer_like(self.shape.encoder_decoder)
         return like.pairs_of(stage.trains_vpg) * (stage.epochs or 0)
 
-    def fit(self, stage: StageWork) -> Fit:
-        """How many images at once fit, with the least quantisation that lets one fit.
+    def fit(self, stage: StageWork, way: Way | None = None) -> Fit:
+        """How many images at once fit, as the LLM is held; where nothing holds it, not one.
 
-        The parts that the settings fix (quantisation, recomputed activations, positions at once) are left as they are.
+        The parts that the settings fix (recomputed activations, positions at once) are left as they are.
         """
-        settings = self.plan.settings
         room = FULL * self.chip.memory_gb * 1e9
-        a_step = math.ceil(stage.batch_captions / self.rows.captions / self.assumptions.gpus)
-        given = settings.quantization
-        for quantization in (given,) if given != "none" else QUANTIZATIONS:
-            for checkpointing in (True,) if settings.checkpoint_activations else (False, True):
-                model = self.memory_model(stage, quantization, checkpointing)
-                most = model.most_images(room, a_step)
-                if most:
-                    return self._fit(stage, model, most)
+        hold, quantization = (way.hold, way.quantization) if way else ("copies", self._smallest())
+        parallel = way.parallel if way else self.assumptions.gpus
+        a_step = math.ceil(stage.batch_captions / self._learned(stage) / parallel)
+        always = self.plan.settings.checkpoint_activations or hold == "spilled"
+        for checkpointing in (True,) if always else (False, True):
+            model = self._ways().held(self._work(stage), hold, quantization, checkpointing)
+            if most := model.most_images(room, a_step):
+                return self._fit(stage, model, most)
         return self._fit(stage, model, 0)
+
+    def _smallest(self) -> str:
+        given = self.plan.settings.quantization
+        return QUANTIZATIONS[-1] if given == "none" else given
 
     def memory_model(self, stage: StageWork, quantization: str, checkpointing: bool) -> MemoryModel:
         """The memory of a stage as a function of the images computed at once."""
+        rows = self.rows_of(stage)
         return MemoryModel(
             shape=self.shape,
             vpg=self.plan.vpg,
-            rows=self.rows,
-            llm_saved=_llm_saved(self._llm_config, self._llm_adapter, self.rows, self.precision),
+            rows=rows,
+            llm_saved=_llm_saved(self._llm_config, self._llm_adapter, rows, self.precision),
             vpg_saved=_vpg_saved(*self._vpg),
             trained=stage.trained,
             trains_vpg=stage.trains_vpg,
@@ -284,45 +186,59 @@ class Estimator:
             "checkpoint": 12 * max((s.trained for s in self.plan.stages), default=0),
         }
 
-    def _fit(self, stage: StageWork, model: MemoryModel, most: int) -> Fit:
-        wanted = self.plan.settings.micro_positions
-        images = most if wanted is None else max(1, int(wanted / model.rows.all_positions))
+    def _fit(self, stage: StageWork, model: Held, most: int) -> Fit:
+        wanted, each = self.plan.settings.micro_positions, self.rows_of(stage).all_positions
+        images = most if wanted is None else max(1, int(wanted / each))
         return Fit(
             stage=stage.number,
             name=stage.name,
             images=images if most else 0,
             most_images=most,
-            positions=round((images if most else 1) * model.rows.all_positions),
+            positions=round((images if most else 1) * each),
             quantization=model.quantization,
             checkpointing=model.checkpointing,
             memory=model.at(max(images, 1)),
         )
 
-    def _rows(self, shape: LLMShape) -> RowSizes:
-        """What an LLM computes of one image."""
+    def rows_of(self, stage: StageWork | None) -> RowSizes:
+        """What the target computes of one image of a stage; None for one of captions."""
+        talk = stage.conversations if stage else None
+        return self.rows if talk is None else self._rows(self.shape, TextSize(talk.tokens, talk.texts), talk.longest)
+
+    def _learned(self, stage: StageWork | None) -> float:
+        """How many captions, or answers of conversations, one image brings."""
+        talk = stage.conversations if stage else None
+        return self.rows.captions if talk is None else talk.answers
+
+    def _rows(self, shape: LLMShape, text: TextSize | None = None, longest: int | None = None) -> RowSizes:
+        """What an LLM computes of one image; by default of one with captions."""
         return row_sizes(
-            TextSize(self.assumptions.caption_tokens, self.assumptions.captions_per_image),
+            text or TextSize(self.assumptions.caption_tokens, self.assumptions.captions_per_image),
             self.plan.vpg.num_prompts,
             shape.embedding_size,
             encoder_decoder=shape.encoder_decoder,
             share=self.plan.settings.share_prefix,
-            max_tokens=self.plan.settings.max_tokens,
+            max_tokens=longest or self.plan.settings.max_tokens,
             start_first=self.plan.settings.bos == "first",
         )
 
     def _stage_cost(self, stage: StageWork | None, captions: float) -> StageCost:
         """The cost of a stage of the plan; None for training from scratch, which trains the VPG."""
+        flops = self._flops(stage)
+        each = flops.total / self._learned(stage)
+        return self._cost(stage.number if stage else 0, stage.name if stage else "from scratch", captions, flops, each)
+
+    def _flops(self, stage: StageWork | None) -> Flops:
+        """FLOPs of an image in a stage; None for training from scratch."""
         vpg = self.plan.vpg
-        flops = image_flops(
+        return image_flops(
             self.shape,
             self.work,
-            self.rows,
+            self.rows_of(stage),
             trains_vpg=stage is None or stage.trains_vpg,
             num_prompts=vpg.num_prompts,
             output_size=vpg.output_size,
         )
-        each = flops.total / self.rows.captions
-        return self._cost(stage.number if stage else 0, stage.name if stage else "from scratch", captions, flops, each)
 
     def _describing(self) -> StageCost | None:
         """The cost of the source's captions; None where it writes none."""
@@ -367,9 +283,9 @@ class Estimator:
             flops=flops,
             flops_per_caption=each,
             total_flops=each * captions,
-            hours=gpu_hours / self.assumptions.gpus,
+            hours=gpu_hours / self._parallel,
             gpu_hours=gpu_hours,
-            usd=gpu_hours * self.assumptions.price,
+            usd=gpu_hours / self._parallel * self.assumptions.gpus * self.assumptions.price,
         )
 
     def _hours(self, flops: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,37 @@ def host_memory(shape: LLMShape, settings: Settings, file: float, precision: int
         precision: bytes of a weight in a run on a GPU.
         processes: how many load it.
     """
+    run_bytes = run_precision(settings, precision)
+    converted = shape.loaded if settings.device == "cpu" else shape.vocab_size * shape.embedding_size
+    own = float(run_bytes * converted) if converts(shape, file, run_bytes) else 0.0
+    return HostMemory(processes, BASE, own, file)
+
+
+def held_memory(
+    shape: LLMShape, settings: Settings, file: float, precision: int, gpus: int, *, part: float | None, away: float
+) -> HostMemory:
+    """The host's memory where GPUs hold parts of an LLM.
+
+    Args:
+        part: bytes of each process's shards, which it reads before they go to its GPU; None for one process whose LLM
+            is spread over the GPUs.
+        away: bytes that stay in main memory.
+    """
+    one = host_memory(shape, settings, file, precision, gpus if part is not None else 1)
+    if part is not None:
+        return replace(one, own=part * (2 if converts(shape, file, precision) else 1))
+    return replace(one, own=one.own + away)
+
+
+def converts(shape: LLMShape, file: float, run_bytes: float) -> bool:
+    """Whether the file has another precision than the run."""
+    return abs(file / shape.parameters - run_bytes) > 0.1
+
+
+def run_precision(settings: Settings, precision: int) -> int:
+    """Bytes of a weight in the run."""
     on_cpu = settings.device == "cpu"
-    run_bytes = 4 if on_cpu and settings.dtype == "auto" else precision
-    converted = shape.loaded if on_cpu else shape.vocab_size * shape.embedding_size
-    converts = abs(file / shape.parameters - run_bytes) > 0.1
-    return HostMemory(processes, BASE, float(run_bytes * converted) if converts else 0.0, file)
+    return 4 if on_cpu and settings.dtype == "auto" else precision
 
 
 def file_bytes(folder: Path | None, config: dict[str, Any], weights: int) -> float:

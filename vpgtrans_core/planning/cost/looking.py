@@ -10,7 +10,7 @@ from vpgtrans_core.planning.cost.shapes import LLMShape
 from vpgtrans_core.sight.cost import PASSES
 
 if TYPE_CHECKING:
-    from vpgtrans_core.planning.plan import Plan
+    from vpgtrans_core.planning.parts import Plan
 
 
 def forward_flops(plan: Plan, shape: LLMShape, work: VPGWork, rows: RowSizes) -> Flops:

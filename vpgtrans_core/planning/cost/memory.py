@@ -10,7 +10,7 @@ from vpgtrans_core.planning.cost.rows import RowSizes
 from vpgtrans_core.planning.cost.shapes import LLMShape
 
 if TYPE_CHECKING:
-    from vpgtrans_core.planning.plan import VPGPlan
+    from vpgtrans_core.planning.parts import VPGPlan
 
 QUANTIZED = {"8bit": 1.0, "4bit": 0.53}
 """Bytes a quantised weight, its scales included (bitsandbytes int8; nf4 with doubly quantised scales)."""
@@ -57,6 +57,9 @@ class MemoryModel:
         checkpointing: whether the LLM recomputes its activations.
         reserved: bytes that no tensor takes.
         logits_at_once: most logits of a chunk of the loss.
+        held: bytes of the LLM's weights on this GPU; None for all of them.
+        share: of the LLM's blocks that this GPU computes.
+        first: whether the VPG is on this GPU.
     """
 
     shape: LLMShape
@@ -71,18 +74,21 @@ class MemoryModel:
     checkpointing: bool = False
     reserved: float = RESERVED
     logits_at_once: int = LOGITS_AT_ONCE
+    held: float | None = None
+    share: float = 1.0
+    first: bool = True
 
     def at(self, images: float) -> Memory:
         """Memory with `images` images computed at once."""
         projector = self.vpg.projector_parameters(self.shape.embedding_size)
         frozen_vpg = self.precision * self.vpg.frozen
         return Memory(
-            llm_weights=self._llm_weights(),
-            vpg_weights=frozen_vpg + 4 * (self.vpg.trained + projector),
-            gradients=4 * self.trained,
-            optimizer=8 * self.trained,
+            llm_weights=self._llm_weights() if self.held is None else self.held,
+            vpg_weights=self.first * (frozen_vpg + 4.0 * (self.vpg.trained + projector)),
+            gradients=self.first * 4.0 * self.trained,
+            optimizer=self.first * 8.0 * self.trained,
             llm_activations=images * self._llm_kept(),
-            vpg_activations=images * self.vpg_saved if self.trains_vpg else 0.0,
+            vpg_activations=images * self.vpg_saved if self.trains_vpg and self.first else 0.0,
             working=self._working(images),
             reserved=self.reserved,
         )
@@ -100,11 +106,12 @@ class MemoryModel:
 
     def _llm_kept(self) -> float:
         if not self.checkpointing:
-            return self.llm_saved
+            return self.share * self.llm_saved
         # The input of every block, and all that one block keeps while its turn comes.
         shape, rows = self.shape, self.rows
         blocks = shape.layers * rows.positions + shape.encoder_layers * rows.encoder_positions
-        return self.precision * shape.embedding_size * blocks + self.llm_saved / (shape.layers + shape.encoder_layers)
+        layers = shape.layers + shape.encoder_layers
+        return self.share * self.precision * shape.embedding_size * blocks + self.llm_saved / layers
 
     def _working(self, images: float) -> float:
         """The largest that lives for a moment: inside the ViT, in the loss, or in a block's backward pass."""
@@ -118,7 +125,7 @@ class MemoryModel:
         vision = VIT_LIVE * self.precision * images * values
         # The ViT has run before anything of the LLM is kept.
         vision -= images * (self._llm_kept() + (self.vpg_saved if self.trains_vpg else 0.0))
-        return max(loss, block, vision)
+        return max(loss, block, vision if self.first else 0.0)
 
 
 def largest(fits: Callable[[int], bool], limit: int) -> int:

@@ -31,6 +31,7 @@ class LLMShape:
         attention_width: heads times head width.
         weights: matrix weights that each position of the decoder passes, the head not included.
         encoder_weights: those that each position of the encoder passes; the decoder's keys and values of it included.
+        lora_weights: parameters of LoRA adapters of rank 1 in its attention.
     """
 
     parameters: int
@@ -44,6 +45,7 @@ class LLMShape:
     attention_width: int
     weights: int
     encoder_weights: int
+    lora_weights: int = 0
 
     @property
     def encoder_decoder(self) -> bool:
@@ -80,6 +82,7 @@ def _llm_shape(content: str, adapter: str) -> LLMShape:
 
     values = json.loads(content)
     from vpgtrans_core.llm.empty import config_of
+    from vpgtrans_core.llm.lora import lora_parameters
 
     config = config_of(values)
     model = meta_llm(config)
@@ -106,6 +109,7 @@ def _llm_shape(content: str, adapter: str) -> LLMShape:
         attention_width=heads * head_width,
         weights=weights,
         encoder_weights=encoder_weights,
+        lora_weights=lora_parameters(model),
     )
 
 

@@ -9,7 +9,7 @@ from vpgtrans_core.planning.cost.shapes import LLMShape
 from vpgtrans_core.recipes.captions import captions_each
 
 if TYPE_CHECKING:
-    from vpgtrans_core.planning.plan import Plan
+    from vpgtrans_core.planning.parts import Plan
 
 SLOWER = 10.0
 """How much smaller a share of the peak sampling reaches than training: every token reads all weights. A guess."""

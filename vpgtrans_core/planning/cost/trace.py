@@ -117,7 +117,8 @@ def vpg_work(adapter: type[VPG], config: dict[str, Any]) -> VPGWork:
         prompts = _counted(lambda: vpg.prompts(seen))
     _train(vpg)
     both = _counted(lambda: vpg.prompts(seen).sum().backward())
-    return VPGWork(features, prompts, both - prompts)
+    tiles = sizes.get("tiles", 1)
+    return VPGWork(tiles * features, tiles * prompts, tiles * (both - prompts))
 
 
 def vpg_saved_bytes(adapter: type[VPG], config: dict[str, Any]) -> float:
@@ -128,7 +129,7 @@ def vpg_saved_bytes(adapter: type[VPG], config: dict[str, Any]) -> float:
     _train(vpg)
     seen = torch.empty(SAMPLE_ROWS, *sizes["feature_shape"], device="meta")
     with _FusedAttention():
-        return saved_bytes(lambda: vpg.prompts(seen), vpg.parameters()) / SAMPLE_ROWS
+        return sizes.get("tiles", 1) * saved_bytes(lambda: vpg.prompts(seen), vpg.parameters()) / SAMPLE_ROWS
 
 
 def _train(vpg: Any) -> None:

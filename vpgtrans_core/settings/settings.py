@@ -7,20 +7,14 @@ models, a scaled one for the miniature (see `recipe`).
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Gt, Le, Lt
 
-from vpgtrans_core.errors import ConfigError
-from vpgtrans_core.recipes.captions import caption_problems
-from vpgtrans_core.recipes.items import StageItem, recipe_number, stage_items, stage_with, whole_stage
-from vpgtrans_core.recipes.lists import LISTS, LR_FACTOR, PAPER, THEN, TUNING, Recipe
-from vpgtrans_core.recipes.stage import Amount, Count, Optimizer, Positive, Rate, Stage, data_problems
-from vpgtrans_core.templates.choose import template_problem
-from vpgtrans_core.validation import check
+from vpgtrans_core.recipes.holding import Place, Quantization
+from vpgtrans_core.recipes.items import StageItem
+from vpgtrans_core.recipes.stage import Amount, Count, Optimizer, Positive, Rate
 
 Method = Literal["vpgtrans", "scratch", "inherit", "linear", "tune"]
 Then = Literal["minigpt4-align", "instruction-tuning"]
@@ -30,7 +24,6 @@ Save = Literal["model", "vpg"]
 Bos = Literal["auto", "first", "after"]
 Logger = Literal["tensorboard", "trackio"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-Quantization = Literal["none", "8bit", "4bit"]
 ALIASES = {
     "from": "source",
     "to": "target",
@@ -125,11 +118,20 @@ class Settings:
         "method",
     )
     then_data: tuple[str, ...] = _setting((), "Conversations or descriptions for --then.", "method")
+    lora: Positive | None = _setting(
+        None, "Rank of LoRA adapters in the LLM's attention, which instruction tuning then trains too (PEFT).", "method"
+    )
     start: Start = _setting(
         "words", "How the projector is initialised: words, converter (as in the paper), or random.", "method"
     )
     converter: Converter = _setting(
         "ridge", "How the word converter is fitted: ridge (closed form) or sgd (as in the paper).", "method"
+    )
+    same_base: bool = _setting(
+        True,
+        "Where the target is a fine-tune of the source's LLM, keep the source's projector; leave the warm-up out if "
+        "the held-out loss is then as good as the source's.",
+        "method",
     )
     shuffle_pairs: bool = _setting(False, "Control: initialise from shuffled word pairs.", "method")
 
@@ -218,11 +220,19 @@ class Settings:
         "machine",
     )
     quantization: Quantization = _setting("none", "Load the frozen LLM in 8 or 4 bits (bitsandbytes).", "machine")
+    place: Place | None = _setting(
+        None,
+        "Spread the LLM over this machine's GPUs (auto), and over its main memory where they are too small (auto:cpu).",
+        "machine",
+    )
     share_prefix: bool = _setting(
         True, "Share the visual prefix between the captions of an image, where the LLM allows it.", "machine"
     )
     checkpoint_activations: bool = _setting(
         False, "Recompute the LLM's activations in the backward pass to save memory.", "machine"
+    )
+    shard: bool | None = _setting(
+        None, "Spread the frozen LLM's blocks over the processes, which then hold a part of it each.", "machine"
     )
     compile: bool | None = _setting(
         None, "Compile the frozen LLM with torch.compile; default yes for long runs on a GPU.", "machine"
@@ -237,148 +247,3 @@ class Settings:
     views: Positive = _setting(1, "Augmented views of each image in the cache.", "machine")
     offline: bool = _setting(False, "Use local files only; never contact the Hugging Face hub.", "machine")
     trust_remote_code: bool = _setting(False, "Run Python code that comes with a model.", "machine")
-
-
-def fill(settings: Settings, recipe: Recipe, *, batch_size: int | None = None) -> Settings:
-    """Fill open settings with the values of `recipe`; `batch_size` is used where it has none, and may stay open."""
-    values = {"batch_size": batch_size, "stages": _listed(settings), **recipe.settings}
-    if settings.stage3_epochs is not None:
-        values["stage3_steps"] = None
-    if settings.stage2_lr is not None:
-        values["stage1_lr"] = LR_FACTOR * settings.stage2_lr
-    start = "random" if settings.method != "vpgtrans" else settings.start
-    values["stage1_optimizer"] = "muon" if start == "words" else "adamw"
-    for number, stage in recipe.stages.items():
-        for name, value in vars(stage).items():
-            values.setdefault(f"stage{number}_{name}", value)
-    open_values = {k: v for k, v in values.items() if getattr(settings, k, k) is None}
-    return dataclasses.replace(settings, **open_values, start=start)
-
-
-def stages_of(settings: Settings) -> tuple[Stage, ...]:
-    """The run's stages, complete: the recipe's with the settings ``stage1_...`` and ``stage2_...`` laid over them, and
-    whatever ``stages`` changes or adds.
-
-    A stage keeps the number that it has in the recipe; a new one is numbered after the one before it.
-    """
-    own = _recipe_stages(settings)
-    stages: list[Stage] = []
-    for item in _listed(settings) if settings.stages is None else settings.stages:
-        after = stages[-1].number if stages else 0
-        stages.append(whole_stage(item, own, after + 1))
-    return tuple(stages)
-
-
-def _listed(settings: Settings) -> tuple[int, ...]:
-    """The stages of the method, and the one that ``then`` adds."""
-    return (*LISTS[settings.method], *((TUNING,) if settings.then else ()))
-
-
-def stage_settings(settings: Settings, stage: Stage) -> Settings:
-    """The settings as they are in one stage: its own data, batch and texts in place of the run's."""
-    names = ("batch_size", "captions_per_image", "max_tokens", "template")
-    own: dict[str, Any] = {name: value for name in names if (value := getattr(stage, name)) is not None}
-    if stage.instructions and settings.clean is None:
-        own["clean"] = False  # answers are learned as written
-    if stage.data:
-        own |= {"data": stage.data, "format": stage.format, "ratios": stage.ratios}
-    return dataclasses.replace(settings, **own)
-
-
-def _recipe_stages(settings: Settings) -> dict[int, Stage]:
-    """The recipe's stages by number, with the values of the settings that are theirs."""
-    own = {}
-    for number, stage in PAPER.stages.items():
-        values = {f.name: getattr(settings, f"stage{number}_{f.name}", None) for f in dataclasses.fields(Stage)}
-        own[number] = stage_with(stage, {name: value for name, value in values.items() if value is not None})
-    own[1] = dataclasses.replace(own[1], early_stop=settings.early_stop)
-    if settings.then:
-        own[TUNING] = dataclasses.replace(own[TUNING], data=settings.then_data, **THEN[settings.then])
-    if settings.template != "auto":
-        own[TUNING] = dataclasses.replace(own[TUNING], template=None)
-    return own
-
-
-def build(values: Mapping[str, Any]) -> Settings:
-    """Make `Settings` from plain values; report every unknown key and every wrong value at once.
-
-    Raises:
-        ConfigError: listing all problems.
-    """
-    named = [(ALIASES.get(str(key).replace("-", "_"), str(key).replace("-", "_")), key) for key in values]
-    twice = [f"{name}: given twice, also as {key!r}" for n, (name, key) in enumerate(named) if name in dict(named[:n])]
-    plain = {name: values[key] for name, key in named}
-    stages, problems = stage_items(plain.pop("stages", None))
-    good, wrong = check(Settings, plain)
-    problems = twice + wrong + problems
-    if not problems:
-        settings = Settings(**good, stages=stages)
-        problems = [problem for relation in RELATIONS for problem in relation(settings)]
-    if problems:
-        raise ConfigError(problems, "`vpgt transfer --help` lists every setting")
-    return settings
-
-
-def tuning_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of ``vpgt tune``, where those of stage 3 are called by their own names: ``lr`` is ``stage3_lr``."""
-    names = {f.name for f in dataclasses.fields(Settings)}
-    plain = {str(name).replace("-", "_"): value for name, value in values.items()}
-    staged = {f"stage{TUNING}_{name}" if f"stage{TUNING}_{name}" in names else name: v for name, v in plain.items()}
-    return {**staged, "method": "tune"}
-
-
-def _data_fits(settings: Settings) -> list[str]:
-    return data_problems(settings.data, settings.format, settings.ratios)
-
-
-def _stages_fit(settings: Settings) -> list[str]:
-    stages = stages_of(fill(settings, PAPER))
-    problems = [problem for stage in stages for problem in stage.problems()]
-    names = [stage.name for stage in stages]
-    problems += [
-        f"stages: {name!r} is given more than once" for name in sorted({n for n in names if names.count(n) > 1})
-    ]
-    own = [names.index(stage.name) for stage in PAPER.stages.values() if stage.name in names]
-    if own != sorted(own):
-        problems.append("stages: warm-up (1) comes before fine-tuning (2), and instruction tuning (3) after both")
-    return problems
-
-
-def _then_fits(settings: Settings) -> list[str]:
-    """What must hold for instruction tuning as a further stage, and as a method."""
-    problems = []
-    if settings.then_data and not settings.then:
-        problems.append("then_data: is the data of the stage that --then adds, which is not given")
-    if settings.method == "tune" and (settings.target or settings.then):
-        problems.append("method: tune is the method of `vpgt tune MODEL`, which has no other LLM and no further stage")
-    if settings.then and settings.stages is not None and TUNING not in map(recipe_number, settings.stages):
-        problems.append("then: `stages` leaves its stage out; add 3 to them")
-    return problems
-
-
-def _compile_fits(settings: Settings) -> list[str]:
-    if not settings.compile:
-        return []
-    problems = []
-    if settings.checkpoint_activations:
-        problems.append("compile: blocks recomputed by checkpoint_activations run uncompiled; give one of the two")
-    if settings.quantization != "none":
-        problems.append("compile: a quantised LLM cannot be compiled; give one of compile and quantization")
-    return problems
-
-
-def _resume_fits(settings: Settings) -> list[str]:
-    return ["resume and overwrite cannot be combined"] if settings.resume and settings.overwrite else []
-
-
-def _captions_fit(settings: Settings) -> list[str]:
-    return caption_problems(settings.captions, settings.caption_share)
-
-
-def _template_fits(settings: Settings) -> list[str]:
-    names = [settings.template, *(stage.template for stage in stages_of(fill(settings, PAPER)))]
-    return [f"template: {problem}" for name in dict.fromkeys(names) if name and (problem := template_problem(name))]
-
-
-RELATIONS = (_data_fits, _captions_fit, _template_fits, _then_fits, _stages_fit, _compile_fits, _resume_fits)
-"""What must hold between settings; each returns its problems."""
