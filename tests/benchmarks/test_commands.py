@@ -1,21 +1,21 @@
 """The benchmark commands run at tiny shapes and print what they promise."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.benchmarks.conftest import BENCHMARKS
+from tests.warm import WarmProcess
+
+RUN = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 
 
 def run(script: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / script), *arguments], capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = WarmProcess(RUN, [str(BENCHMARKS / script), *arguments], path=[str(BENCHMARKS)])
+    out, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return out
 
 
 def test_steps(tmp_path: Path) -> None:

@@ -2,24 +2,17 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
+from tests import warm
 from vpgtrans_core.cli.plugin_probe import probe_plugin
 from vpgtrans_core.registry.loading import PluginRecord
 
 
 def doctor(tmp_path, *arguments, **variables):
     environment = os.environ | {"XDG_CONFIG_HOME": str(tmp_path)} | variables
-    return subprocess.run(
-        [sys.executable, "-m", "vpgtrans_core.cli.main", "doctor", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=environment,
-    )
+    return warm.vpgt("doctor", *arguments, environment=environment)
 
 
 def test_doctor_looks_at_everything(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm import WarmProcess
 from vpgtrans_core.cli.scaffold import write_plugin
 from vpgtrans_core.errors import ConfigError
 
@@ -20,14 +21,27 @@ class Installed:
     written: Path
     site: Path
 
-    def run(self, *arguments, folder=None):
+    @property
+    def environment(self):
         ours = os.environ.get("PYTHONPATH")
         path = os.pathsep.join([str(self.site), *([ours] if ours else [])])
-        environment = os.environ | {"PYTHONPATH": path, "XDG_CONFIG_HOME": str(self.site), "COLUMNS": "200"}
-        command = [sys.executable, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder or self.written)
+        return os.environ | {"PYTHONPATH": path, "XDG_CONFIG_HOME": str(self.site), "COLUMNS": "200"}
+
+    def module(self, *arguments, folder=None):
+        """A Python of its own: ``python -m``."""
+        command = [sys.executable, "-m", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=self.environment, cwd=folder or self.written)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def run(self, code, *arguments):
+        process = WarmProcess(code, arguments, environment=self.environment, path=[str(self.site)], folder=self.written)
+        out, errors = process.communicate()
+        assert process.returncode == 0, out + errors
+        return out
+
+    def vpgt(self, *arguments):
+        return self.run(None, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +49,10 @@ def installed(tmp_path_factory):
     """``vpgt new-plugin`` of each kind, and ``pip install`` of what it wrote."""
     written = tmp_path_factory.mktemp("written")
     new = Installed(written, tmp_path_factory.mktemp("site"))
-    vpgt = ("-m", "vpgtrans_core.cli.main", "new-plugin")
-    new.run(*vpgt, "my-neox", "--kind", "llm", "--model-type", "gpt_neox")
-    new.run(*vpgt, "my-eyes", "--kind", "vpg")
-    pip = ("-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(new.site))
-    new.run(*pip, str(written / "my-neox"), str(written / "my-eyes"))
+    new.vpgt("new-plugin", "my-neox", "--kind", "llm", "--model-type", "gpt_neox")
+    new.vpgt("new-plugin", "my-eyes", "--kind", "vpg")
+    pip = ("pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(new.site))
+    new.module(*pip, str(written / "my-neox"), str(written / "my-eyes"))
     return new
 
 
@@ -86,18 +99,18 @@ print(source.plugin)
 
 
 def test_both_register(installed):
-    listed = json.loads(installed.run("-m", "vpgtrans_core.cli.main", "list-plugins", "--json"))
+    listed = json.loads(installed.vpgt("list-plugins", "--json"))
     found = {r["name"]: (r["distribution"], r["version"], r["status"], r["warnings"]) for r in listed}
     assert found["my_neox"] == ("vpgt-my-neox", "0.1.0", "active", [])
     assert found["my_eyes"] == ("vpgt-my-eyes", "0.1.0", "active", [])
 
 
 def test_the_llm_plugin_is_used(installed):
-    assert installed.run("-c", USE_LLM) == "my_neox MyNeox AutoModelForCausalLM\n"
+    assert installed.run(USE_LLM) == "my_neox MyNeox AutoModelForCausalLM\n"
 
 
 def test_the_vpg_plugin_works(installed, tmp_path):
-    assert installed.run("-c", USE_VPG, str(tmp_path / "source")) == "my_eyes\n"
+    assert installed.run(USE_VPG, str(tmp_path / "source")) == "my_eyes\n"
 
 
 @pytest.mark.slow
@@ -108,9 +121,9 @@ def test_the_vpg_plugin_works(installed, tmp_path):
 def test_what_is_written_passes_the_kit(installed, name, line):
     """By its own tests, and by the command."""
     package = name.replace("-", "_")
-    own = installed.run("-m", "pytest", "-p", "no:cacheprovider", folder=installed.written / name)
+    own = installed.module("pytest", "-p", "no:cacheprovider", folder=installed.written / name)
     assert line.split(",")[0] in own
-    checked = installed.run("-m", "vpgtrans_core.cli.main", "check-plugin", package)
+    checked = installed.vpgt("check-plugin", package)
     assert checked.strip().endswith(line)
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.warm import vpgt
 from vpgtrans_core.cli.main import main
 from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.hookspecs import hookimpl
@@ -41,13 +39,6 @@ def write(folder: Path, **changes) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump({**TINY, **changes}))
     return path
-
-
-def vpgt(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "vpgtrans_core.cli.main", *map(str, arguments)],
-        capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
 
 
 def command(*arguments: object, code: int = 0) -> None:

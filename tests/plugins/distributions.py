@@ -14,6 +14,8 @@ from typing import Any
 
 from hatchling.builders.wheel import WheelBuilder
 
+from tests import warm
+
 GOOD = """
 from vpgtrans_core import hookimpl
 from vpgtrans_core.cards import Command, LLMCard, LLMFamily
@@ -95,14 +97,11 @@ def install(root: Path, distributions: Iterable[Distribution]) -> Path:
 
 
 def vpgt(*arguments: str, path: Iterable[Path] = (), config: Path | None = None, **variables: str) -> Any:
-    """Run the command line in a fresh process with `path` before the environment's own and the user's `config`."""
+    """Run the command line in a process of its own with `path` before the environment's own and the user's `config`."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("VPGT_")}
-    ours = os.environ.get("PYTHONPATH")
-    environment["PYTHONPATH"] = os.pathsep.join([*map(str, path), *([ours] if ours else [])])
     environment |= {"XDG_CONFIG_HOME": str(config or "/nonexistent"), "COLUMNS": "200", "NO_COLOR": "1"}
-    environment |= {"OMP_NUM_THREADS": "1"} | variables
-    command = [sys.executable, "-m", "vpgtrans_core.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
+    environment |= variables
+    return warm.vpgt(*arguments, environment=environment, path=[*map(str, path)])
 
 
 def records(path: Iterable[Path], **options: Any) -> dict[str, dict[str, Any]]:

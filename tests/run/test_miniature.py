@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm import vpgt
 from vpgtrans_core.miniature.data import items
 
 SHARED = Path(os.environ.get("VPGT_SHARED", Path(__file__).resolve().parents[3] / "shared"))
@@ -27,13 +28,6 @@ ids = model.generate(**inputs, max_new_tokens=40)
 print("said:", processor.batch_decode(ids, skip_special_tokens=True)[0].strip(), "| tokens:", ids.shape[1])
 assert "vpgtrans_core" not in sys.modules
 """
-
-
-def vpgt(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "vpgtrans_core.cli.main", *arguments],
-        capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.test_resume import settings
+from tests.warm import WarmProcess
 from vpgtrans_core.processes.heartbeat import BEAT, PATIENCE
 from vpgtrans_core.processes.joining import GROUP_TIMEOUT, JOIN_TIMEOUT
 from vpgtrans_core.processes.launching import remarks
@@ -43,34 +44,32 @@ except VpgtError as error:
 """
 
 
-def start(values: dict, which: str = "", count: int = 2) -> list[subprocess.Popen]:
+def start(values: dict, which: str = "", count: int = 2) -> list[WarmProcess]:
     """`count` processes of one run; process 1 sends itself the signal `which` in stage 1 after two steps."""
     port = free_port()
-    shared = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
     shared |= {"LOCAL_WORLD_SIZE": str(count), "ACCELERATE_USE_CPU": "true"}
     return [
-        subprocess.Popen(
-            [sys.executable, "-c", RUNNER, json.dumps(values), which],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        WarmProcess(
+            RUNNER,
+            [json.dumps(values), which],
+            environment={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(count)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.slow
 def test_a_process_that_does_not_answer_is_named(world: Path, tmp_path: Path) -> None:
     first, second = start(settings(world, tmp_path / "out"), "SIGSTOP")
     try:
-        assert first.stderr is not None
-        told = next(line for line in first.stderr if "has not answered" in line)
+        told = first.wait_for("has not answered")
         assert told.startswith(f"warning: process 1 (process id {second.pid} on {socket.gethostname()}) has not")
         second.send_signal(signal.SIGCONT)
         assert first.wait(timeout=120) == 0 and second.wait(timeout=120) == 0
     finally:
         for process in (first, second):
             process.kill()
-            process.communicate()
 
 
 def test_it_is_named_within_a_minute() -> None:

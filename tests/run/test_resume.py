@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.warm import WarmProcess
 from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.run.resuming import resumed_settings
 from vpgtrans_core.settings import Settings
@@ -76,11 +77,8 @@ def settings(world: Path, out: Path, **more):
     }  # fmt: skip
 
 
-def start(values, stop_at: str = "") -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", RUNNER, json.dumps(values), stop_at],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+def start(values, stop_at: str = "") -> WarmProcess:
+    return WarmProcess(RUNNER, [json.dumps(values), stop_at])
 
 
 def finish(values) -> None:
@@ -89,11 +87,10 @@ def finish(values) -> None:
     assert process.returncode == 0, errors
 
 
-def stop(values, stop_at: str, number: int) -> subprocess.Popen:
+def stop(values, stop_at: str, number: int) -> WarmProcess:
     """Start a run and send it a signal when it is at a place."""
     process = start(values, stop_at)
-    assert process.stdout is not None
-    assert process.stdout.readline().strip() == "here", process.communicate()[1]
+    process.wait_for("here")
     process.send_signal(number)
     return process
 

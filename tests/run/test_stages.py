@@ -11,8 +11,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from tests.run.test_miniature import vpgt
 from tests.run.test_resume import digest, finish, losses, settings, stop
+from tests.warm import vpgt
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.recipes.stage import Group
 from vpgtrans_core.run.curve import draw_curve

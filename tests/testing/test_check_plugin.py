@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 
+from tests import warm
 from tests.testing.test_each_check_can_fail import write
 from vpgtrans_core.cli.scaffold import write_plugin
 
@@ -31,8 +30,7 @@ def vpgt_llm_families():
 
 def vpgt(*arguments, folder=None):
     environment = os.environ | {"XDG_CONFIG_HOME": str(folder or "/nonexistent"), "COLUMNS": "200"}
-    command = [sys.executable, "-m", "vpgtrans_core.cli.main", "check-plugin", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+    return warm.vpgt("check-plugin", *arguments, environment=environment)
 
 
 def test_what_fails_is_said_with_where_to_look(tmp_path):

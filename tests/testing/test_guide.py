@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm import WarmProcess
 from vpgtrans_core import hookspecs
 from vpgtrans_core.testing.llm_checks import LLM_CHECKS
 from vpgtrans_core.testing.vpg_checks import VPG_CHECKS
@@ -66,32 +67,33 @@ def test_the_story_runs(tmp_path):
     said = {}
     for block in BLOCKS:
         if block["mark"] == "run" and block["kind"] == "python":
-            run(tmp_path, [sys.executable, "-c", block["text"]])
+            finish(tmp_path, block["text"], [])
         elif block["mark"] == "run":
-            said |= {line: run(tmp_path, command(line, tmp_path)) for line in block["text"].splitlines()}
+            said |= {text: line(text, tmp_path) for text in block["text"].splitlines()}
     assert "21 passed, 0 failed, 0 unsupported" in said["vpgt check-plugin ./my_llm.py"]
     assert "13 passed, 0 failed, 2 unsupported" in said["vpgt check-plugin my_eyes"]
     assert said["vpgt caption my-out tiny-data/images/0.png"].strip()
     assert (tmp_path / "my-neox" / "my_neox" / "__init__.py").is_file()
-    models = run(tmp_path, command("vpgt --plugin ./my_llm.py list-models", tmp_path))
+    models = line("vpgt --plugin ./my_llm.py list-models", tmp_path)
     assert "my-llama-1b" in models and "my-vl" in models and "pythia-410m" in models
-    assert re.search(r"^llm_t5 .* disabled", run(tmp_path, command("vpgt list-plugins", tmp_path)), re.M)
+    assert re.search(r"^llm_t5 .* disabled", line("vpgt list-plugins", tmp_path), re.M)
 
 
-def command(line: str, folder: Path) -> list[str]:
+def line(text: str, folder: Path) -> str:
     """A line of the guide as it is run here; pip installs into a folder of the test instead of the environment."""
-    program, *arguments = shlex.split(line)
+    program, *arguments = shlex.split(text)
     if program == "vpgt":
-        return [sys.executable, "-m", "vpgtrans_core.cli.main", *arguments]
+        return finish(folder, None, arguments)
     assert (program, *arguments[:2]) == ("pip", "install", "-e")
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-    return [*pip, "--target", str(folder / "site"), f"./{arguments[2]}"]
+    subprocess.run([*pip, "--target", str(folder / "site"), f"./{arguments[2]}"], cwd=folder, check=True)
+    return ""
 
 
-def run(folder: Path, arguments: list[str]) -> str:
-    ours = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([str(folder / "site"), *([ours] if ours else [])])
-    environment = os.environ | {"XDG_CONFIG_HOME": str(folder), "COLUMNS": "200", "PYTHONPATH": path}
-    done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def finish(folder: Path, code: str | None, arguments: list[str]) -> str:
+    environment = os.environ | {"XDG_CONFIG_HOME": str(folder), "COLUMNS": "200"}
+    path = [str(folder / "site"), str(folder)]
+    process = WarmProcess(code, arguments, environment=environment, path=path, folder=folder)
+    out, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, out + errors
+    return out

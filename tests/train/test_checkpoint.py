@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.warm import WarmProcess
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import DiskFull
 from vpgtrans_core.train.checkpoint import (
@@ -136,11 +135,8 @@ SAVER = textwrap.dedent(
 
 def kill_inside(root: Path, kind: str, point: int) -> bool:
     """Run a saver and kill -9 it at its `point`-th system step inside the second save; False when it got through."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SAVER, str(root), kind, str(point)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    reached = process.stdout.readline().strip() == "here"
+    process = WarmProcess(SAVER, [str(root), kind, str(point)])
+    reached = "here" in process.wait_for("e")
     if reached:
         time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
