@@ -29,7 +29,7 @@ TOKENS = 6
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source as the folder of a model that was tuned in the template ``plain``."""
-    from vpg_qformer.conversion import export_model
+    from vpgtrans_core.run.export import export_model
 
     folder = tmp_path_factory.mktemp("chat") / "model"
     export_model(

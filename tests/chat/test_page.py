@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -172,11 +173,10 @@ def _converse(page: Any, url: str, picture: Path) -> None:
     page.locator("#box img").first.wait_for()
     box.fill(ASK)
     box.press("Enter")
-    _answered(page)
+    _answered(page, answers, 1)
     box.fill(AGAIN)
     box.press("Enter")
-    _answered(page)
-    expect(answers).to_have_count(2)
+    _answered(page, answers, 2)
     assert page.locator("#talk img").count() == 1
     page.set_input_files("#box input[type=file]", {"name": "bad.png", "mimeType": "image/png", "buffer": b"no image"})
     box.fill(ASK)
@@ -186,7 +186,11 @@ def _converse(page: Any, url: str, picture: Path) -> None:
     assert {address for address in asked if not address.startswith((url, "data:", "blob:"))} == set()
 
 
-def _answered(page: Any) -> None:
-    """Wait until the question has left the box, and the box takes the next one."""
-    page.wait_for_function("document.querySelector('#box textarea').value === ''")
+def _answered(page: Any, answers: Any, number: int) -> None:
+    """Wait until the answer of this number has begun (before, its place is empty, and the box looks free) and ended."""
+    from playwright.sync_api import expect
+
+    expect(answers).to_have_count(number)
+    expect(answers.last).to_have_text(re.compile(r"\w"), timeout=60_000)
+    page.wait_for_timeout(1000)  # the box is closed and opened again a little after the words have come
     page.locator("#box .submit-button").wait_for()

@@ -70,7 +70,9 @@ def test_a_conversation_in_a_terminal(screen: Screen, picture) -> None:
     assert re.search(r"answer:\s+\w+", first)
     screen.type(f"/image '{picture}'\n")
     screen.wait(r"red.png: shown with the next question\)\s+you> ")
-    screen.type(f"{ASK}\x03")  # Ctrl-C while a line is written
+    screen.type(ASK)
+    screen.wait(re.escape(ASK))
+    screen.type("\x03")  # Ctrl-C while a line is written
     screen.wait(r"\(/quit ends\)\s+you> ")
     screen.type("/set length 200\n")
     screen.wait("you> ")

@@ -31,7 +31,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def without_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole model that records no template, and whose tokenizer has none."""
-    from vpg_qformer.conversion import export_model
+    from vpgtrans_core.run.export import export_model
 
     folder = tmp_path_factory.mktemp("plain") / "model"
     settings = Settings(device="cpu")

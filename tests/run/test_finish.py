@@ -21,6 +21,8 @@ def test_the_curve_names_no_place_and_hashes_are_made_up_for(monkeypatch, tmp_pa
         record={}, path=tmp_path, staging=lambda: tmp_path, metrics=list, publish=lambda staging: None
     )
     settings = SimpleNamespace(save="vpg", method="vpgtrans")
-    finish.write_model(folder, SimpleNamespace(vpg=vpg, projector=None, template=None), source, target, settings)
+    finish.write_model(
+        folder, SimpleNamespace(vpg=vpg, projector=None, template=None, lora=None), source, target, settings
+    )
     assert seen["title"] == "blip2 to opt, vpgtrans"
     assert seen["llm"]["sha256"] == {"model.safetensors": "abc"}

@@ -122,7 +122,7 @@ def test_the_baselines(world: Path, tmp_path: Path, method: str) -> None:
     "how", [{"start": "words"}, {"start": "converter"}, {"start": "converter", "converter": "sgd"}]
 )
 def test_every_start_is_recorded(world: Path, tmp_path: Path, how: dict[str, str]) -> None:
-    made = run(world, "opt", tmp_path, stage1_steps=1, stages=[1], save="vpg", **how)
+    made = run(world, "opt", tmp_path, stage1_steps=1, stages=[1], save="vpg", same_base=False, **how)
     assert made.folder.record["start"]["start"] == how["start"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -285,8 +286,7 @@ def test_an_imported_chat_model_talks_in_the_papers_template(lavis, tmp_path, ca
     # and it chats in it, without being told so
     picture = tmp_path / "red.png"
     Image.new("RGB", (28, 28), "red").save(picture)
-    lines = iter(["a red circle ?", "on the left ?", "/quit"])
-    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    monkeypatch.setattr("sys.stdin", io.StringIO("a red circle ?\non the left ?\n/quit\n"))
     told = vpgt(capsys, "chat", tmp_path / "chat", picture, "--device", "cpu", "--max-new-tokens", "4")
     assert "Template: minigpt4." in told and "error" not in told
     model = load_model(str(tmp_path / "chat"), Settings(device="cpu"), default_registry())

@@ -16,7 +16,6 @@ from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import LLM_PREFIX
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.llm.empty import check_size, empty_model, silence
-from vpgtrans_core.llm.frozen import FrozenLLM
 from vpgtrans_core.llm.loading import load_model
 from vpgtrans_core.llm.lora import Lora, apply_adapter
 from vpgtrans_core.llm.placing import Placement, placement, shares
@@ -105,6 +104,8 @@ def _model_in_shards(llm: ResolvedLLM, adapter: Any, machine: Machine, settings:
     Raises:
         ModelError: it has something that cannot be cut.
     """
+    from vpgtrans_core.llm.frozen import FrozenLLM  # with it comes transformers
+
     if not issubclass(adapter, FrozenLLM):
         raise ModelError(f"{adapter.__name__} cannot shard its LLM", "its adapter can derive from `DecoderOnlyLLM`")
     if llm.adapter is not None:
