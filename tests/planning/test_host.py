@@ -1,6 +1,7 @@
 """The host's memory while an LLM is loaded: what the plan says, beside what processes really take."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,8 +99,9 @@ def test_the_plan_s_host_memory_is_what_processes_take(folders: dict[str, Path])
     """The peak of each process, and the weights of its own in each of 1, 2 and 4; the file once for all of them."""
     cases = [(str(folders[file]), run, count) for file, run, count in CASES]
     done = subprocess.run(
-        [sys.executable, "-c", LOADER, json.dumps(cases), folders["small"]], capture_output=True, text=True
-    )
+        [sys.executable, "-c", LOADER, json.dumps(cases), folders["small"]],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},  # its threads do not survive a fork
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for (folder, run, count), measured in zip(cases, json.loads(done.stdout), strict=True):
         plan = planned(Path(folder), run, count)
