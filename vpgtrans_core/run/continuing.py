@@ -13,16 +13,18 @@ from vpgtrans_core.validation import misfits
 
 if TYPE_CHECKING:
     from vpgtrans_core.run.feed import Feed
+    from vpgtrans_core.run.folder import RunFolder
 
 SHOWN = 8
 """Most wrong values of a checkpoint that are named."""
 
 
-def check_state(checkpoint: Checkpoint, stages: Collection[int], *, accept: bool) -> None:
+def check_state(checkpoint: Checkpoint, stages: Collection[int], folder: RunFolder, *, accept: bool) -> None:
     """Check a checkpoint's plain values, before anything is loaded for it.
 
     Args:
         stages: the numbers of the run's stages.
+        folder: the run's.
         accept: whether the run may have lost the checkpoint's stage, as ``--accept-changes`` allows.
 
     Raises:
@@ -32,6 +34,8 @@ def check_state(checkpoint: Checkpoint, stages: Collection[int], *, accept: bool
     wrong = misfits(StateShape, checkpoint.state)
     if not wrong and (done := checkpoint.state["progress"]["step"]) != checkpoint.step:
         wrong = [f"progress.step is {done}, but step is {checkpoint.step}"]
+    if not wrong and not folder.ends_a_line(checkpoint.state["metrics_size"]):
+        wrong = [f"metrics_size {checkpoint.state['metrics_size']} is inside a line"]
     if not wrong and not accept and stages and checkpoint.stage not in stages:
         wrong = [f"the run has the stages {', '.join(map(str, stages))}"]
     if wrong:
