@@ -176,7 +176,7 @@ class Resolver:
         return ResolvedSource(
             name=name,
             place=place,
-            vpg_family=family,
+            vpg_family=_with_tiles(family, place.config, name, wanted=self.settings.tiles),
             plugin=known.plugin if known else self.registry.owner(family),
             llm=self._llm_of_source(name, plugin, place, known, references, family),
             card=known.card if known else None,
@@ -274,6 +274,22 @@ class Resolver:
                 f"{error.message}",
                 refusals.join(self.registry.lost_hint(), error.hint),
             ) from error
+
+
+def _with_tiles(family: VPGFamily, config: dict[str, Any], name: str, *, wanted: bool) -> VPGFamily:
+    """The family with the adapter that cuts pictures into tiles, where a folder was written by it or the user wants it.
+
+    Raises:
+        ModelError: the user wants it, and the family has none.
+    """
+    if not wanted and config.get("tiles") is not True:
+        return family
+    if not family.tiles:
+        raise ModelError(
+            f"whether pictures of {name} are cut into tiles cannot be chosen: its family, {family.name}, has one way",
+            "leave --tiles out",
+        )
+    return replace(family, adapter=family.tiles)
 
 
 def check_names(names: Sequence[str], registry: Registry, settings: Settings | None = None) -> None:
