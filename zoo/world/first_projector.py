@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vpgtrans_core.data.data import open_data
-from vpgtrans_core.data.images import open_image, pixels
+from vpgtrans_core.data.images import normalize, open_image, pixels
 from vpgtrans_core.data.sample import Sample
 from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.llm.adapter import LLM
@@ -40,7 +40,7 @@ def outputs_of(vpg: VPG, samples: list[Sample]) -> Tensor:
     for start in range(0, len(samples), BATCH):
         part = samples[start : start + BATCH]
         shown = torch.stack([pixels(open_image(sample.image), vpg.preprocessing) for sample in part])
-        parts.append(vpg(shown))
+        parts.append(vpg(normalize(shown, vpg.preprocessing)))
     return torch.cat(parts)
 
 
