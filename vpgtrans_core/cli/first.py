@@ -7,6 +7,7 @@ Nothing happens where the command line is imported by another program, which has
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -59,6 +60,7 @@ def signals_raise() -> Iterator[None]:
         raise
     finally:
         end_at_once()
+        gc.freeze()  # otherwise Python's last collections walk over all objects of torch: most of a second
 
 
 if is_program():
