@@ -129,6 +129,16 @@ class ResolvedSource(_Placed):
         return self.place.config
 
     @property
+    def scratch_from(self) -> str | None:
+        """The VPG before any language model, from which training from scratch starts: the one that the source names,
+        or the source itself where it is one. An alias, hub id or folder."""
+        if self.llm is not None:
+            return self.pretrained
+        if self.card:
+            return self.card.alias
+        return f"{self.hub_id}@{self.revision}" if self.hub_id else str(self.folder and self.folder.resolve())
+
+    @property
     def whole(self) -> bool:
         """Whether its folder holds the LLM's weights too."""
         return bool(self.llm and self.llm.prefix)
