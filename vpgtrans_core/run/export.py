@@ -17,7 +17,8 @@ from vpgtrans_core.files import RECORD, REFERENCES, DiskFull, free_bytes, is_ful
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.machine import choose_machine
 from vpgtrans_core.models.refusals import refuse_apart
-from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, needs_code, resolve_source
+from vpgtrans_core.models.resolve import needs_code, resolve_source
+from vpgtrans_core.models.resolved import ResolvedLLM, ResolvedSource
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.run.card import plain_model_card, write_model_card
 from vpgtrans_core.run.decoding import write_decoding
