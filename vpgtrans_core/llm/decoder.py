@@ -164,7 +164,7 @@ class DecoderOnlyLLM(FrozenLLM):
         deepest = max(lengths_of(texts, num_prompts, images), default=0)
         # Our mask replaces the model's own; within its sliding window the two mean the same.
         share = self.shares_prefix and deepest <= (self._text_config("sliding_window") or deepest)
-        return decoder_rows(texts, num_prompts, self.embedding_size, share, images)
+        return decoder_rows(texts, num_prompts, self.embedding_size, share, images, self.sizes)
 
     def loss(self, soft_prompts: Prompts, rows: Rows) -> Tensor:
         assert isinstance(rows, DecoderRows)

@@ -149,7 +149,9 @@ class EncoderDecoderLLM(FrozenLLM):
         self, texts: Sequence[Sequence[Text]], num_prompts: Images, images: Sequence[int] = ()
     ) -> EncoderDecoderRows:
         self.check_ids(text for sample in texts for text in sample)
-        return encoder_decoder_rows(texts, num_prompts, self.start, self.embedding_size, self.shares_prefix, images)
+        return encoder_decoder_rows(
+            texts, num_prompts, self.start, self.embedding_size, self.shares_prefix, images, self.sizes
+        )
 
     def positions(self, texts: Sequence[Text], num_prompts: int | Sequence[int]) -> int:
         read, said = zip(*(text.split() for text in texts), strict=True) if texts else ((), ())

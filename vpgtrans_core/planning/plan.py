@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource
+from vpgtrans_core.models.resolved import ResolvedLLM, ResolvedSource
 from vpgtrans_core.planning.conversations import conversations_of
 from vpgtrans_core.planning.parts import DataPlan, ModelPlan, Plan, Shape, StageWork, VPGPlan
 from vpgtrans_core.recipes.adapters import LORA, lora_rank

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 import torch
@@ -49,6 +50,11 @@ class VLModel(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.projector.weight.device
+
+    @property
+    def chance(self) -> float:
+        """The loss with which the LLM gives all tokens the same probability."""
+        return math.log(len(self.llm.tokenizer))
 
     @property
     def groups(self) -> dict[str, list[nn.Parameter]]:
