@@ -204,6 +204,9 @@ class VPGFamily:
     model_types: ModelTypes
     adapter: Target
     sources: tuple[SourceCard, ...] = ()
+    tiles: TargetOrNone = ""
+    """The adapter that cuts pictures into tiles, where `adapter` reads each as one and the user can choose (--tiles).
+    Folders of it have ``"tiles": true`` in their config.json."""
     llm_trunk: str = ""
     """What the names of the language model's body begin with in a whole VL-LLM's folder, where transformers' class has
     a bare model and a head (``model.text_model.``); empty for a folder with the whole LLM under ``language_model.``."""

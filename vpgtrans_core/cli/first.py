@@ -65,3 +65,4 @@ def signals_raise() -> Iterator[None]:
 
 if is_program():
     end_at_once()
+    gc.set_threshold(10_000)  # with Python's 700 an eighth of the time of importing torch goes into looking for garbage

@@ -14,7 +14,7 @@ from vpgtrans_core.run.continuing import check_state, resume_stage
 from vpgtrans_core.run.feed import TrainingData
 from vpgtrans_core.run.finish import file_hashes
 from vpgtrans_core.run.folder import RunFolder, now, read_record
-from vpgtrans_core.run.identity import check_same, identity_of
+from vpgtrans_core.run.identity import differences, identity_of, refuse_changes
 from vpgtrans_core.run.resuming import output_folder, resumed_settings
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.settings.initial import InitSettings
@@ -111,7 +111,8 @@ def resume(
         return
     check_state(checkpoint, [runner.plan.number], accept=settings.accept_changes)
     before = checkpoint.state.get("begun_with") or begun
-    if changes := check_same(before, begun, str(folder.path), accept=settings.accept_changes):
+    changes = differences(before, begun)
+    if refuse_changes(changes, str(folder.path), accept=settings.accept_changes):
         for change in changes:
             reporter.warning(f"continuing with a change: {change}")
         earlier = folder.record.get("accepted_changes", [])

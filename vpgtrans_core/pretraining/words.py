@@ -61,6 +61,10 @@ class Words:
     def encode_spans(self, spans: Sequence[Span | ImageMark], max_tokens: int | None = None) -> list[int]:
         raise NotImplementedError("conversations are not read here")
 
+    def words(self, text: str) -> tuple[int, ...]:
+        """None: only an LLM reads words between tiles."""
+        return ()
+
 
 def rows(texts: Sequence[Sequence[int]]) -> Tensor:
     """Texts as rows ``[B, T]``, filled up with `PAD`."""

@@ -11,7 +11,8 @@ from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
 from vpgtrans_core.files import ADAPTER, REFERENCES, DiskFull, write_json, writing
 from vpgtrans_core.llm.lora import require_peft
-from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, needs_code
+from vpgtrans_core.models.resolve import needs_code
+from vpgtrans_core.models.resolved import ResolvedLLM, ResolvedSource
 from vpgtrans_core.recipes.adapters import lora_rank
 from vpgtrans_core.run.card import CURVE, last_part, write_model_card
 from vpgtrans_core.run.curve import draw_curve

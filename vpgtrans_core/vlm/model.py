@@ -116,9 +116,10 @@ class VLModel(nn.Module):
         """What stands in a text in the place of each of these pictures."""
         if not isinstance(visual, Tiles):
             return self.vpg.num_prompts
-        return [self._shown(*size) for size in visual.sizes]
+        return [self.shown_of(*size) for size in visual.sizes]
 
-    def _shown(self, width: int, height: int) -> Shown:
+    def shown_of(self, width: int, height: int) -> Shown:
+        """What stands in the place of a picture of this size that is cut into tiles."""
         runs = self.vpg.preprocessing.runs(width, height)
         return tuple(run if isinstance(run, int) else self._words(run) for run in runs)
 
@@ -152,7 +153,7 @@ class VLModel(nn.Module):
             )
         if not isinstance(visual, Tiles):
             return self._projected(outputs)
-        shown = [self._shown(*size) for size in visual.sizes]
+        shown = [self.shown_of(*size) for size in visual.sizes]
         arranged = self.vpg.arrange(visual)
         if (given := [len(each) for each in arranged]) != (promised := [prompts_of(each) for each in shown]):
             raise ModelError(
