@@ -20,7 +20,7 @@ from vpgtrans_core.llm.float8 import use_float8
 from vpgtrans_core.llm.loading import keep_differentiable, load_model, quantized_options
 from vpgtrans_core.llm.lora import Lora, apply_adapter
 from vpgtrans_core.llm.placing import Placement, placement, shares
-from vpgtrans_core.llm.shards import Shards
+from vpgtrans_core.llm.shards import Shards, sum_by_blocks
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.models.resolve import resolve_source
 from vpgtrans_core.models.resolved import ResolvedLLM, ResolvedSource
@@ -79,6 +79,8 @@ def load_llm(llm: ResolvedLLM, machine: Machine, settings: Settings, vpg: VPG | 
         loaded.round_rows()
     if machine.mesh is not None or settings.quantization == FLOAT8:
         loaded.whole = lambda: adapter.prepare(_whole_model(llm, adapter, machine, settings))
+    if machine.accelerator.num_processes > 1 and machine.mesh is None and llm.family.encoder_decoder:
+        sum_by_blocks(loaded.model)
     if llm.adapter is not None:
         apply_adapter(loaded, llm.adapter, merge=quantization is None)
     if vpg is not None and (settings.checkpoint_activations or settings.place == SPILLS):
