@@ -90,7 +90,7 @@ two cores."""
 
 @dataclass(frozen=True)
 class Work:
-    """One step's images ``[I, 3, S, S]`` and their captions, five an image."""
+    """One step's images ``[I, 3, S, S]`` and the captions of each."""
 
     pixels: Tensor
     texts: list[list[Text]]
@@ -139,12 +139,12 @@ def _llava(vit: dict[str, Any], hidden: int) -> VPG:
     return LlavaVPG.from_config({"model_type": "llava", "vision_config": vision, "projector_hidden_size": hidden})
 
 
-def make_work(model: VLModel, images: int, seed: int = 1) -> Work:
+def make_work(model: VLModel, images: int, seed: int = 1, captions: int = CAPTIONS_AN_IMAGE) -> Work:
     """Random pixels and captions. Encoder-decoders get each caption cut at a random place, as the paper's code does."""
     rng = random.Random(seed)
     size = model.vpg.preprocessing.size
     pixels = torch.randn(images, 3, size, size, generator=torch.Generator().manual_seed(seed))
-    texts = [[_text(model, rng) for _ in range(CAPTIONS_AN_IMAGE)] for _ in range(images)]
+    texts = [[_text(model, rng) for _ in range(captions)] for _ in range(images)]
     return Work(pixels.to(model.device), texts)
 
 

@@ -3,12 +3,13 @@
     python benchmarks/steps.py                            # OPT, LLaMA and T5 at mid size on this machine, fp32 and bf16
     python benchmarks/steps.py --family opt --headline --rounds 5 --json opt.json
     python benchmarks/steps.py --device cuda              # OPT-2.7B, OPT-6.7B, LLaMA-7B, FlanT5-XL with ViT-g
+    python benchmarks/steps.py --captions 1 --images 40   # one caption an image, as LAION, CC and LLaVA-558k have
     python benchmarks/steps.py --tiny                     # seconds; shows that it runs
 
 All variants of a family run in turn (A B C A B C ...) in one process on the same weights and captions, so that noise
 meets all of them; medians are shown, and ratios to the plain step in fp32 (on a GPU: in the half precision of the
-others). A step is forward and backward of `--images` images with five captions each: at once in the plain way (on a GPU
-as much at once as it holds), in ours in micro-batches as `vpgt transfer` finds them.
+others). A step is forward and backward of `--images` images with `--captions` captions each: at once in the plain way
+(on a GPU as much at once as it holds), in ours in micro-batches as `vpgt transfer` finds them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from plain import plain_step
-from shapes import FAMILIES, Work, build_model, make_work
+from shapes import CAPTIONS_AN_IMAGE, FAMILIES, Work, build_model, make_work
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from variants import COMPILED, VARIANTS, Variant
@@ -52,9 +53,11 @@ STAGE1_CAPTIONS, STAGE2_CAPTIONS = 1.4e6, 12.4e6
 @dataclass
 class Result:
     """What was measured of one variant: `seconds` and `memory` are those of a step, `speedup` and `memory_share` are
-    against the plain step of the same stage; `mfu` is the share of the GPU's dense bf16 peak that its own work used."""
+    against the plain step of the same stage; `captions` are those of an image; `mfu` is the share of the GPU's dense
+    bf16 peak that its own work used."""
 
     shape: str
+    captions: int
     stage: int
     name: str
     half: bool
@@ -78,6 +81,7 @@ class Bench:
         *,
         halves: bool = True,
         precise: torch.dtype | None = None,
+        captions: int = CAPTIONS_AN_IMAGE,
     ) -> None:
         self.shape = shape
         self.device = device
@@ -90,7 +94,7 @@ class Bench:
         if halves and device.type == "cpu":
             self.models[True] = _halved(self.models[False])
         self.padded = {half: _without_sharing(model.llm) for half, model in self.models.items()}
-        self.work: Work = make_work(self.models[False], images)
+        self.work: Work = make_work(self.models[False], images, captions=captions)
         self.frozen = {half: self._frozen(model) for half, model in self.models.items()}
 
     def step(self, variant: Variant) -> Callable[[], float]:
@@ -197,9 +201,16 @@ def _without_sharing(llm: LLM) -> LLM:
     return padded
 
 
-def measure(shape: str, device: torch.device, images: int, rounds: int, variants: tuple[Variant, ...]) -> list[Result]:
+def measure(
+    shape: str,
+    device: torch.device,
+    images: int,
+    rounds: int,
+    variants: tuple[Variant, ...],
+    captions: int = CAPTIONS_AN_IMAGE,
+) -> list[Result]:
     """Time, memory and work of the variants, in turn."""
-    bench = Bench(shape, device, images, halves=any(v.half for v in variants))
+    bench = Bench(shape, device, images, halves=any(v.half for v in variants), captions=captions)
     if any(variant.compiled for variant in variants):
         bench.compile()
     steps = {variant: bench.step(variant) for variant in variants}
@@ -225,6 +236,7 @@ def measure(shape: str, device: torch.device, images: int, rounds: int, variants
         results.append(
             Result(
                 shape=shape,
+                captions=captions,
                 stage=variant.stage,
                 name=variant.name,
                 half=variant.half or device.type == "cuda",
@@ -234,7 +246,7 @@ def measure(shape: str, device: torch.device, images: int, rounds: int, variants
                 memory_gb=used,
                 memory_share=used / most if used is not None and most else None,
                 tflop=flops[variant] / 1e12,
-                mfu=flops[variant] / median[variant] / 1e12 / peak if (peak := _peak(device)) else None,
+                mfu=flops[variant] / median[variant] / 1e12 / peak if (peak := peak_tflops(device)) else None,
             )
         )
     return results
@@ -285,7 +297,7 @@ def _status(name: str) -> float:
     return float(line.split()[1])
 
 
-def _peak(device: torch.device) -> float | None:
+def peak_tflops(device: torch.device) -> float | None:
     """The device's dense bf16 TFLOP/s, where it is known."""
     if device.type != "cuda":
         return None
@@ -295,16 +307,16 @@ def _peak(device: torch.device) -> float | None:
 def table(results: list[Result]) -> str:
     """The results as a markdown table."""
     lines = [
-        "| shape | stage | variant | s a step | captions/s | faster | GB a step | of plain | TFLOP | MFU |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| shape | captions | stage | variant | s a step | captions/s | faster | GB a step | of plain | TFLOP | MFU |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
         memory = "" if r.memory_gb is None else f"{r.memory_gb:.2f}"
         share = "" if r.memory_share is None else f"{r.memory_share:.2f}"
         mfu = "" if r.mfu is None else f"{100 * r.mfu:.0f} %"
         lines.append(
-            f"| {r.shape} | {r.stage} | {r.name} | {r.seconds:.3g} | {r.captions_per_second:.3g} | {r.speedup:.1f}x | "
-            f"{memory} | {share} | {r.tflop:.2g} | {mfu} |"
+            f"| {r.shape} | {r.captions} | {r.stage} | {r.name} | {r.seconds:.3g} | {r.captions_per_second:.3g} | "
+            f"{r.speedup:.1f}x | {memory} | {share} | {r.tflop:.2g} | {mfu} |"
         )
     return "\n".join(lines)
 
@@ -332,7 +344,8 @@ def main(arguments: list[str] | None = None) -> list[Result]:
     parser.add_argument("--family", choices=FAMILIES, action="append", help="default all")
     parser.add_argument("--shape", action="append", help=f"a shape of its own, for instance {', '.join(GPU_SHAPES)}")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--images", type=int, help="images a step, five captions each; default 8, on a GPU 64")
+    parser.add_argument("--images", type=int, help="images a step; default 8, on a GPU 64")
+    parser.add_argument("--captions", type=int, default=CAPTIONS_AN_IMAGE, help="captions an image; LAION, CC have one")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", help="variants whose name holds this text, besides the plain ones")
     parser.add_argument("--headline", action="store_true", help="the plain steps and the default ones, no single lever")
@@ -354,7 +367,7 @@ def main(arguments: list[str] | None = None) -> list[Result]:
     images = options.images or (64 if device.type == "cuda" and not options.tiny else 8)
     results: list[Result] = []
     for shape in shapes:
-        results += measure(shape, device, images, options.rounds, variants)
+        results += measure(shape, device, images, options.rounds, variants, options.captions)
         torch._dynamo.reset()
         gc.collect()
         if device.type == "cuda":
@@ -362,7 +375,7 @@ def main(arguments: list[str] | None = None) -> list[Result]:
     record: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "peak_tflops": _peak(device),
+        "peak_tflops": peak_tflops(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "images": images,

@@ -11,9 +11,12 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.llm.float8 import why_not_float8
 from vpgtrans_core.processes.heartbeat import WatchedAccelerator
 from vpgtrans_core.processes.joining import joined
+from vpgtrans_core.processes.launching import check_launch
 from vpgtrans_core.processes.shared import told_once
+from vpgtrans_core.recipes.holding import FLOAT8
 from vpgtrans_core.settings import Settings
 
 BYTES_PER_POSITION = 48
@@ -84,9 +87,11 @@ def choose_machine(settings: Settings, half: str) -> Machine:
     """Choose device and precision: those of the settings, else a GPU if there is one, with the precision `half`.
 
     Raises:
-        ConfigError: the device does not exist, or it cannot compute in the precision.
+        ConfigError: the launcher's variables do not go together, the device does not exist, or it cannot compute in the
+            precision.
         VpgtError: the processes of the run have not come together.
     """
+    check_launch(os.environ)
     _check_place(settings, int(os.environ.get("WORLD_SIZE", "1")))
     wants_cpu = settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available())
     if not wants_cpu and settings.device != "auto":
@@ -96,6 +101,8 @@ def choose_machine(settings: Settings, half: str) -> Machine:
     if settings.device.startswith("cuda:") and accelerator.num_processes == 1:
         device = torch.device(settings.device)
     dtype = _dtype(settings, device, half)
+    if settings.quantization == FLOAT8 and (cause := why_not_float8(device)):
+        raise ConfigError([f"quantization: {cause}"], "leave --quantization float8 out, or use 8bit or 4bit")
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -30,12 +30,47 @@ def test_steps(tmp_path: Path) -> None:
     )
     assert plain["speedup"] == 1 and tree["tflop"] < plain["tflop"]
     assert record["hours_of_the_papers_data"]["tiny-opt"]["plain"] > 0
-    assert "| tiny-t5 | 2 | features cached, tree |" in out
+    assert "| tiny-t5 | 5 | 2 | features cached, tree |" in out
 
 
 def test_steps_of_one_family(tmp_path: Path) -> None:
     out = run("steps.py", "--tiny", "--family", "opt", "--rounds", "1", "--only", "tree")
     assert "tiny-opt" in out and "tiny-t5" not in out and "packed rows" not in out
+
+
+def test_one_caption_an_image() -> None:
+    out = run(
+        "steps.py", "--tiny", "--family", "llama", "--rounds", "1", "--images", "4", "--captions", "1", "--headline"
+    )
+    assert "| tiny-llama | 1 | 1 | first epoch: VPG once, tree |" in out
+
+
+def test_the_levers_for_a_gpu(tmp_path: Path) -> None:
+    """The command that makes the table of one GPU, at tiny shapes on a CPU."""
+    options = ("--device", "cpu", "--tiny", "--steps", "3", "--captions-a-step", "10")
+    out = run("one_gpu.py", *options, "--json", str(tmp_path / "gpu.json"))
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert {row["shape"] for row in rows} == {"tiny-llama", "tiny-opt", "tiny-t5"}
+    assert {row["captions"] for row in rows} == {1, 5} and {row["stage"] for row in rows} == {1, 2}
+    of = {(r["shape"], r["captions"], r["stage"], r["way"]): r for r in rows}
+    for (shape, captions, stage, way), row in of.items():
+        plain = of[shape, captions, stage, "plain"]
+        assert row["loss"] == pytest.approx(plain["loss"], rel=0.01 if "float8" in way else 1e-5)
+        assert row["captions_per_second"] > 0 and row["first"] > 0
+    assert all(of[key]["shapes"] <= of[(*key[:3], "before")]["shapes"] for key in of if key[3] == "rounded")
+    assert "| tiny-t5 | 1 | 2 | rounded, float8 |" in out
+
+
+def test_the_ways_on_a_gpu() -> None:
+    import torch
+    from one_gpu import ways
+
+    names = [way.name for way in ways(torch.device("cuda"), float8=True)]
+    assert names == [
+        "plain", "before", "before, compiled", "rounded", "rounded, compiled", "rounded, compiled, ViT too",
+        "rounded, compiled, ViT too, float8",
+    ]  # fmt: skip
+    assert [way.name for way in ways(torch.device("cuda"), float8=False)] == names[:-1]
 
 
 @pytest.mark.slow
@@ -133,10 +168,11 @@ def test_shards_give_the_same_results(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_shards_take_what_is_foreseen(tmp_path: Path) -> None:
-    """Within 15 %, and what libraries take when they are used first."""
-    run("sharding.py", "memory", "--billions", "0.2", "--processes", "2", "--json", str(tmp_path / "memory.json"))
-    whole, shard = json.loads((tmp_path / "memory.json").read_text())
-    assert not whole["shard"] and shard["shard"]
-    for row in (whole, shard):
+    """By the plan's arithmetic within 15 %, and what libraries take when they are used first."""
+    options = ("--billions", "0.2", "--processes", "2", "--spilled")
+    run("sharding.py", "memory", *options, "--json", str(tmp_path / "memory.json"))
+    whole, shard, spilled = json.loads((tmp_path / "memory.json").read_text())
+    assert [row["held"] for row in (whole, shard, spilled)] == ["copies", "shards", "spilled"]
+    for row in (whole, shard, spilled):
         assert abs(row["measured"] - row["foreseen"]) < 0.15 * row["foreseen"] + 100e6
     assert shard["measured"] < 0.8 * whole["measured"]

@@ -45,6 +45,9 @@ class NoText:
     def encode_spans(self, spans: Sequence[Span | ImageMark], max_tokens: int | None = None) -> None:
         return None
 
+    def words(self, text: str) -> tuple[int, ...]:
+        return ()
+
 
 class NoTemplate:
     """The loader's `Template` where texts are of no use."""

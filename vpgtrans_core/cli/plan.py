@@ -189,11 +189,18 @@ def _paper(cost: Cost) -> list[str]:
             f"{c.paper_code:.1f}",
             f"{c.ours:.1f}",
             f"{c.implied_mfu:.2f}",
+            f"{c.each / 1e12:.2f}",
+            f"{c.vit:.2f}",
         )
         for c in cost.paper
     ]
-    header = ("THE PAPER, A100-HOURS", "PAIRS", "REPORTED", "ITS CODE", "VPGT", "IMPLIED MFU")
-    return columns(header, rows, right=range(1, 6)) if rows else []
+    header = ("THE PAPER, A100-HOURS", "PAIRS", "REPORTED", "ITS CODE", "VPGT", "IMPLIED MFU", "TFLOP EACH", "VIT")
+    if not rows:
+        return []
+    return [
+        *columns(header, rows, right=range(1, 8)),
+        "vpgt's for one caption an image, which shares nothing: the ViT's part of the work (VIT) stays",
+    ]
 
 
 def _assumed(plan: Plan, cost: Cost) -> list[str]:
@@ -201,7 +208,7 @@ def _assumed(plan: Plan, cost: Cost) -> list[str]:
     from vpgtrans_core.planning.cost.ways import LINK_SHARE
     from vpgtrans_core.planning.text import conversations_text
 
-    a = cost.assumptions
+    a, float8 = cost.assumptions, plan.settings.quantization == "float8"
     sampling = f"sampling captions reaches 1/{SLOWER:g} of that share;" if cost.describing else ""
     amount = "as given" if plan.data else "as in the paper, where no steps are given"
     talks = [f"stage {s.number}: {conversations_text(s)};" for s in plan.stages if s.conversations is not None]
@@ -210,6 +217,7 @@ def _assumed(plan: Plan, cost: Cost) -> list[str]:
         f"assumptions: {a.gpus} x {cost.chip.title} at {a.price:.2f} USD an hour each, "
         f"MFU {a.mfu:g} of {cost.chip.tflops:g} TFLOP/s;",
         *([sampling] if sampling else []),
+        *(["float8 counted at the speed of half precision: its own was not measured;"] if float8 else []),
         f"{captions if len(talks) < len(plan.stages) or not talks else ''}amount of data {amount};",
         *talks,
         "no cache: every epoch computes every image; reading images is no bottleneck; MFU and price are guesses;",

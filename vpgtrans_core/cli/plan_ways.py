@@ -19,7 +19,7 @@ NAMES = {
     "spilled": "spread over GPUs and main memory",
 }
 FLAGS = {"copies": (), "shards": ("--shard",), "spread": ("--place auto",), "spilled": ("--place auto:cpu",)}
-BITS = {"none": "", "8bit": ", 8 bits", "4bit": ", 4 bits"}
+BITS = {"none": "", "8bit": ", 8 bits", "4bit": ", 4 bits", "float8": ", in float8"}
 PROGRAM = "-m vpgtrans_core.cli.main transfer"
 
 

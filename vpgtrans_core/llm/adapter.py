@@ -52,6 +52,10 @@ class Rows(ABC):
     def to(self, device: torch.device) -> Rows:
         """Move every tensor to `device` (non-blocking from pinned memory)."""
 
+    def pin_memory(self) -> Rows:
+        """Copy every tensor to page-locked memory, from which a GPU reads while it computes; by default none."""
+        return self
+
 
 class LLM(ABC):
     """A frozen LLM with its tokenizer.
@@ -237,6 +241,9 @@ class LLM(ABC):
     def compile(self) -> None:
         """``torch.compile`` what training runs."""
         compile_blocks(self.model, [self.model])
+
+    def round_rows(self) -> None:  # noqa: B027 - an LLM may have rows of the sizes that it likes
+        """Round the sizes of rows up from now on, so that a run has few different ones (`vpgtrans_core.llm.sizes`)."""
 
     def freeze(self) -> None:
         """Freeze every parameter and leave training mode for good: no dropout inside a frozen LLM."""

@@ -21,6 +21,7 @@ from vpgtrans_core.llm.loading import load_model, load_tokenizer
 from vpgtrans_core.llm.sampling import GivenDraws, Sampled
 from vpgtrans_core.llm.shards import Shards
 from vpgtrans_core.llm.shown import Elements, Images, Prompts, flat, positions_of_some, shown_in
+from vpgtrans_core.llm.sizes import EXACT, ROUNDED, Sizes
 from vpgtrans_core.llm.streaming import GrowingText, StopWhen
 from vpgtrans_core.llm.text import Piece, Text, TextEncoder, length
 from vpgtrans_core.llm.vocabulary import check_ids, check_tokens
@@ -47,6 +48,8 @@ class FrozenLLM(LLM):
     """Names of linear layers that quantisation must leave alone; None for transformers' own choice."""
     bool_kernels: tuple[str, ...] = ("sdpa",)
     """transformers' names of the attention kernels that read boolean masks."""
+    sizes: Sizes = EXACT
+    """Of the rows that `layout` makes."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, family: LLMFamily, share: bool = True
@@ -150,6 +153,9 @@ class FrozenLLM(LLM):
 
     def compile(self) -> None:
         compile_blocks(self.model, self.trunks())
+
+    def round_rows(self) -> None:
+        self.sizes = ROUNDED
 
     def trunks(self) -> list[nn.Module]:
         """The parts that training calls; the whole model's own forward it does not call."""

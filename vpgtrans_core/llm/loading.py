@@ -55,11 +55,8 @@ def load_model(
     """
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code, "weights_only": True}
     options["ignore_mismatched_sizes"] = True  # they are reported, and refused below with all the others
-    if quantization:
-        options["quantization_config"] = _quantization(
-            quantization, dtype, list(keep_precise) if keep_precise else None
-        )
-    if quantization or (torch.device(device).type == "cuda" and shards is None):
+    options |= quantized_options(quantization, dtype, device, keep_precise)
+    if torch.device(device).type == "cuda" and shards is None:
         options["device_map"] = {"": device}  # tensor by tensor: no process holds the whole LLM in the host's memory
     if placement is not None:
         options |= placement.options
@@ -84,7 +81,7 @@ def load_model(
     if placement is not None:
         placement.check_map(model)
     if quantization:
-        _keep_differentiable(model)
+        keep_differentiable(model)
     else:
         check_finite(state_of(model) if placement else {n: own_part(p) for n, p in model.named_parameters()}, folder)
         model = model if placement is not None else model.to(device)
@@ -134,6 +131,20 @@ def _shapes(mismatch: Any) -> str:
     return f"{name} {tuple(found)}, not {tuple(wanted)}"
 
 
+def quantized_options(
+    kind: str | None, dtype: torch.dtype, device: torch.device | str, keep_precise: tuple[str, ...] | None
+) -> dict[str, Any]:
+    """What `from_pretrained` is told of a quantised LLM; nothing of one that is not.
+
+    Raises:
+        ModelError: it cannot be quantised here.
+    """
+    if not kind:
+        return {}
+    config = _quantization(kind, dtype, list(keep_precise) if keep_precise else None)
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
 def _quantization(kind: str, dtype: torch.dtype, keep_precise: list[str] | None) -> Any:
     """transformers' configuration for bitsandbytes, which has kernels for CUDA and for CPUs.
 
@@ -175,7 +186,7 @@ def _check_bitsandbytes(kind: str) -> None:
         ) from error
 
 
-def _keep_differentiable(model: PreTrainedModel) -> None:
+def keep_differentiable(model: PreTrainedModel) -> None:
     """Keep bitsandbytes from packing 4-bit weights for inference.
 
     On some CPUs it does so at the first forward pass without gradients, for a kernel that has no backward pass: from

@@ -6,6 +6,8 @@ import heapq
 import operator
 from collections.abc import Sequence
 
+from vpgtrans_core.llm.sizes import EXACT, Sizes
+
 Size = tuple[int, ...]
 """The length of a sequence, in each of the dimensions in which a row is padded."""
 
@@ -41,23 +43,24 @@ def balance(sizes: Sequence[Size], rows: int) -> list[list[int]]:
     return [row for row in members if row]
 
 
-def pack_cheaply(lengths: Sequence[int], width: int) -> list[list[int]]:
-    """Pack sequences into rows of the length that costs least to compute in a transformer of hidden size `width`.
+def pack_cheaply(lengths: Sequence[int], width: int, sizes: Sizes = EXACT) -> list[list[int]]:
+    """Pack sequences into rows of the length that costs least to compute in a transformer of hidden size `width`, in
+    rows of such `sizes`.
 
     A block costs about ``24 L d^2 + 4 L^2 d`` multiply-adds for a row of L positions: long rows waste less padding,
     short ones less attention.
     """
     if not lengths:
         return []
-    sizes = [(length,) for length in lengths]
-    longest = max(LONGEST_ROW, *lengths)
+    longest = sizes.length(max(LONGEST_ROW, *lengths))
 
     def cost(rows: list[list[int]]) -> tuple[bool, float]:
-        length = max(sum(lengths[i] for i in row) for row in rows)
-        return length > longest, len(rows) * length * (1 + length / (6 * width))
+        length = sizes.length(max(sum(lengths[i] for i in row) for row in rows))
+        return length > longest, sizes.count(len(rows)) * length * (1 + length / (6 * width))
 
+    alone = [(length,) for length in lengths]
     tried = sequences_a_row(sum(lengths) / len(lengths), longest)
-    return min((balance(sizes, -(-len(lengths) // each)) for each in tried), key=cost)
+    return min((balance(alone, -(-len(lengths) // each)) for each in tried), key=cost)
 
 
 def sequences_a_row(length: float, longest: int) -> list[int]:

@@ -23,6 +23,7 @@ from vpgtrans_core.llm.elements import Line, Tables, images_of_samples, line_of
 from vpgtrans_core.llm.loss import NO_LABEL
 from vpgtrans_core.llm.packing import pack_cheaply
 from vpgtrans_core.llm.shown import Elements, Images, Prompts, flat
+from vpgtrans_core.llm.sizes import EXACT, Sizes
 from vpgtrans_core.llm.text import Text
 
 
@@ -129,7 +130,8 @@ class DecoderRows(TensorRows):
     """Packed trees, or padded rows of one text each.
 
     Attributes:
-        predictors: ``[P]`` flat positions whose outputs predict labels, each once.
+        predictors: ``[P]`` flat positions whose outputs predict labels, each once; where sizes are rounded, then some
+            whose outputs predict none.
         targets: ``[P, K]`` their labels; `NO_LABEL` where a position has fewer than K.
         ends, depths: ``[R, L]`` the tree's mask and position ids; None for padded rows.
         attention: ``[R, L]`` the ordinary mask of padded rows; None for trees.
@@ -150,7 +152,12 @@ class DecoderRows(TensorRows):
 
 
 def decoder_rows(
-    texts: Sequence[Sequence[Text]], num_prompts: Images, width: int, share: bool, images: Sequence[int] = ()
+    texts: Sequence[Sequence[Text]],
+    num_prompts: Images,
+    width: int,
+    share: bool,
+    images: Sequence[int] = (),
+    sizes: Sizes = EXACT,
 ) -> DecoderRows:
     """Lay out the texts of samples for an LLM of hidden size `width`.
 
@@ -159,22 +166,25 @@ def decoder_rows(
         num_prompts: soft prompts an image, Q, or what stands in each image's place.
         share: pack trees, else one text a row.
         images: how many images each sample has; empty for one each.
+        sizes: of the rows, and of what is predicted from.
     """
     numbered = zip(texts, images_of_samples(len(texts), images), strict=True)
     shown = Elements(num_prompts)
     lines = [[line_of(text.pieces, numbers, shown) for text in sample] for sample, numbers in numbered]
     if share:
         trees = [tree for sample in lines for tree in Tree.grow(sample)]
-        rows = pack_cheaply([len(tree) for tree in trees], width)
+        rows = pack_cheaply([len(tree) for tree in trees], width, sizes)
     else:
         trees = [tree for sample in lines for line in sample for tree in Tree.grow([line])]
         rows = [[n] for n in range(len(trees))]
-    return _assemble([[trees[n] for n in row] for row in rows], share)
+    return _assemble([[trees[n] for n in row] for row in rows], share, sizes)
 
 
-def _assemble(rows: list[list[Tree]], share: bool) -> DecoderRows:
-    """Write each row's trees one after the other, padded at the end to the longest row."""
-    length = max((sum(map(len, row)) for row in rows), default=0)
+def _assemble(rows: list[list[Tree]], share: bool, sizes: Sizes) -> DecoderRows:
+    """Write each row's trees one after the other, padded at the end to the longest row; add rows and predictors that
+    stand for nothing, as `sizes` wants."""
+    length = sizes.length(max((sum(map(len, row)) for row in rows), default=0))
+    rows = rows + [[]] * (sizes.count(len(rows)) - len(rows))
     tables = Tables(len(rows), length, elements=0, ends=0, depths=0)
     predictors: list[int] = []
     labels: list[list[int]] = []
@@ -191,8 +201,10 @@ def _assemble(rows: list[list[Tree]], share: bool) -> DecoderRows:
     if share:
         layout = {"ends": tables.tensor("ends"), "depths": tables.tensor("depths")}
     else:
-        lengths = torch.tensor([sum(map(len, row)) for row in rows], dtype=torch.long)
+        lengths = torch.tensor([sum(map(len, row)) or length for row in rows], dtype=torch.long)
         layout = {"attention": (torch.arange(length) < lengths[:, None]).long()}
+    nothing = sizes.count(len(predictors)) - len(predictors)
+    predictors, labels = predictors + [0] * nothing, labels + [[]] * nothing
     return DecoderRows(
         labels=sum(map(len, labels)),
         positions=len(rows) * length,

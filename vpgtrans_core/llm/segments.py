@@ -10,16 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from vpgtrans_core.llm.elements import Line, Tables, images_of_samples, line_of
+from vpgtrans_core.llm.loss import NO_LABEL
 from vpgtrans_core.llm.packing import balance, sequences_a_row
 from vpgtrans_core.llm.rows import TensorRows
 from vpgtrans_core.llm.shown import Elements, Images
+from vpgtrans_core.llm.sizes import EXACT, Sizes
 from vpgtrans_core.llm.text import ImagePlace, Text
 
+T = TypeVar("T")
 LONGEST_ROW = 192
 """Encoder rows are not filled beyond this length: a relative bias makes the model hold the scores of every head."""
 
@@ -34,8 +38,9 @@ class EncoderDecoderRows(TensorRows):
         decoder_segments: ``[T, M]`` the encoder segment that a decoder position reads.
         decoder_texts: ``[T, M]`` the number of a position's text in its row; -1 in padding.
         encoder_rows: ``[T]`` the encoder row that a decoder row reads.
-        predictors: ``[P]`` flat decoder positions whose outputs predict labels.
-        targets: ``[P, 1]`` their labels.
+        predictors: ``[P]`` flat decoder positions whose outputs predict labels; where sizes are rounded, then some
+            whose outputs predict none.
+        targets: ``[P, 1]`` their labels; `NO_LABEL` for none.
         packed: whether a row may hold several segments.
     """
 
@@ -94,6 +99,7 @@ def encoder_decoder_rows(
     width: int,
     packs: bool,
     images: Sequence[int] = (),
+    sizes: Sizes = EXACT,
 ) -> EncoderDecoderRows:
     """Lay out the texts of samples for an encoder-decoder.
 
@@ -104,22 +110,24 @@ def encoder_decoder_rows(
         width: the LLM's hidden size.
         packs: pack several segments into a row, else one a row.
         images: how many images each sample has; empty for one each.
+        sizes: of the rows on both sides, and of what is predicted from.
 
     Raises:
         ValueError: an image stands after a label.
     """
     segments = _segments(texts, num_prompts, images)
     if packs:
-        encoder = _pack(segments, width)
+        encoder = _filled(_pack(segments, width, sizes), sizes)
         decoder = [[(n, line) for n, s in enumerate(row) for line in s.said] for row in encoder]
         encoder_rows = list(range(len(encoder)))
     else:
-        encoder = [[segment] for segment in segments]
-        decoder = [[(0, line)] for segment in segments for line in segment.said]
+        encoder = _filled([[segment] for segment in segments], sizes)
+        decoder = _filled([[(0, line)] for segment in segments for line in segment.said], sizes)
         encoder_rows = [r for r, segment in enumerate(segments) for _ in segment.said]
-    tensors = _encoder_tensors(encoder) | _decoder_tensors(decoder, start)
+        encoder_rows += [0] * (len(decoder) - len(encoder_rows))
+    tensors = _encoder_tensors(encoder, sizes) | _decoder_tensors(decoder, start, sizes)
     return EncoderDecoderRows(
-        labels=len(tensors["targets"]),
+        labels=sum(len(line.labels) for segment in segments for line in segment.said),
         positions=tensors["ids"].numel() + tensors["decoder_ids"].numel(),
         encoder_rows=torch.tensor(encoder_rows, dtype=torch.long),
         packed=packs,
@@ -143,7 +151,12 @@ def _segments(texts: Sequence[Sequence[Text]], num_prompts: Images, images: Sequ
     return list(segments.values())
 
 
-def _pack(segments: list[Segment], width: int) -> list[list[Segment]]:
+def _filled(rows: list[list[T]], sizes: Sizes) -> list[list[T]]:
+    """The rows, and as many empty ones as `sizes` wants."""
+    return rows + [[]] * (sizes.count(len(rows)) - len(rows))
+
+
+def _pack(segments: list[Segment], width: int, sizes: Sizes) -> list[list[Segment]]:
     """Rows of segments whose encoder and decoder parts are both of even length, at the least cost."""
     if not segments:
         return []
@@ -151,36 +164,39 @@ def _pack(segments: list[Segment], width: int) -> list[list[Segment]]:
 
     most = max(round(2 * sum(s.spoken for s in segments) / len(segments)), longest_text)
     parts = [part for segment in segments for part in segment.split(most)]
-    sizes = [(len(s.read), s.spoken) for s in parts]
+    lengths = [(len(s.read), s.spoken) for s in parts]
 
     def rows_of(each: int) -> list[list[Segment]]:
-        return [[parts[n] for n in row] for row in balance(sizes, -(-len(parts) // each))]
+        return [[parts[n] for n in row] for row in balance(lengths, -(-len(parts) // each))]
 
     def cost(rows: list[list[Segment]]) -> tuple[bool, float]:
-        read = max(sum(len(s.read) for s in row) for row in rows)
-        spoken = max(sum(s.spoken for s in row) for row in rows)
+        read = sizes.length(max(sum(len(s.read) for s in row) for row in rows))
+        spoken = sizes.length(max(sum(s.spoken for s in row) for row in rows))
         # A position costs as much in the decoder as in the encoder, whose keys and values the decoder's blocks compute
         # besides. Relative biases make the scores of a row dear.
-        work = len(rows) * (read * (1 + read / (3 * width)) + spoken * (1 + (read + spoken) / (3 * width)))
+        work = sizes.count(len(rows)) * (read * (1 + read / (3 * width)) + spoken * (1 + (read + spoken) / (3 * width)))
         return read > LONGEST_ROW, work
 
-    tried = sequences_a_row(sum(read for read, _ in sizes) / len(sizes), LONGEST_ROW)
+    tried = sequences_a_row(sum(read for read, _ in lengths) / len(lengths), LONGEST_ROW)
     return min(map(rows_of, tried), key=cost)
 
 
-def _encoder_tensors(rows: list[list[Segment]]) -> dict[str, Tensor]:
-    """Write each row's segments one after the other."""
-    length = max((sum(len(s.read) for s in row) for row in rows), default=0)
+def _encoder_tensors(rows: list[list[Segment]], sizes: Sizes) -> dict[str, Tensor]:
+    """Write each row's segments one after the other; an empty row is one segment of padding, for those who read it."""
+    length = sizes.length(max((sum(len(s.read) for s in row) for row in rows), default=0))
     tables = Tables(len(rows), length, elements=0, segments=-1)
     for r, row in enumerate(rows):
         for n, segment in enumerate(row):
             tables.write(r, elements=segment.read, segments=[n] * len(segment.read))
+        if not row:
+            tables.write(r, segments=[0] * length)
     return {**tables.elements("elements"), "segments": tables.tensor("segments")}
 
 
-def _decoder_tensors(rows: list[list[tuple[int, Line]]], start: int) -> dict[str, Tensor]:
-    """Write each row's texts, given as (segment in the encoder's row, line), one after the other."""
-    length = max((sum(len(line.elements) for _, line in row) for row in rows), default=0)
+def _decoder_tensors(rows: list[list[tuple[int, Line]]], start: int, sizes: Sizes) -> dict[str, Tensor]:
+    """Write each row's texts, given as (segment in the encoder's row, line), one after the other; an empty row is one
+    text of padding."""
+    length = sizes.length(max((sum(len(line.elements) for _, line in row) for row in rows), default=0))
     tables = Tables(len(rows), length, ids=start, segments=0, texts=-1)
     predictors: list[int] = []
     targets: list[int] = []
@@ -190,6 +206,10 @@ def _decoder_tensors(rows: list[list[tuple[int, Line]]], start: int) -> dict[str
             flat = tables.write(r, ids=[start, *said[:-1]], segments=[segment] * len(said), texts=[n] * len(said))
             predictors += [flat + place for place in line.labels]
             targets += [said[place] for place in line.labels]
+        if not row:
+            tables.write(r, texts=[0] * length)
+    nothing = sizes.count(len(predictors)) - len(predictors)
+    predictors, targets = predictors + [0] * nothing, targets + [NO_LABEL] * nothing
     return {
         "decoder_ids": tables.tensor("ids"),
         "decoder_segments": tables.tensor("segments"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vpgtrans_core.recipes.holding import FLOAT8
 from vpgtrans_core.recipes.stage import Group, Stage
 
 LORA: Group = "lora"
@@ -28,7 +29,9 @@ def lora_problems(given: int | None, stages: Sequence[Stage], quantization: str,
         )
     if rank is not None and spread:
         problems.append("lora: adapters are trained in an LLM on one device; leave place and shard out")
-    if rank is not None and quantization != "none" and save == "model":
+    if rank is not None and quantization == FLOAT8:
+        problems.append("lora: layers in float8 take no adapters; give --quantization 8bit or 4bit, or leave it out")
+    elif rank is not None and quantization != "none" and save == "model":
         problems.append(
             f"lora: what is learned beside an LLM in {quantization} cannot be merged into the unquantised one that the "
             "whole model holds; --save vpg keeps it as an adapter"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-Quantization = Literal["none", "8bit", "4bit"]
+Quantization = Literal["none", "8bit", "4bit", "float8"]
+FLOAT8: Quantization = "float8"
+"""Not packed to save memory, but rounded to compute faster, on GPUs that can; half the memory comes with it."""
 Place = Literal["auto", "auto:cpu"]
 LEFT = 3.0e9
 """Bytes of a GPU that the weights of a placed LLM leave free at least, for activations and the loss."""
@@ -25,11 +27,15 @@ def holding_problems(
     problems = []
     if compile and checkpoint_activations:
         problems.append("compile: blocks recomputed by checkpoint_activations run uncompiled; give one of the two")
-    if compile and quantization != "none":
+    if compile and quantization not in ("none", FLOAT8):
         problems.append("compile: a quantised LLM cannot be compiled; give one of compile and quantization")
     if compile and place:
         problems.append("compile: an LLM on several devices cannot be compiled; give one of compile and place")
-    if place == SPILLS and quantization != "none":
+    if quantization == FLOAT8 and device == "cpu":
+        problems.append("quantization: float8 needs a GPU, an H100 or a later one; on a CPU there is 8bit or 4bit")
+    if quantization == FLOAT8 and place:
+        problems.append("place: an LLM in float8 is on one GPU; give one of place and quantization")
+    elif place == SPILLS and quantization != "none":
         problems.append("place: a quantised LLM stays on GPUs; give --place auto, or leave --quantization out")
     if place and ":" in device:
         problems.append("place: all visible GPUs are used; choose them with CUDA_VISIBLE_DEVICES in place of device")

@@ -17,11 +17,12 @@ from vpgtrans_core.files import RECORD, REFERENCES, DiskFull, free_bytes, is_ful
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.machine import choose_machine
 from vpgtrans_core.models.refusals import refuse_apart
-from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, needs_code, resolve_source
+from vpgtrans_core.models.resolve import needs_code, resolve_source
+from vpgtrans_core.models.resolved import ResolvedLLM, ResolvedSource
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.run.card import plain_model_card, write_model_card
 from vpgtrans_core.run.decoding import write_decoding
-from vpgtrans_core.run.finish import identity
+from vpgtrans_core.run.finish import identity, write_pretrained
 from vpgtrans_core.run.inputs import refuse_inside
 from vpgtrans_core.run.lock import alone
 from vpgtrans_core.run.needed import needed_plugins
@@ -80,6 +81,7 @@ def export_model(
             _write_part(folder, source.folder, vpg, projector, references)
         else:
             _write_whole(folder, source, vpg, projector, settings)
+            write_pretrained(folder, source)
         if decoding := _record(source.folder).get("decoding"):
             write_decoding(folder, decoding)
         llm, code = source.llm, adapter.loading_code if to == "hf" else ""
@@ -212,6 +214,8 @@ def _references(source: ResolvedSource, folder: Path) -> dict[str, Any]:
     vit = trained or {"id": source.hub_id, "revision": source.revision, "folder": str(folder)}
     if vit.get("id"):
         references["vit"] = {key: vit.get(key) for key in ("id", "revision", "folder")}
+    if source.llm is not None and source.scratch_from:
+        references["pretrained"] = source.scratch_from
     return references
 
 

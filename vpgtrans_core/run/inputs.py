@@ -9,7 +9,7 @@ from pathlib import Path
 from vpgtrans_core.data.places import split_path
 from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.run.spec import RunSpec
-from vpgtrans_core.settings import stage_settings
+from vpgtrans_core.settings import Settings, stage_settings
 
 Input = tuple[str, str | Path | None]
 """The name of a setting, and what it names."""
@@ -17,18 +17,21 @@ Input = tuple[str, str | Path | None]
 
 def inputs_of(spec: RunSpec) -> list[Input]:
     """The files and folders that a run reads. Those of a resumed run are none: its folder stays."""
-    settings = spec.settings
-    if settings.resume:
+    if spec.settings.resume:
         return []
     models = (("source", spec.source), ("target", spec.target))
     found: list[Input] = [(name, model.folder) for name, model in models]
     if spec.source.llm:
         found.append(("the source's LLM", spec.source.llm.folder))
-    each = [settings, *(stage_settings(settings, stage) for stage in spec.stages)]
-    for one in each:
-        paths = [*one.data, *one.then_data, *([one.val_data] if one.val_data else [])]
-        found += [("data", part) for path in paths for part in split_path(path) if part is not None]
-    return [*found, ("template", settings.template)]
+    for settings in (spec.settings, *(stage_settings(spec.settings, stage) for stage in spec.stages)):
+        found += data_of(settings)
+    return [*found, ("template", spec.settings.template)]
+
+
+def data_of(settings: Settings) -> list[Input]:
+    """The files and folders of the data that settings name."""
+    paths = [*settings.data, *settings.then_data, *([settings.val_data] if settings.val_data else [])]
+    return [("data", part) for path in paths for part in split_path(path) if part is not None]
 
 
 def refuse_inside(out: Path, inputs: Iterable[Input]) -> None:

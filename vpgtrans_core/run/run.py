@@ -32,7 +32,7 @@ from vpgtrans_core.run.identity import HASHES, begun_with, note_changes
 from vpgtrans_core.run.inputs import inputs_of, refuse_inside
 from vpgtrans_core.run.narrowing import NARROWED_IMAGES, keep_narrowed, narrow_vpg
 from vpgtrans_core.run.pictures import PictureWatch
-from vpgtrans_core.run.positions import check_positions
+from vpgtrans_core.run.positions import check_positions, too_large_pictures
 from vpgtrans_core.run.record import begun_record, first_record, models_record, stage_record
 from vpgtrans_core.run.resuming import output_folder
 from vpgtrans_core.run.seeing import Seeing, verdict_of
@@ -116,7 +116,9 @@ class Run:
         names = dict.fromkeys((self.spec.source.name, self.spec.target.name))
         self.reporter.message(f"loading {' and '.join(names)}")
         vpg = self._load_vpg()
-        check_positions(self.spec, vpg.most_prompts)
+        check_positions(self.spec, vpg.num_prompts)
+        if said := too_large_pictures(self.spec, vpg.most_prompts):
+            self.reporter.message(said)
         seeing = self._look_at_source(data)
         llm = load_llm(self.spec.target, self.machine, self.settings, vpg)
         self.templates = [stage_template(self.spec, stage, llm.tokenizer) for stage in self.spec.stages]
@@ -249,6 +251,8 @@ class Run:
             return False
         self.reporter.message("compiling the LLM; the first steps take longer")
         model.llm.compile()
+        if self.settings.compile:  # by default not: what it brings was not measured
+            model.compile_vit()
         return True
 
     # Training

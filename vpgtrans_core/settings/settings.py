@@ -100,6 +100,10 @@ class Settings:
         0.5, "Smallest share of the image's area that a random crop keeps.", "data"
     )
 
+    tiles: bool = _setting(
+        False, "Cut pictures into tiles, as the source's own processor does, where one tile is enough, too.", "data"
+    )
+
     method: Method = _setting(
         "vpgtrans",
         "vpgtrans, or a baseline: scratch (TFS), inherit (VPG-inherit), linear (only-linear). tune is the method of "
@@ -219,7 +223,11 @@ class Settings:
         "Precision of the frozen parts; auto: the LLM family's half precision on a GPU, float32 on a CPU.",
         "machine",
     )
-    quantization: Quantization = _setting("none", "Load the frozen LLM in 8 or 4 bits (bitsandbytes).", "machine")
+    quantization: Quantization = _setting(
+        "none",
+        "Load the frozen LLM in 8 or 4 bits (bitsandbytes), or let it compute in float8 (an H100 or a later GPU).",
+        "machine",
+    )
     place: Place | None = _setting(
         None,
         "Spread the LLM over this machine's GPUs (auto), and over its main memory where they are too small (auto:cpu).",
@@ -234,8 +242,16 @@ class Settings:
     shard: bool | None = _setting(
         None, "Spread the frozen LLM's blocks over the processes, which then hold a part of it each.", "machine"
     )
+    round_rows: bool | None = _setting(
+        None,
+        "Round the sizes of what the LLM computes at once up, so that a device sees few different ones; default yes on "
+        "a GPU.",
+        "machine",
+    )
     compile: bool | None = _setting(
-        None, "Compile the frozen LLM with torch.compile; default yes for long runs on a GPU.", "machine"
+        None,
+        "Compile the frozen LLM and ViT with torch.compile; default the LLM alone, for long runs on a GPU.",
+        "machine",
     )
     cache: str | None = _setting(None, "Folder of the feature cache; default: the user's cache folder.", "machine")
     cache_features: bool | None = _setting(

@@ -44,7 +44,8 @@ def adamw(parameters: NamedParameters, lr: float, weight_decay: float = 0.05) ->
         {"params": [(n, p) for n, p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [(n, p) for n, p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.999), eps=1e-8)
+    fused = True if trained and all(p.device.type == "cuda" for _, p in trained) else None  # one kernel for all
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.999), eps=1e-8, fused=fused)
     return _with_peaks(optimizer)
 
 

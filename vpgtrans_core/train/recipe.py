@@ -9,6 +9,7 @@ import torch
 
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.machine import Machine
+from vpgtrans_core.recipes.holding import FLOAT8
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.train import optim
@@ -80,6 +81,6 @@ def compiles(settings: Settings, machine: Machine, llm: LLM, captions: float) ->
     if settings.compile is not None:
         return settings.compile
     long = captions / machine.accelerator.num_processes * llm.model.num_parameters() >= COMPILED_FROM
-    plain = settings.quantization == "none" and not settings.checkpoint_activations and settings.place is None
+    plain = settings.quantization in ("none", FLOAT8) and not settings.checkpoint_activations and settings.place is None
     plain &= not settings.shard
     return long and plain and machine.device.type == "cuda" and llm.family.compiles

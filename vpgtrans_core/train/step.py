@@ -175,10 +175,13 @@ class Stepper:
         return replace(batch, visual=visual.cpu(), kind="outputs")
 
     def _loss(self, batch: Batch) -> Tensor:
-        llm = self.model.llm
-        rows = llm.layout(batch.texts, self.model.shown(batch.visual), batch.images).to(self.model.device)
+        llm, device = self.model.llm, self.model.device
         with self._autocast():
-            visual, kind = self.model.frozen(batch.visual.to(self.model.device, non_blocking=True), batch.kind)
+            visual, kind = self.model.frozen(batch.visual.to(device, non_blocking=True), batch.kind)
+        # On a GPU, which computes the ViT meanwhile; a copy from memory that is not pinned would wait for it.
+        rows = llm.layout(batch.texts, self.model.shown(batch.visual), batch.images)
+        rows = (rows.pin_memory() if device.type == "cuda" else rows).to(device)
+        with self._autocast():
             if self.keep is not None and batch.kind != kind:
                 visual = self.keep(batch.views, visual, kind)
             soft_prompts = self.model.soft_prompts(visual, kind)

@@ -13,18 +13,20 @@ from torch import Tensor
 
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.files import LLM_PREFIX
+from vpgtrans_core.files import LLM_PREFIX, REFERENCES
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.llm.empty import check_size, empty_model, silence
-from vpgtrans_core.llm.loading import load_model
+from vpgtrans_core.llm.float8 import use_float8
+from vpgtrans_core.llm.loading import keep_differentiable, load_model, quantized_options
 from vpgtrans_core.llm.lora import Lora, apply_adapter
 from vpgtrans_core.llm.placing import Placement, placement, shares
-from vpgtrans_core.llm.shards import Shards
+from vpgtrans_core.llm.shards import Shards, sum_by_blocks
 from vpgtrans_core.machine import Machine
-from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, resolve_source
+from vpgtrans_core.models.resolve import resolve_source
+from vpgtrans_core.models.resolved import ResolvedLLM, ResolvedSource
 from vpgtrans_core.processes.lockstep import Lockstep
 from vpgtrans_core.recipes.adapters import lora_rank
-from vpgtrans_core.recipes.holding import SPILLS
+from vpgtrans_core.recipes.holding import FLOAT8, SPILLS
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.settings import Settings
@@ -60,42 +62,48 @@ def load_llm(llm: ResolvedLLM, machine: Machine, settings: Settings, vpg: VPG | 
         vpg: the one that is to be trained in front of it, if any.
     """
     adapter = load(llm.family.adapter)
-    quantization = None if settings.quantization == "none" else settings.quantization
     later = GRADIENT_AND_STATE * sum(p.numel() for _, p in vpg.trained()) if vpg is not None else 0
     placed = placement(settings.place, machine.device, later)
-    model = None
-    if machine.mesh is not None:
-        model = _model_in_shards(llm, adapter, machine, settings)
-    elif llm.prefix:
-        model = _inner_model(llm, adapter, machine, placed)
-    elif placed is not None:
-        model = load_model(
-            llm.folder or "",
-            adapter.auto_class(),
-            dtype=machine.dtype,
-            device=machine.device,
-            quantization=quantization,
-            keep_precise=adapter.keep_precise,
-            trust_remote_code=settings.trust_remote_code,
-            placement=placed,
-        )
+    quantization = _bits(settings)
     loaded: LLM = adapter.load(
         llm.folder,
         family=llm.family,
         dtype=machine.dtype,
         device=machine.device,
-        model=model,
+        model=_model(llm, adapter, machine, settings, placed),
         share=settings.share_prefix,
         quantization=quantization,
         trust_remote_code=settings.trust_remote_code,
     )
-    if machine.mesh is not None:
+    if settings.round_rows if settings.round_rows is not None else machine.device.type == "cuda":
+        loaded.round_rows()
+    if machine.mesh is not None or settings.quantization == FLOAT8:
         loaded.whole = lambda: adapter.prepare(_whole_model(llm, adapter, machine, settings))
+    if machine.accelerator.num_processes > 1 and machine.mesh is None and llm.family.encoder_decoder:
+        sum_by_blocks(loaded.model)
     if llm.adapter is not None:
         apply_adapter(loaded, llm.adapter, merge=quantization is None)
     if vpg is not None and (settings.checkpoint_activations or settings.place == SPILLS):
         loaded.checkpoint_activations()  # what is computed with weights from host memory would be kept on the GPU
     return loaded
+
+
+def _bits(settings: Settings) -> str | None:
+    """How the weights are packed while they are read: ``8bit``, ``4bit``, or None."""
+    return None if settings.quantization in ("none", FLOAT8) else settings.quantization
+
+
+def _model(
+    llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Settings, placed: Placement | None
+) -> PreTrainedModel | None:
+    """The LLM's model where it is not simply its folder's on one device; None where it is, for the adapter to read."""
+    if machine.mesh is not None:
+        return _model_in_shards(llm, adapter, machine, settings)
+    if settings.quantization == FLOAT8:
+        return _model_in_float8(llm, adapter, machine, settings)
+    if llm.prefix or placed is not None:
+        return _read(llm, adapter, machine, settings, placed=placed, quantization=_bits(settings))
+    return None
 
 
 def _model_in_shards(llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Settings) -> PreTrainedModel:
@@ -112,26 +120,53 @@ def _model_in_shards(llm: ResolvedLLM, adapter: Any, machine: Machine, settings:
         raise ModelError(f"{llm.name} has a LoRA adapter, which cannot be merged into shards", "leave --shard out")
     assert machine.mesh is not None
     shards = Shards(Lockstep(machine.accelerator, machine.mesh))
-    return _read(llm, adapter, machine, settings, shards)
+    return _read(llm, adapter, machine, settings, shards=shards)
+
+
+def _model_in_float8(llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Settings) -> PreTrainedModel:
+    """An LLM whose blocks' products are in float8; it is read into host memory and goes to the GPU block by block.
+
+    Raises:
+        ModelError: it has something that cannot compute so.
+    """
+    if llm.adapter is not None:
+        raise ModelError(
+            f"{llm.name} has a LoRA adapter, which cannot be merged into weights in float8",
+            "leave --quantization float8 out",
+        )
+    model = _whole_model(llm, adapter, machine, settings)
+    use_float8(model, machine.device)
+    return model
 
 
 def _whole_model(llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Settings) -> PreTrainedModel:
-    """The model of an LLM in shards, whole and on the CPU, from its own files."""
+    """The LLM's model, whole, on the CPU and with weights that are not rounded, from its own files."""
     here = dataclasses.replace(machine, device=torch.device("cpu"), mesh=None)
-    return _read(llm, adapter, here, settings, None)
+    return _read(llm, adapter, here, settings)
 
 
 def _read(
-    llm: ResolvedLLM, adapter: Any, machine: Machine, settings: Settings, shards: Shards | None
+    llm: ResolvedLLM,
+    adapter: Any,
+    machine: Machine,
+    settings: Settings,
+    *,
+    placed: Placement | None = None,
+    quantization: str | None = None,
+    shards: Shards | None = None,
 ) -> PreTrainedModel:
+    """The LLM's model from its folder or out of a VL-LLM's, as `load_model` reads it."""
     if llm.prefix:
-        return _inner_model(llm, adapter, machine, None, shards)
+        return _inner_model(llm, adapter, machine, placed, quantization, shards)
     return load_model(
         llm.folder or "",
         adapter.auto_class(),
         dtype=machine.dtype,
         device=machine.device,
+        quantization=quantization,
+        keep_precise=adapter.keep_precise,
         trust_remote_code=settings.trust_remote_code,
+        placement=placed,
         shards=shards,
     )
 
@@ -152,15 +187,21 @@ def micro_positions(machine: Machine, llm: LLM, settings: Settings) -> int:
 
 
 def _inner_model(
-    llm: ResolvedLLM, adapter: Any, machine: Machine, placed: Placement | None, shards: Shards | None = None
+    llm: ResolvedLLM,
+    adapter: Any,
+    machine: Machine,
+    placed: Placement | None,
+    quantization: str | None,
+    shards: Shards | None,
 ) -> PreTrainedModel:
     """The language model inside a VL-LLM's folder, read by its prefix; nothing else of the folder is loaded."""
     from transformers import AutoConfig
 
     config = AutoConfig.for_model(**llm.config)
     check_size(str(llm.folder), config, Weights(str(llm.folder)))
-    if placed is not None:
+    if placed is not None and quantization is None:
         placed.check_size(empty_model(config), machine.dtype)
+    options = quantized_options(quantization, machine.dtype, machine.device, adapter.keep_precise)
     with silence():  # transformers reports the VPG's tensors, which are not the LLM's, as unexpected
         reader = adapter.auto_class() if shards is None else shards.reader(config)
         model, report = reader.from_pretrained(
@@ -169,14 +210,15 @@ def _inner_model(
             dtype=machine.dtype,
             key_mapping=inner_names(config, llm),
             output_loading_info=True,
-            **(placed.options if placed is not None else {}),
+            **(options | placed.options if placed is not None else options),
         )
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{llm.folder} lacks weights of its language model: {', '.join(missing[:8])}")
     if placed is not None:
         placed.check_map(model)
-        return model.eval()
-    return model.to(machine.device).eval()
+    if quantization is not None:
+        keep_differentiable(model)
+    return (model if placed is not None or quantization else model.to(machine.device)).eval()
 
 
 def inner_names(config: PreTrainedConfig, llm: ResolvedLLM) -> dict[str, str]:
@@ -231,7 +273,13 @@ def vpg_source(
             f"training from scratch needs the pre-trained VPG, and {source.name} does not name one",
             "import one (`vpgt import blip2_pretrained.pth ...`) and give its folder as --from",
         )
-    return resolve_source(source.pretrained, registry, settings, weights=weights)
+    try:
+        return resolve_source(source.pretrained, registry, settings, weights=weights)
+    except ModelError as error:
+        raise ModelError(
+            f"training from scratch starts at the VPG that {source.name} began with: {error.message}",
+            f"put it back, give it as --from, or correct 'pretrained' in {REFERENCES} of {source.name}",
+        ) from error
 
 
 def source_projector(source: ResolvedSource) -> tuple[Tensor, Tensor] | None:

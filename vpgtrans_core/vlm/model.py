@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 import torch
@@ -12,6 +13,7 @@ from vpgtrans_core.data.sample import VisualKind
 from vpgtrans_core.data.tiles import Tiles, Visual, changed, whole_pictures
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions
+from vpgtrans_core.llm.blocks import blocks
 from vpgtrans_core.llm.lora import Lora
 from vpgtrans_core.llm.shown import Images, Prompts, Run, Shown, SoftPrompts, prompts_of
 from vpgtrans_core.llm.text import Text
@@ -51,6 +53,11 @@ class VLModel(nn.Module):
         return self.projector.weight.device
 
     @property
+    def chance(self) -> float:
+        """The loss with which the LLM gives all tokens the same probability."""
+        return math.log(len(self.llm.tokenizer))
+
+    @property
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """The parameters that a stage may train, by the names that `Stage.trains` uses."""
         own = {"projector": list(self.projector.parameters()), "vpg": [p for _, p in self.vpg.trained()]}
@@ -74,6 +81,13 @@ class VLModel(nn.Module):
             for parameter in groups[name]:
                 parameter.requires_grad_(True)
         self.vpg.train("vpg" in names)
+
+    def compile_vit(self) -> None:
+        """``torch.compile`` the VPG's blocks that no stage trains: the ViT's, if it is loaded."""
+        trained = {id(parameter) for _, parameter in self.vpg.trained()}
+        for block in blocks(self.vpg):
+            if not any(id(parameter) in trained for parameter in block.parameters()):
+                block.compile(dynamic=True)
 
     def merge_lora(self) -> None:
         """Add the adapters, if there are any, to the LLM's weights."""
@@ -110,9 +124,10 @@ class VLModel(nn.Module):
         """What stands in a text in the place of each of these pictures."""
         if not isinstance(visual, Tiles):
             return self.vpg.num_prompts
-        return [self._shown(*size) for size in visual.sizes]
+        return [self.shown_of(*size) for size in visual.sizes]
 
-    def _shown(self, width: int, height: int) -> Shown:
+    def shown_of(self, width: int, height: int) -> Shown:
+        """What stands in the place of a picture of this size that is cut into tiles."""
         runs = self.vpg.preprocessing.runs(width, height)
         return tuple(run if isinstance(run, int) else self._words(run) for run in runs)
 
@@ -146,7 +161,7 @@ class VLModel(nn.Module):
             )
         if not isinstance(visual, Tiles):
             return self._projected(outputs)
-        shown = [self._shown(*size) for size in visual.sizes]
+        shown = [self.shown_of(*size) for size in visual.sizes]
         arranged = self.vpg.arrange(visual)
         if (given := [len(each) for each in arranged]) != (promised := [prompts_of(each) for each in shown]):
             raise ModelError(

@@ -12,13 +12,14 @@ from vpgtrans_core.files import read_yaml
 
 FILE = "chips.yaml"
 """The table's name, here and in the user's settings folder."""
-NUMBERS = ("tflops", "memory_gb", "usd_hour", "link_gbs", "host_gbs")
+NUMBERS = ("tflops", "memory_gb", "usd_hour", "link_gbs", "host_gbs", "float8_tflops")
 
 
 @dataclass(frozen=True)
 class Chip:
     """One GPU: peak TFLOP/s of dense half-precision matrix products, usable memory in 1e9 bytes, price an hour, and
-    1e9 bytes a second from another GPU of the same machine and from main memory."""
+    1e9 bytes a second from another GPU of the same machine and from main memory; peak TFLOP/s of products in float8, 0
+    where vpgt cannot use them."""
 
     name: str
     title: str
@@ -27,6 +28,7 @@ class Chip:
     usd_hour: float
     link_gbs: float = 16.0
     host_gbs: float = 16.0
+    float8_tflops: float = 0.0
 
 
 def chips(folder: Path | None = None) -> dict[str, Chip]:

@@ -23,7 +23,11 @@ CAPTION_TOKENS = 13.0
 
 @dataclass(frozen=True)
 class Comparison:
-    """A run of the paper beside what its code and vpgt's are expected to take on the same GPU (A100-hours)."""
+    """A run of the paper beside what its code and vpgt's are expected to take on the same GPU (A100-hours).
+
+    `each` is vpgt's work for a caption, on average, where every image has one (FLOPs), and `vit` the ViT's share of it:
+    what no batching, overlap or precision of the LLM changes.
+    """
 
     name: str
     pairs: float
@@ -31,6 +35,8 @@ class Comparison:
     paper_code: float
     ours: float
     implied_mfu: float
+    each: float
+    vit: float
 
 
 def paper_code_flops(shape: LLMShape, work: VPGWork, num_prompts: int, output_size: int, trains_vpg: bool) -> float:
@@ -69,10 +75,10 @@ def _comparison(run: paper.PaperRun, registry: Registry, mfu: float) -> Comparis
         encoder_decoder=shape.encoder_decoder,
         share=True,
     )
-    ours = sum(
-        n * image_flops(shape, work, rows, trains_vpg=vpg, num_prompts=prompts, output_size=width).total
-        for vpg, n in pairs.items()
-    )
+    each = {
+        vpg: image_flops(shape, work, rows, trains_vpg=vpg, num_prompts=prompts, output_size=width) for vpg in pairs
+    }
+    ours, vit = (sum(n * getattr(each[vpg], part) for vpg, n in pairs.items()) for part in ("total", "features"))
     a_second = paper.A100_TFLOPS * 1e12 * 3600
     return Comparison(
         name=f"{run.source} -> {run.target}" if run.source else f"{run.target} from scratch",
@@ -81,6 +87,8 @@ def _comparison(run: paper.PaperRun, registry: Registry, mfu: float) -> Comparis
         paper_code=theirs / a_second / mfu,
         ours=ours / a_second / mfu,
         implied_mfu=theirs / a_second / run.hours,
+        each=ours / sum(pairs.values()),
+        vit=vit / ours,
     )
 
 

@@ -40,7 +40,7 @@ class Fit:
         images: computed at once; 0 when not one image fits.
         most_images: the most that fit, or all of a step's.
         positions: LLM positions at once.
-        quantization: ``none``, ``8bit`` or ``4bit``: the least that makes it fit, or that of the settings.
+        quantization: ``none``, ``8bit``, ``4bit`` or ``float8``: the least that makes it fit, or that of the settings.
         checkpointing: whether it fits only with recomputed activations.
         memory: at `images`.
     """

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vpgtrans_core.cards import load
+from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.models.resolve import resolve_source, resolve_target
 from vpgtrans_core.planning.cost import looking, paper, teaching
 from vpgtrans_core.planning.cost.assumptions import Assumptions
@@ -27,7 +28,7 @@ from vpgtrans_core.planning.cost.memory import MemoryModel
 from vpgtrans_core.planning.cost.rows import RowSizes, TextSize, row_sizes
 from vpgtrans_core.planning.cost.shapes import LLMShape
 from vpgtrans_core.planning.cost.ways import HOLDS, QUANTIZATIONS, Way, Ways, Work
-from vpgtrans_core.recipes.holding import SPILLS
+from vpgtrans_core.recipes.holding import FLOAT8, SPILLS
 from vpgtrans_core.registry import Registry
 
 if TYPE_CHECKING:
@@ -47,9 +48,17 @@ class Estimator:
         registry: the plugins that made it.
         chip: the GPU.
         assumptions: what is taken as given.
+
+    Raises:
+        ConfigError: the GPU cannot compute as the settings say.
     """
 
     def __init__(self, plan: Plan, registry: Registry, chip: Chip, assumptions: Assumptions) -> None:
+        if plan.settings.quantization == FLOAT8 and not chip.float8_tflops:
+            raise ConfigError(
+                [f"quantization: float8 needs an H100 or a later GPU, and the plan is for {chip.title}"],
+                "give another --gpu, or leave --quantization out",
+            )
         self.plan = plan
         self.registry = registry
         self.chip = chip

@@ -9,6 +9,7 @@ from typing import Any
 
 from vpgtrans_core.models.hub import wanted_files
 from vpgtrans_core.planning.cost.shapes import LLMShape
+from vpgtrans_core.recipes.holding import FLOAT8
 from vpgtrans_core.settings import Settings
 
 BASE = 0.6e9
@@ -58,7 +59,8 @@ def host_memory(shape: LLMShape, settings: Settings, file: float, precision: int
         processes: how many load it.
     """
     run_bytes = run_precision(settings, precision)
-    converted = shape.loaded if settings.device == "cpu" else shape.vocab_size * shape.embedding_size
+    stays = settings.device == "cpu" or settings.quantization == FLOAT8  # which goes to the GPU when it is all read
+    converted = shape.loaded if stays else shape.vocab_size * shape.embedding_size
     own = float(run_bytes * converted) if converts(shape, file, run_bytes) else 0.0
     return HostMemory(processes, BASE, own, file)
 

@@ -12,8 +12,8 @@ from vpgtrans_core.planning.cost.shapes import LLMShape
 if TYPE_CHECKING:
     from vpgtrans_core.planning.parts import VPGPlan
 
-QUANTIZED = {"8bit": 1.0, "4bit": 0.53}
-"""Bytes a quantised weight, its scales included (bitsandbytes int8; nf4 with doubly quantised scales)."""
+QUANTIZED = {"8bit": 1.0, "4bit": 0.53, "float8": 1.0}
+"""Bytes a quantised weight, its scales included (bitsandbytes int8; nf4 with doubly quantised scales; float8)."""
 LOGITS_AT_ONCE = 1 << 25
 """On a GPU, as in `vpgtrans_core.llm.loss`."""
 BYTES_PER_LOGIT = 8

@@ -12,7 +12,9 @@ from vpgtrans_core.planning.cost.host import HostMemory
 from vpgtrans_core.planning.cost.memory import Memory, MemoryModel
 
 QUANTIZATIONS = ("none", "8bit", "4bit")
-"""From the best to the smallest."""
+"""From the best to the smallest; those that are tried where the settings leave it open."""
+ELSEWHERE: dict[Hold, tuple[str, ...]] = {"shards": ("none",), "spilled": ("none",), "spread": QUANTIZATIONS}
+"""What the LLM may be quantised to where it is not whole on each GPU."""
 LINK_SHARE = 0.7
 """The share of a link's stated rate that large messages reach."""
 HOLDS: tuple[Hold, ...] = ("copies", "shards", "spread", "spilled")
@@ -45,7 +47,7 @@ class Way:
 
     Attributes:
         hold: where its weights are.
-        quantization: ``none``, ``8bit`` or ``4bit``.
+        quantization: ``none``, ``8bit``, ``4bit`` or ``float8``.
         checkpointing: whether some stage needs recomputed activations.
         memory: of the fullest GPU, in the stage that needs most, with one image at once and recomputed activations.
         fits: whether every stage fits.
@@ -76,7 +78,9 @@ class Way:
     @property
     def rank(self) -> tuple[int, float]:
         """The smaller, the better: unquantised, 8 bits, 4 bits, and main memory last; then by hours."""
-        return len(QUANTIZATIONS) if self.hold == "spilled" else QUANTIZATIONS.index(self.quantization), self.hours
+        if self.hold == "spilled":
+            return len(QUANTIZATIONS), self.hours
+        return QUANTIZATIONS.index(self.quantization) if self.quantization in QUANTIZATIONS else 0, self.hours
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class Ways:
             way
             for hold in (holds if self.stages else ())
             for each in given
-            if (hold not in ("shards", "spilled") or each == "none") and (way := self._way(hold, each)) is not None
+            if each in ELSEWHERE.get(hold, given) and (way := self._way(hold, each)) is not None
         ]
         best = min((way for way in table if way.fits), key=lambda way: way.rank, default=None)
         return tuple(replace(way, picked=way is best) for way in table)
