@@ -57,12 +57,14 @@ class Way:
         sizes: of rows; None for the paper's way.
         compiled: whether the LLM's blocks are.
         float8: whether their products are.
+        vit: whether the ViT's blocks are compiled, too.
     """
 
     name: str
     sizes: Sizes | None
     compiled: bool = False
     float8: bool = False
+    vit: bool = False
 
 
 WAYS = (
@@ -71,7 +73,8 @@ WAYS = (
     Way("before, compiled", EXACT, compiled=True),
     Way("rounded", ROUNDED),
     Way("rounded, compiled", ROUNDED, compiled=True),
-    Way("rounded, compiled, float8", ROUNDED, compiled=True, float8=True),
+    Way("rounded, compiled, ViT too", ROUNDED, compiled=True, vit=True),
+    Way("rounded, compiled, ViT too, float8", ROUNDED, compiled=True, float8=True, vit=True),
 )
 
 
@@ -176,20 +179,26 @@ def measure(
     """All ways with one shape, in turn; the models are loaded once, and once more in float8."""
     torch.manual_seed(0)
     plain = build_model(shape, torch.float32 if device.type == "cpu" else torch.bfloat16, device)
-    models = {False: plain}
-    if device.type == "cpu" or why_not_float8(device) is None:
-        models[True] = in_float8(plain)
+    models = {(False, False): plain}
     if device.type == "cuda":
-        for model in models.values():
-            model.llm.compile()
+        plain.llm.compile()
+        vpg = copy.deepcopy(plain.vpg)
+        models[False, True] = VLModel(vpg, plain.projector, plain.llm)
+        models[False, True].compile_vit()
+    if device.type == "cpu":
+        models[True, False] = in_float8(plain)
+    elif why_not_float8(device) is None:
+        models[True, True] = in_float8(models[False, True])
+        models[True, True].llm.compile()
     for captions in options.captions:
         for stage in stages:
             steps = {kind: Steps(m, captions, options.steps, options.captions_a_step) for kind, m in models.items()}
-            work, rates = steps[False].flops(stage), {}
-            for way in ways(device, float8=True in models):
-                taken, count, loss = steps[way.float8].seconds(way, stage)
+            first = steps[False, False]
+            work, rates = first.flops(stage), {}
+            for way in ways(device, float8=any(float8 for float8, _ in models)):
+                taken, count, loss = steps[way.float8, way.vit].seconds(way, stage)
                 rest = statistics.median(taken[len(taken) // 2 :])
-                rates[way.name], peak = steps[False].captions / rest, peak_tflops(device)
+                rates[way.name], peak = first.captions / rest, peak_tflops(device)
                 yield Row(
                     shape=shape,
                     captions=captions,
@@ -218,7 +227,7 @@ def ways(device: torch.device, *, float8: bool) -> list[Way]:
     there = [way for way in WAYS if float8 or not way.float8]
     if device.type == "cpu":
         there = [
-            replace(way, name=way.name.replace("compiled, ", ""), compiled=False)
+            replace(way, name=way.name.replace("compiled, ViT too, ", ""), compiled=False, vit=False)
             for way in there
             if way.float8 or not way.compiled
         ]

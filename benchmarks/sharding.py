@@ -7,8 +7,9 @@
 
 All runs are started by torchrun, on CPUs. `same` compares every loss of two runs, relatively, and every weight but the
 biases of keys: these have no gradient, so that AdamW makes steps of rounding errors. `memory` compares what a
-process takes from the loading of the LLM to the end of the training with what is foreseen: the share of the blocks, all
-that stands outside of them, `BLOCKS_AT_ONCE` whole blocks, and the activations of a micro-batch.
+process takes from the loading of the LLM to the end of the training with what `vpgt plan` foresees of its weights, and
+the activations of a micro-batch: of whole copies, of shards, and (`--spilled`) of one process whose LLM is in main
+memory by half, the rest of it on the disk, as `--place auto:cpu` has it on a GPU and in main memory.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
 import vpgtrans_core
-from vpgtrans_core.llm.blocks import blocks
 from vpgtrans_core.llm.empty import empty_model
 from vpgtrans_core.machine import BYTES_PER_POSITION
 from vpgtrans_core.miniature.data import save_training
+from vpgtrans_core.planning.cost.holding import Weights, in_shards, spread, weights_of
+from vpgtrans_core.planning.cost.shapes import llm_shape
 from vpgtrans_core.weights import INDEX, save_tensors, write_json
 
 TARGETS = ("opt-mini-l", "llama-mini", "t5-mini")
@@ -42,9 +44,9 @@ SHORT = {
     "--stage2-min-lr": 1e-5, "--stage2-lr-warmup-start": 1e-6,
 }  # fmt: skip
 """The learning rates are the paper's: those of the miniature, thirty times as high, make much of rounding errors."""
+Held = Literal["copies", "shards", "spilled"]
 LAYERS, WORDS = 16, 1024
-BLOCKS_AT_ONCE = 3
-"""Blocks that a process holds whole at the same time: one computes, the next one arrives, and is copied."""
+HALF = 0.5
 MEMORY_POSITIONS = 64
 
 
@@ -63,7 +65,7 @@ class Memory:
     """What the hungriest process took for its LLM and the training, in bytes; `foreseen` of it."""
 
     processes: int
-    shard: bool
+    held: Held
     foreseen: float
     measured: float
 
@@ -147,31 +149,36 @@ def save_large(folder: Path, billions: float) -> PreTrainedConfig:
     return config
 
 
-def foreseen(config: PreTrainedConfig, processes: int, shard: bool) -> float:
+def weights(config: PreTrainedConfig) -> Weights:
+    """The LLM's weights in bfloat16, as a plan counts them."""
+    return weights_of(llm_shape(config.to_dict(), "vpgtrans_core.llm.decoder:DecoderOnlyLLM"), 2)
+
+
+def foreseen(config: PreTrainedConfig, processes: int, held: Held) -> float:
     """Bytes that a process takes for the LLM and the activations of a micro-batch."""
-    model = empty_model(config)
-    each = 2  # bytes of a bfloat16
-    inside = each * sum(p.numel() for block in blocks(model) for p in block.parameters())
-    outside = each * sum(p.numel() for p in model.parameters()) - inside
-    activations = BYTES_PER_POSITION * config.num_hidden_layers * config.hidden_size * MEMORY_POSITIONS
-    if not shard:
-        return float(inside + outside + activations)
-    return inside / processes + BLOCKS_AT_ONCE * inside / len(blocks(model)) + outside + activations
+    own, each = weights(config), config.hidden_size * MEMORY_POSITIONS
+    activations = float(BYTES_PER_POSITION * config.num_hidden_layers * each)
+    if held == "spilled":  # of each block its input, and all of one
+        activations = float((2 * config.num_hidden_layers + BYTES_PER_POSITION) * each)
+        (load,), _ = spread(own, [HALF * own.total])
+        return load.weights + own.block + activations
+    return activations + (in_shards(own, processes) if held == "shards" else own.total)
 
 
-def memory(folder: Path, config: PreTrainedConfig, processes: int, shard: bool) -> Memory:
+def memory(folder: Path, config: PreTrainedConfig, processes: int, held: Held) -> Memory:
     """Train shortly with the LLM in `folder`, and measure each process."""
-    out = folder.parent / f"memory-{processes}-{shard}"
+    out = folder.parent / f"memory-{processes}-{held}"
     save_training(32, Path(f"{out}-data"))
-    launch(processes, __file__, "worker", str(folder), str(out), str(int(shard)))
+    launch(processes, __file__, "worker", str(folder), str(out), held)
     taken = [json.loads(path.read_text()) for path in out.parent.glob(f"{out.name}.*.json")]
     assert len(taken) == processes
-    return Memory(processes, shard, foreseen(config, processes, shard), max(taken))
+    return Memory(processes, held, foreseen(config, processes, held), max(taken))
 
 
-def work(target: str, out: str, shard: bool) -> None:
+def work(target: str, out: str, held: str) -> None:
     """One process of a run, up to its last step; it writes what it took, in bytes, beside the run's folder."""
     import vpgtrans_core.run.run as running
+    from vpgtrans_core.llm import placing
 
     torch.set_num_threads(1)
     before: list[int] = []
@@ -188,10 +195,14 @@ def work(target: str, out: str, shard: bool) -> None:
         taken = status("VmHWM") - before[0]
         Path(f"{out}.{os.environ['RANK']}.json").write_text(json.dumps(taken))
 
+    half = int(HALF * weights(AutoConfig.from_pretrained(target)).total)
+    placing.room = lambda *given: {"cpu": half, "disk": 1 << 40}  # there is no GPU
+    placing.Placement.check_map = lambda *given: None  # type: ignore[method-assign]
     running.load_llm, running.Run.finish = loaded, finished  # type: ignore[assignment,method-assign]
     values = {"limit": 24, "val_images": 0, "stage1_steps": 1, "stage2_steps": 1, "batch_size": 20, "workers": 0}
     vpgtrans_core.transfer(
-        source="opt-mini-s", target=target, out=out, shard=shard, save="vpg", dtype="bfloat16", device="cpu",
+        source="opt-mini-s", target=target, out=out, shard=held == "shards" or None, save="vpg",
+        place="auto:cpu" if held == "spilled" else None, dtype="bfloat16", device="cpu",
         micro_positions=MEMORY_POSITIONS, source_loss=False, start="random",
         data=(f"{out}-data/captions.json",), **values,
     )  # fmt: skip
@@ -209,10 +220,11 @@ def main() -> None:
     parser.add_argument("--targets", nargs="*", default=list(TARGETS), choices=TARGETS)
     parser.add_argument("--processes", nargs="*", type=int, default=[2, 4])
     parser.add_argument("--billions", type=float, default=1.0, help="parameters of the LLM whose memory is measured")
+    parser.add_argument("--spilled", action="store_true", help="measure one process whose LLM is on the disk by half")
     parser.add_argument("--shards-only", action="store_true", help="measure no whole copies, which take more memory")
     parser.add_argument("--json", type=Path, help="where the measurements go, too")
     if sys.argv[1:2] == ["worker"]:
-        return work(sys.argv[2], sys.argv[3], bool(int(sys.argv[4])))
+        return work(sys.argv[2], sys.argv[3], sys.argv[4])
     arguments = parser.parse_args()
     results: list[Difference | Memory] = []
     with tempfile.TemporaryDirectory() as name:
@@ -227,16 +239,16 @@ def main() -> None:
         else:
             config = save_large(folder / "llm", arguments.billions)
             print("| processes | LLM | foreseen a process, GB | measured | of foreseen |\n|---|---|---|---|---|")
-            for count in arguments.processes:
-                for shard in (True,) if arguments.shards_only else (False, True):
-                    row = memory(folder / "llm", config, count, shard)
-                    results.append(row)
-                    kind = "in shards" if shard else "whole"
-                    share = row.measured / row.foreseen
-                    print(
-                        f"| {count} | {kind} | {row.foreseen / 1e9:.2f} | {row.measured / 1e9:.2f} | {share:.2f} |",
-                        flush=True,
-                    )
+            kinds: list[Held] = ["shards"] if arguments.shards_only else ["copies", "shards"]
+            wanted = [(count, kind) for count in arguments.processes for kind in kinds]
+            for count, kind in [*wanted, *([(1, "spilled")] if arguments.spilled else [])]:
+                row = memory(folder / "llm", config, count, kind)
+                results.append(row)
+                share = row.measured / row.foreseen
+                print(
+                    f"| {count} | {kind} | {row.foreseen / 1e9:.2f} | {row.measured / 1e9:.2f} | {share:.2f} |",
+                    flush=True,
+                )
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(result) for result in results], indent=2))
 

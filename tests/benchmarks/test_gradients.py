@@ -1,5 +1,6 @@
 """Every lever leaves the gradients of the plain step: for each family, in each stage."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -118,3 +119,12 @@ def test_captions_have_the_length_of_real_ones() -> None:
     lengths = [len(t.target) for image in make_work(model, 200).texts for t in image]
     assert 12.5 < sum(lengths) / len(lengths) < 13.5
     assert {"opt-2.7b", "opt-6.7b", "llama-7b", "flan-t5-xl"} <= SHAPES.keys()
+
+
+def test_the_vit_is_compiled_and_what_is_trained_is_not(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    vpg = copy.deepcopy(bench.models[False].vpg)
+    told: list[str] = []
+    names = {id(module): name for name, module in vpg.named_modules()}
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: told.append(names[id(self)]))
+    VLModel(vpg, bench.models[False].projector, bench.models[False].llm).compile_vit()
+    assert len(told) == 2 and all("encoder.layers." in name and "qformer" not in name for name in told)

@@ -89,7 +89,7 @@ def t5():
 
 @pytest.mark.parametrize("make", [opt, llama, t5], ids=lambda made: made.__name__)
 def test_losses_and_gradients_are_near(make) -> None:
-    """The tolerance that docs/checkpoints.md states."""
+    """By as much as docs/checkpoints.md says. Rounding switches ReLUs, of which OPT has some."""
     plain, texts = make()
     with torch.no_grad():
         for parameter in plain.model.parameters():
@@ -103,9 +103,8 @@ def test_losses_and_gradients_are_near(make) -> None:
     rows = plain.layout(texts, PROMPTS)
     loss, gradient = loss_and_gradient(lambda p: plain.loss(p, rows), prompts)
     near, other = loss_and_gradient(lambda p: llm.loss(p, rows), prompts)
-    print(make.__name__, float(near / loss) - 1, float((other - gradient).norm() / gradient.norm()))
-    assert near != loss and float(near) == pytest.approx(float(loss), rel=0.02)
-    assert float((other - gradient).norm() / gradient.norm()) < 0.2
+    assert near != loss and float(near) == pytest.approx(float(loss), rel=0.01)
+    assert float((other - gradient).norm() / gradient.norm()) < (0.25 if make is opt else 0.1)
     said = llm.generate(prompts.detach(), "", GenerateOptions(num_beams=2, max_new_tokens=4, min_new_tokens=1))
     assert len(said) == len(prompts) and not any(p.requires_grad for p in llm.model.parameters())
 

@@ -75,7 +75,7 @@ def test_the_table(llm: str, machine: str) -> None:
         size = each[way.quantization] * blocks
         held = {
             "copies": (size + outside,) * 2,
-            "shards": (outside + size * (1 / gpus + 2 / layers),) * 2,
+            "shards": (outside + size * (1 / gpus + 3 / layers),) * 2,
             "spread": (size / gpus - 7e9, (size + outside) / gpus + 2.25 * max(size / layers, outside)),
             "spilled": (size / layers, memory - LEFT),
         }[way.hold]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_map
 
 from vpgtrans_core.errors import ModelError, VpgtError
 from vpgtrans_core.llm.blocks import blocks
@@ -129,6 +130,18 @@ def _give_freed_memory_back() -> None:
     It soon learns to keep up to 32 MiB of each, and gathered blocks then lie scattered over several times the size."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
+
+
+def sum_by_blocks(model: nn.Module) -> None:
+    """Let a whole model sum the gradients of what several of its blocks read (in a decoder, the encoder's states) in
+    the order in which one in shards does: first within each block, which FSDP parts from the others. AdamW makes much
+    of the last digit of small gradients."""
+    for block in blocks(model):
+        block.register_forward_pre_hook(_parted, with_kwargs=True)
+
+
+def _parted(block: nn.Module, given: Any, named: Any) -> Any:
+    return tree_map(lambda v: v.view_as(v) if isinstance(v, Tensor) and v.requires_grad else v, (given, named))
 
 
 def own_part(parameter: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from vpgtrans_core.models.resolved import ResolvedLLM, ResolvedSource
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.run.card import plain_model_card, write_model_card
 from vpgtrans_core.run.decoding import write_decoding
-from vpgtrans_core.run.finish import identity
+from vpgtrans_core.run.finish import identity, write_pretrained
 from vpgtrans_core.run.needed import needed_plugins
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.templates import FILE as TEMPLATE
@@ -78,6 +78,7 @@ def export_model(
             _write_part(folder, source.folder, vpg, projector, references)
         else:
             _write_whole(folder, source, vpg, projector, settings)
+            write_pretrained(folder, source)
         if decoding := _record(source.folder).get("decoding"):
             write_decoding(folder, decoding)
         llm, code = source.llm, adapter.loading_code if to == "hf" else ""
@@ -210,6 +211,8 @@ def _references(source: ResolvedSource, folder: Path) -> dict[str, Any]:
     vit = trained or {"id": source.hub_id, "revision": source.revision, "folder": str(folder)}
     if vit.get("id"):
         references["vit"] = {key: vit.get(key) for key in ("id", "revision", "folder")}
+    if source.llm is not None and source.scratch_from:
+        references["pretrained"] = source.scratch_from
     return references
 
 

@@ -249,6 +249,8 @@ class Run:
             return False
         self.reporter.message("compiling the LLM; the first steps take longer")
         model.llm.compile()
+        if self.settings.compile:  # by default not: what it brings was not measured
+            model.compile_vit()
         return True
 
     # Training

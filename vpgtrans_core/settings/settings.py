@@ -249,7 +249,9 @@ class Settings:
         "machine",
     )
     compile: bool | None = _setting(
-        None, "Compile the frozen LLM with torch.compile; default yes for long runs on a GPU.", "machine"
+        None,
+        "Compile the frozen LLM and ViT with torch.compile; default the LLM alone, for long runs on a GPU.",
+        "machine",
     )
     cache: str | None = _setting(None, "Folder of the feature cache; default: the user's cache folder.", "machine")
     cache_features: bool | None = _setting(

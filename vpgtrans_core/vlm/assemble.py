@@ -13,14 +13,14 @@ from torch import Tensor
 
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.files import LLM_PREFIX
+from vpgtrans_core.files import LLM_PREFIX, REFERENCES
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.llm.empty import check_size, empty_model, silence
 from vpgtrans_core.llm.float8 import use_float8
 from vpgtrans_core.llm.loading import keep_differentiable, load_model, quantized_options
 from vpgtrans_core.llm.lora import Lora, apply_adapter
 from vpgtrans_core.llm.placing import Placement, placement, shares
-from vpgtrans_core.llm.shards import Shards
+from vpgtrans_core.llm.shards import Shards, sum_by_blocks
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.models.resolve import resolve_source
 from vpgtrans_core.models.resolved import ResolvedLLM, ResolvedSource
@@ -79,6 +79,8 @@ def load_llm(llm: ResolvedLLM, machine: Machine, settings: Settings, vpg: VPG | 
         loaded.round_rows()
     if machine.mesh is not None or settings.quantization == FLOAT8:
         loaded.whole = lambda: adapter.prepare(_whole_model(llm, adapter, machine, settings))
+    if machine.accelerator.num_processes > 1 and machine.mesh is None and llm.family.encoder_decoder:
+        sum_by_blocks(loaded.model)
     if llm.adapter is not None:
         apply_adapter(loaded, llm.adapter, merge=quantization is None)
     if vpg is not None and (settings.checkpoint_activations or settings.place == SPILLS):
@@ -271,7 +273,13 @@ def vpg_source(
             f"training from scratch needs the pre-trained VPG, and {source.name} does not name one",
             "import one (`vpgt import blip2_pretrained.pth ...`) and give its folder as --from",
         )
-    return resolve_source(source.pretrained, registry, settings, weights=weights)
+    try:
+        return resolve_source(source.pretrained, registry, settings, weights=weights)
+    except ModelError as error:
+        raise ModelError(
+            f"training from scratch starts at the VPG that {source.name} began with: {error.message}",
+            f"put it back, give it as --from, or correct 'pretrained' in {REFERENCES} of {source.name}",
+        ) from error
 
 
 def source_projector(source: ResolvedSource) -> tuple[Tensor, Tensor] | None:

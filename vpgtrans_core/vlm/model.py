@@ -13,6 +13,7 @@ from vpgtrans_core.data.sample import VisualKind
 from vpgtrans_core.data.tiles import Tiles, Visual, changed, whole_pictures
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions
+from vpgtrans_core.llm.blocks import blocks
 from vpgtrans_core.llm.lora import Lora
 from vpgtrans_core.llm.shown import Images, Prompts, Run, Shown, SoftPrompts, prompts_of
 from vpgtrans_core.llm.text import Text
@@ -80,6 +81,13 @@ class VLModel(nn.Module):
             for parameter in groups[name]:
                 parameter.requires_grad_(True)
         self.vpg.train("vpg" in names)
+
+    def compile_vit(self) -> None:
+        """``torch.compile`` the VPG's blocks that no stage trains: the ViT's, if it is loaded."""
+        trained = {id(parameter) for _, parameter in self.vpg.trained()}
+        for block in blocks(self.vpg):
+            if not any(id(parameter) in trained for parameter in block.parameters()):
+                block.compile(dynamic=True)
 
     def merge_lora(self) -> None:
         """Add the adapters, if there are any, to the LLM's weights."""

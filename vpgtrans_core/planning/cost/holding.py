@@ -12,8 +12,8 @@ from vpgtrans_core.recipes.holding import LEFT
 
 Hold = Literal["copies", "shards", "spread", "spilled"]
 """A copy on each GPU; shards on each; spread over the GPUs in one process; and over main memory, too."""
-GATHERED = 2
-"""Whole blocks that a GPU has of an LLM in shards: one computes, and the next is gathered."""
+GATHERED = 3
+"""Whole blocks that a GPU has of an LLM in shards: one computes, the next is gathered, and copied into its place."""
 STATE = 12
 """Bytes of a trained parameter's gradient and AdamW's two averages."""
 UNEVEN = 1.25
@@ -45,6 +45,11 @@ def weights_of(shape: LLMShape, precision: int, quantization: str = "none") -> W
     each = QUANTIZED.get(quantization, precision)
     layers = shape.layers + shape.encoder_layers
     return Weights(first, each * (shape.loaded - shape.embedding_weights) / layers, layers, max(0.0, outside - first))
+
+
+def in_shards(weights: Weights, gpus: int) -> float:
+    """What each process holds of an LLM in shards while it computes."""
+    return weights.outside + weights.block * (weights.layers / gpus + GATHERED)
 
 
 @dataclass(frozen=True)
@@ -118,8 +123,7 @@ def held(model: MemoryModel, hold: Hold, gpus: int, memory: float) -> Held | Non
     if hold == "copies":
         return model
     if hold == "shards":
-        blocks = weights.block * (weights.layers / gpus + GATHERED)
-        return replace(model, held=weights.outside + blocks)
+        return replace(model, held=in_shards(weights, gpus))
     room = [memory - model.reserved - LEFT] * gpus
     room[0] -= model.at(0).vpg_weights + STATE * model.vpg.trained  # as at loading, whatever the stage
     loads, rest = spread(weights, [max(0.0, size) for size in room])
