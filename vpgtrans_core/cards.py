@@ -9,7 +9,7 @@ import importlib
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, Gt, Lt, MinLen
 
 from vpgtrans_core.errors import PluginError
 from vpgtrans_core.validation import Pattern
@@ -173,6 +173,26 @@ class SourceCard:
 
 
 @dataclass(frozen=True)
+class VPGSizes:
+    """The sizes asked of a VPG that is made from nothing; None leaves one to its family."""
+
+    image_size: Size | None = None
+    """Side of the images, in pixels."""
+    patch_size: Size | None = None
+    vision_width: Size | None = None
+    """Of the frozen part, which looks at the image."""
+    vision_layers: Size | None = None
+    vision_heads: Size | None = None
+    width: Size | None = None
+    """Of the trained part, and of the VPG's output."""
+    layers: Size | None = None
+    heads: Size | None = None
+    queries: Size | None = None
+    """Soft prompts an image."""
+    dropout: Annotated[float, Ge(0), Lt(1)] | None = None
+
+
+@dataclass(frozen=True)
 class VPGFamily:
     """A family of visual prompt generators and the adapter that loads, runs and saves them.
 
@@ -184,6 +204,9 @@ class VPGFamily:
     model_types: ModelTypes
     adapter: Target
     sources: tuple[SourceCard, ...] = ()
+    tiles: TargetOrNone = ""
+    """The adapter that cuts pictures into tiles, where `adapter` reads each as one and the user can choose (--tiles).
+    Folders of it have ``"tiles": true`` in their config.json."""
     llm_trunk: str = ""
     """What the names of the language model's body begin with in a whole VL-LLM's folder, where transformers' class has
     a bare model and a head (``model.text_model.``); empty for a folder with the whole LLM under ``language_model.``."""
@@ -194,6 +217,9 @@ class VPGFamily:
     image, LLaVA's first."""
     refused: tuple[tuple[str, str], ...] = ()
     """Model types of other VL-LLMs that cannot be sources or targets, each with the reason in one sentence."""
+    pretraining: TargetOrNone = ""
+    """A subclass of `vpgtrans_core.vpg.pretraining.Pretraining`, for a family whose VPGs ``vpgt init-vpg`` can make
+    from nothing and pre-train."""
 
 
 @dataclass(frozen=True)

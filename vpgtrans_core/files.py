@@ -40,8 +40,11 @@ _HERE, _SWAP = -100, 2
 """Linux's AT_FDCWD and RENAME_EXCHANGE."""
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Error numbers of a full disk, an exhausted quota and the limit of a file's size."""
-FULL_TEXTS = ("No space left", "os error 28", "StorageFull", "quota exceeded", "os error 122", "os error 27")
-"""Texts of the same errors from libraries that raise their own (safetensors, tokenizers)."""
+FULL_TEXTS = (
+    *("No space left", "os error 28", "StorageFull", "quota exceeded", "Disk quota", "os error 122", "os error 27"),
+    *("File too large", "iostream error"),
+)
+"""Texts of the same errors from libraries that raise their own (safetensors, tokenizers, torch)."""
 
 _KINDS = {
     stat.S_IFIFO: "a pipe",
@@ -139,13 +142,17 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a json object, fsynced, under a temporary name first."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(values, stream, indent=2, sort_keys=False)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        write_synced(temporary, (json.dumps(values, indent=2) + "\n").encode())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     fsync(path.parent)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a name is that of a half-written file, as a kill in `write_json` leaves one."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def fsync(path: Path) -> None:
@@ -231,6 +238,40 @@ class DiskFull(VpgtError):
     """The disk has no room for what must be written."""
 
 
+class NoRoom(OSError):
+    """A file that the disk has no room for; `bytes` is its size."""
+
+    def __init__(self, path: Path, bytes: int) -> None:
+        super().__init__(errno.ENOSPC, f"No space left for {bytes:,} bytes", str(path))
+        self.bytes = bytes
+
+
+@contextlib.contextmanager
+def filling(path: Path, size: int) -> Iterator[None]:
+    """Turn the error of a full disk, whichever library raises it, into a `NoRoom` for a file of `size` bytes.
+
+    Raises:
+        NoRoom: the disk is full.
+    """
+    try:
+        yield
+    except NoRoom:
+        raise
+    except Exception as error:
+        if not is_full(error):
+            raise
+        raise NoRoom(path, size) from error
+
+
+def lacking(error: BaseException | None) -> int:
+    """Bytes of the file that an error, or one of its causes, had no room for; 0 where that is not known."""
+    while error is not None:
+        if isinstance(error, NoRoom):
+            return error.bytes
+        error = error.__cause__ or error.__context__
+    return 0
+
+
 @contextlib.contextmanager
 def writing(what: str, path: Path, needed: int | Callable[[], int], run: Path | None = None) -> Iterator[None]:
     """Turn the error of a full disk into one with advice.
@@ -264,6 +305,11 @@ def disk_full(error: BaseException) -> DiskFull | None:
     if not is_full(error):
         return None
     cause: BaseException | None = error
+    while cause is not None:  # closing a file writes once more, and raises an error of its own
+        if isinstance(cause, DiskFull):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    cause = error
     while cause is not None and not getattr(cause, "filename", None):
         cause = cause.__cause__ or cause.__context__
     if not isinstance(cause, OSError):

@@ -35,6 +35,7 @@ def vpgt_vpg_families() -> list[VPGFamily]:
             name="idefics3",
             model_types=(IDEFICS3, SMOLVLM, PART),
             adapter="vpg_idefics3.adapter:Idefics3VPG",
+            tiles="vpg_idefics3.tiled:TiledIdefics3VPG",
             sources=SOURCES,
             llm_trunk=TRUNK,
             llm_head=HEAD,

@@ -1,43 +1,26 @@
 """Idefics3's ViT and pixel shuffle, on transformers' own vision class.
 
-One tile a picture: the patches of a square of ``scale x scale`` become one soft prompt, of the patches' width times
-``scale^2``. The ViT's last norm is what stage 2 trains of the VPG. The connector's matrix is the linear projector that
-the core owns; it has no bias.
+The patches of a square of ``scale x scale`` become one soft prompt, of the patches' width times ``scale^2``. The ViT's
+last norm is what stage 2 trains of the VPG. The connector's matrix is the linear projector that the core owns; it has
+no bias. A picture is one tile here; `vpg_idefics3.tiled` cuts it into several.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
 from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector, Idefics3VisionTransformer
 
-from vpg_idefics3.names import PROJECTOR, TOWER, TRAINED
+from vpg_idefics3.names import PART, PROJECTOR, TEXT_TYPE, TOWER, TRAINED
 from vpg_idefics3.preprocessing import Shrunk, preprocessing_of
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.files import read_json
-from vpgtrans_core.vpg.adapter import VPG, Preprocessing
-from vpgtrans_core.weights import Weights, check_finite, load_strict
+from vpgtrans_core.vpg.adapter import Preprocessing
+from vpgtrans_core.vpg.bare import BareVPG, WholeClass, loading_code
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
-    from vpgtrans_core.llm.adapter import LLM
-
-LOADING_CODE = """from transformers import AutoProcessor, Idefics3ForConditionalGeneration
-from PIL import Image
-
-processor = AutoProcessor.from_pretrained("{folder}")
-model = Idefics3ForConditionalGeneration.from_pretrained("{folder}")
-prompt = processor.apply_chat_template([dict(role="user", content=[dict(type="image")])], add_generation_prompt=True)
-inputs = processor(images=Image.open("picture.png"), text=prompt, add_special_tokens=False, return_tensors="pt")
-said = model.generate(**inputs)[:, inputs["input_ids"].shape[1]:]
-print(processor.batch_decode(said, skip_special_tokens=True)[0].strip())
-"""
 FIELDS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size",
     "num_channels", "hidden_act", "layer_norm_eps",
@@ -45,83 +28,65 @@ FIELDS = (
 """Fields of the vision config that say how it computes."""
 
 
-class Idefics3VPG(VPG):
-    """A ViT and a pixel shuffle. Parameters carry the names of Idefics3's files.
-
-    Args:
-        config: the contents of a config.json, Idefics3's or that of a folder of ours.
-        preprocessing: how images become pixels; by default the family's at the ViT's image size.
+class Idefics3VPG(BareVPG):
+    """A ViT and a pixel shuffle.
 
     Attributes:
-        vision: the ViT's config.
         scale: how many patches a soft prompt takes in height, and in width.
     """
 
-    loading_code = LOADING_CODE
+    loading_code = loading_code("Idefics3ForConditionalGeneration")
     projector_bias = False
+    what, part, text_type = "Idefics3", PART, TEXT_TYPE
+    tower, trained_names, projector_name = TOWER, (TRAINED,), PROJECTOR
+    defaults: ClassVar[dict[str, Any]] = {"scale_factor": 2}
+
+    vision: Idefics3VisionConfig
 
     def __init__(self, config: dict[str, Any], preprocessing: Preprocessing | None = None) -> None:
-        super().__init__()
+        super().__init__(config, preprocessing)
         self.vision = vision_config(config)
-        self.scale = int(config.get("scale_factor", 2))
-        size, patch = cast(int, self.vision.image_size), cast(int, self.vision.patch_size)
-        side = size // patch
+        self.scale = int(self.settings["scale_factor"])
+        side = self.image_size // cast(int, self.vision.patch_size)
         if side % self.scale:
             raise ModelError(f"a grid of {side} x {side} patches cannot be shuffled by {self.scale}")
         self.num_prompts = (side // self.scale) ** 2
         self.output_size = self.vision.hidden_size * self.scale**2
         self.feature_shape = (side**2, self.vision.hidden_size)
-        self.preprocessing = preprocessing or Shrunk(size=size, longest=4 * size)
+        self.preprocessing = preprocessing or self.plain_preprocessing()
         self.model = nn.ModuleDict({"vision_model": Idefics3VisionTransformer._from_config(self.vision)})
-        self.requires_grad_(False)
-        self.eval()
 
     @property
     def vit(self) -> Any:
         return self.model["vision_model"]
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any], preprocessing: Preprocessing | None = None) -> Idefics3VPG:
-        """A VPG with random weights.
+    @property
+    def image_size(self) -> int:
+        """The side of the square that the ViT reads, in pixels."""
+        return cast(int, self.vision.image_size)
 
-        Raises:
-            ModelError: the config describes no ViT of this family.
-        """
-        try:
-            return cls(config, preprocessing)
-        except ModelError:
-            raise
-        except Exception as error:  # transformers checks its configs with many kinds of error
-            raise ModelError(f"config.json describes no Idefics3: {type(error).__name__}: {error}") from error
+    def plain_preprocessing(self) -> Shrunk:
+        """How images become pixels where no folder says it."""
+        return Shrunk(size=self.image_size, longest=4 * self.image_size)
+
+    def preprocessing_of(self, folder: Path) -> Shrunk:
+        return preprocessing_of(folder, self.image_size)
 
     @classmethod
-    def load(
-        cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-    ) -> Idefics3VPG:
-        config = read_json(Path(folder) / "config.json")
-        size = cast(int, vision_config(config).image_size)
-        vpg = cls.from_config(config, preprocessing_of(folder, size))
-        weights = Weights(folder)
-        tensors = {name: weights.read(name) for name in weights if name.startswith(TOWER)}
-        load_strict(
-            vpg, tensors, folder, dtype=lambda n: torch.float32 if n.startswith(TRAINED) else dtype, device=device
-        )
-        return vpg.eval()
+    def whole(cls) -> WholeClass:
+        from vpg_idefics3.classes import WHOLE
 
-    @classmethod
-    def load_projector(cls, folder: str | Path) -> tuple[Tensor, Tensor] | None:
-        weights, name = Weights(folder), PROJECTOR + "weight"
-        if name not in weights:
-            return None
-        weight = weights.read(name).float()
-        check_finite({name: weight}, folder)
-        return weight, torch.zeros(len(weight))
+        return WHOLE
 
-    @classmethod
-    def describe(cls, config: dict[str, Any]) -> dict[str, Any]:
-        with torch.device("meta"):
-            vpg = cls.from_config(config)
-        return vpg.facts(vpg.vision.image_size)
+    def image_processor(self) -> Any:
+        from vpg_idefics3.classes import image_processor
+
+        return image_processor(self.preprocessing)
+
+    def save_processor(self, folder: Path, tokenizer: Any, chat_template: str) -> None:
+        from vpg_idefics3.classes import plain_processor
+
+        plain_processor(self, tokenizer, chat_template).save_pretrained(folder)
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
@@ -129,7 +94,7 @@ class Idefics3VPG(VPG):
         kind = "cuda" if pixels.is_cuda else "cpu"  # a plan's "meta" device knows no autocast
         with torch.autocast(kind, enabled=False):  # it would cast every norm to fp32 and back
             pixels = pixels.to(self.vit.embeddings.patch_embedding.weight.dtype)
-            side = cast(int, self.vision.image_size) // cast(int, self.vision.patch_size)
+            side = self.image_size // cast(int, self.vision.patch_size)
             whole = torch.ones(len(pixels), side, side, dtype=torch.bool, device=pixels.device)
             patches = self.vit.embeddings(pixel_values=pixels, patch_attention_mask=whole)
             return self.vit.encoder(inputs_embeds=patches).last_hidden_state
@@ -139,30 +104,6 @@ class Idefics3VPG(VPG):
         norm = self.vit.post_layernorm
         normed = norm(features.to(norm.weight.dtype))
         return Idefics3Connector.pixel_shuffle(cast(Any, None), normed, self.scale).float()
-
-    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((name, p) for name, p in self.named_parameters() if name.startswith(TRAINED))
-
-    @classmethod
-    def why_not_whole(cls, llm: PreTrainedConfig) -> str | None:
-        from vpg_idefics3.folder import why_not_whole
-
-        return why_not_whole(llm)
-
-    def save_model(self, folder: Path, projector: nn.Linear, llm: LLM, *, llm_reference: dict[str, Any]) -> None:
-        from vpg_idefics3.folder import save_idefics3
-
-        save_idefics3(Path(folder), self, projector, llm, llm_reference)
-
-    def check_model(self, folder: Path, projector: nn.Linear, llm: LLM, *, llm_reference: dict[str, Any]) -> None:
-        from vpg_idefics3.folder import check_idefics3
-
-        check_idefics3(Path(folder), self, projector, llm, llm_reference)
-
-    def save_part(self, folder: Path, projector: nn.Linear | None, *, references: dict[str, Any]) -> None:
-        from vpg_idefics3.folder import save_part
-
-        save_part(Path(folder), self, projector, references)
 
 
 def vision_config(config: dict[str, Any]) -> Idefics3VisionConfig:

@@ -1,4 +1,4 @@
-"""How Idefics3's pictures become squares when they are not split, as the folder's image processor says."""
+"""How Idefics3's pictures become squares, as the folder's image processor says."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import read_json
@@ -29,29 +28,38 @@ class Shrunk(Preprocessing):
     longest: int = 2048
 
     def fit(self, image: Image.Image) -> Image.Image:
-        width, height = image.size
+        return self.square(image.resize(self.shrunk(*image.size), Image.Resampling.LANCZOS))
+
+    def shrunk(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of a picture whose longer side is `longest`."""
         most = self.longest
         if width >= height:
-            size = most, max(1, _even(int(most / (width / height))))
-        else:
-            size = max(1, _even(int(most * (width / height)))), most
-        lanczos = Image.Resampling.LANCZOS
-        return image.resize(size, lanczos).resize((self.size, self.size), lanczos)
+            return most, max(1, _even(int(most / (width / height))))
+        return max(1, _even(int(most * (width / height)))), most
+
+    def square(self, image: Image.Image) -> Image.Image:
+        """All of a picture as a square of `size` pixels."""
+        return image.resize((self.size, self.size), Image.Resampling.LANCZOS)
 
 
 def _even(side: int) -> int:
     return side + side % 2
 
 
-def preprocessing_of(folder: str | Path, image_size: int) -> Preprocessing:
-    """What a folder's image processor says; the published one's where there is none. Pictures are never split.
+def values_of(folder: str | Path) -> tuple[Path | None, dict[str, Any]]:
+    """The file that describes a folder's image processor, and what it says; nothing where there is none."""
+    path = next((p for name in FILES if (p := Path(folder) / name).is_file()), None)
+    values: dict[str, Any] = read_json(path) if path else {}
+    return path, values.get("image_processor", values)
+
+
+def preprocessing_of(folder: str | Path, image_size: int) -> Shrunk:
+    """What a folder's image processor says of pictures that are not split; the published one's where there is none.
 
     Raises:
         ModelError: it makes other pictures than the ViT reads.
     """
-    path = next((p for name in FILES if (p := Path(folder) / name).is_file()), None)
-    values: dict[str, Any] = read_json(path) if path else {}
-    values = values.get("image_processor", values)
+    path, values = values_of(folder)
     side = (values.get("max_image_size") or {}).get("longest_edge", image_size)
     longest = (values.get("size") or {}).get("longest_edge", 4 * image_size)
     if side != image_size or values.get("resample", 1) != 1 or not isinstance(longest, int) or longest > MOST:
@@ -62,15 +70,3 @@ def preprocessing_of(folder: str | Path, image_size: int) -> Preprocessing:
         )
     mean, std = (tuple(values.get(name) or HALF) for name in ("image_mean", "image_std"))
     return Shrunk(size=image_size, mean=mean, std=std, longest=longest)
-
-
-def image_processor(preprocessing: Preprocessing) -> Idefics3ImageProcessorPil:
-    """transformers' processor that makes the pixels which vpgt makes."""
-    assert isinstance(preprocessing, Shrunk)
-    return Idefics3ImageProcessorPil(
-        size={"longest_edge": preprocessing.longest},
-        max_image_size={"longest_edge": preprocessing.size},
-        image_mean=list(preprocessing.mean),
-        image_std=list(preprocessing.std),
-        do_image_splitting=False,
-    )

@@ -36,6 +36,7 @@ def vpgt_vpg_families() -> list[VPGFamily]:
             name="internvl",
             model_types=(INTERNVL, PART),
             adapter="vpg_internvl.adapter:InternVLVPG",
+            tiles="vpg_internvl.tiled:TiledInternVLVPG",
             sources=SOURCES,
             llm_trunk=TRUNK,
             llm_head=HEAD,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from transformers import (
     LlavaConfig,
@@ -19,9 +19,10 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
 from vpg_llava.anyres import AnyRes
-from vpg_llava.names import LLAVA, NEXT, ONEVISION
-from vpg_llava.preprocessing import FILE, square_processor
+from vpg_llava.names import HEAD, LLAVA, NEXT, ONEVISION, TRUNK
+from vpg_llava.preprocessing import square_processor
 from vpgtrans_core.files import write_json
+from vpgtrans_core.vpg.bare import WholeClass
 from vpgtrans_core.vpg.image_token import IMAGE
 
 if TYPE_CHECKING:
@@ -29,18 +30,25 @@ if TYPE_CHECKING:
     from vpgtrans_core.vpg.adapter import Preprocessing
 
 
-class Classes(NamedTuple):
-    """A family's classes in transformers, and what it is called."""
+TINY_VISION = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 
-    name: str
-    config: Any
-    model: Any
+
+def _whole(config: Any, model: Any) -> WholeClass:
+    return WholeClass(config, model, TRUNK, HEAD, "model.language_model", TINY_VISION, "image_token_index")
 
 
 CLASSES = {
-    LLAVA: Classes("LLaVA", LlavaConfig, LlavaForConditionalGeneration),
-    NEXT: Classes("LLaVA-NeXT", LlavaNextConfig, LlavaNextForConditionalGeneration),
-    ONEVISION: Classes("LLaVA-OneVision", LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration),
+    LLAVA: _whole(LlavaConfig, LlavaForConditionalGeneration),
+    NEXT: _whole(LlavaNextConfig, LlavaNextForConditionalGeneration),
+    ONEVISION: _whole(LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration),
 }
 
 
@@ -63,23 +71,19 @@ def image_processor(preprocessing: Preprocessing) -> Any:
 
 def save_processor(folder: Path, vpg: LlavaVPG, tokenizer: Any, chat_template: str | None) -> None:
     """Write the family's processor with its tokenizer."""
-    images = image_processor(vpg.preprocessing)
-    strategy = vpg.settings["vision_feature_select_strategy"]
     if vpg.kind == ONEVISION:
         _save_onevision(folder, vpg, tokenizer, chat_template)
-    else:
-        kind = LlavaNextProcessor if vpg.kind == NEXT else LlavaProcessor
-        kind(
-            image_processor=images,
-            tokenizer=tokenizer,
-            patch_size=vpg.vision.patch_size,
-            vision_feature_select_strategy=strategy,
-            num_additional_image_tokens=int(vpg.vision.model_type == "clip_vision_model"),
-            image_token=IMAGE,
-            chat_template=chat_template,
-        ).save_pretrained(folder)
-    images.save_pretrained(folder)  # a file of its own, where readers look first
-    assert (folder / FILE).is_file()
+        return
+    kind = LlavaNextProcessor if vpg.kind == NEXT else LlavaProcessor
+    kind(
+        image_processor=vpg.image_processor(),
+        tokenizer=tokenizer,
+        patch_size=vpg.vision.patch_size,
+        vision_feature_select_strategy=vpg.settings["vision_feature_select_strategy"],
+        num_additional_image_tokens=int(vpg.vision.model_type == "clip_vision_model"),
+        image_token=IMAGE,
+        chat_template=chat_template,
+    ).save_pretrained(folder)
 
 
 def _save_onevision(folder: Path, vpg: LlavaVPG, tokenizer: Any, chat_template: str | None) -> None:

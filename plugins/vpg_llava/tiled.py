@@ -13,22 +13,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vpg_llava.adapter import LOADING_CODE, LlavaVPG
+from vpg_llava.adapter import LlavaVPG
 from vpg_llava.anyres import AnyRes, anyres_of
 from vpg_llava.names import NEXT, NEXT_PART, ONEVISION, ONEVISION_PART
 from vpgtrans_core.data.tiles import Tiles
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import read_json
 from vpgtrans_core.vpg.adapter import Preprocessing
+from vpgtrans_core.vpg.bare import loading_code
+from vpgtrans_core.vpg.separators import outputs_for
 
 if TYPE_CHECKING:
     from vpgtrans_core.weights import Weights
 
 NEWLINE = "image_newline"
-CLOSE = 1e-6
-"""How near to the folder's, relative to its length, the soft prompt that ends a row has to come."""
-STEPS = 500
-"""Steps at most to find it: a vector that takes more lies where the projector hardly reaches, and would be huge."""
 
 
 class LlavaNextVPG(LlavaVPG):
@@ -38,7 +36,8 @@ class LlavaNextVPG(LlavaVPG):
         image_newline: ``[D]``, the output that ends a row.
     """
 
-    loading_code = LOADING_CODE.replace("LlavaFor", "LlavaNextFor")
+    loading_code = loading_code("LlavaNextForConditionalGeneration")
+    what = "LLaVA-NeXT"
     kind = NEXT
     part = NEXT_PART
     defaults: ClassVar[dict[str, Any]] = {
@@ -70,7 +69,7 @@ class LlavaNextVPG(LlavaVPG):
         tiles = None if most is None else int(str(most).removeprefix("anyres_max_"))
         return AnyRes(size=self.vision.image_size, side=side, resolutions=resolutions, most=tiles)
 
-    def preprocessing_of(self, folder: str | Path) -> AnyRes:
+    def preprocessing_of(self, folder: Path) -> AnyRes:
         return anyres_of(folder, self.plain_preprocessing())
 
     def arrange(self, outputs: Tiles) -> Sequence[Tensor]:
@@ -97,28 +96,30 @@ class LlavaNextVPG(LlavaVPG):
         kept = self.image_newline.detach()[units.to(self.image_newline.device)]
         self.image_newline = nn.Parameter(kept.clone(), requires_grad=False)
 
-    def read_tensors(self, folder: str | Path, weights: Weights) -> dict[str, Tensor]:
+    def read_tensors(self, folder: Path, weights: Weights) -> dict[str, Tensor]:
         tensors = super().read_tensors(folder, weights)
         if NEWLINE not in weights:
             return tensors
         newline = weights.read(NEWLINE).float()
-        if read_json(Path(folder) / "config.json").get("model_type") != self.part:  # it is in the LLM's space
+        if read_json(folder / "config.json").get("model_type") != self.part:  # it is in the LLM's space
             projector = self.load_projector(folder)
             if projector is None:
                 raise ModelError(f"{folder} has no projector, and {NEWLINE} cannot be read without it")
-            newline = output_for(newline, *projector)
+            (newline,) = outputs_for(newline[None], *projector)
         return {**tensors, NEWLINE: newline}
 
-    def written(self, projector: nn.Linear) -> dict[str, Tensor]:
-        """What a whole folder has besides LLaVA's tensors: the soft prompt that ends a row, in the LLM's space."""
+    def whole_tensors(self, projector: nn.Linear, dtype: torch.dtype) -> dict[str, Tensor]:
+        """LLaVA's, and the soft prompt that ends a row, in the LLM's space."""
         with torch.no_grad():
-            return {NEWLINE: projector(self.image_newline.to(projector.weight)).float()}
+            newline = projector(self.image_newline.to(projector.weight)).float()
+        return {**super().whole_tensors(projector, dtype), NEWLINE: newline}
 
 
 class LlavaOnevisionVPG(LlavaNextVPG):
     """The same with OneVision's resolutions, and a limit of how many soft prompts a picture has."""
 
-    loading_code = "# needs torchvision\n" + LOADING_CODE.replace("LlavaFor", "LlavaOnevisionFor")
+    loading_code = loading_code("LlavaOnevisionForConditionalGeneration", torchvision=True)
+    what = "LLaVA-OneVision"
     kind = ONEVISION
     part = ONEVISION_PART
     defaults: ClassVar[dict[str, Any]] = {
@@ -128,24 +129,3 @@ class LlavaOnevisionVPG(LlavaNextVPG):
         "image_grid_pinpoints": [[384 * high, 384 * wide] for high in range(1, 7) for wide in range(1, 7)],
         "vision_aspect_ratio": "anyres_max_9",
     }
-
-
-def output_for(soft_prompt: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The output ``[D]`` that the projector ``[D_llm, D]`` maps to this soft prompt ``[D_llm]``, or nearly.
-
-    By conjugate gradients from zero, which go first where the projector reaches far: they end with a short vector,
-    where a solution to the last digit would be long and mean nothing to another projector.
-    """
-    matrix, missed = weight.double(), (soft_prompt - bias).double()
-    output = torch.zeros(matrix.shape[1], dtype=torch.float64)
-    enough = CLOSE * float(missed.norm())
-    way = slope = matrix.T @ missed
-    for _ in range(STEPS):
-        if float(missed.norm()) <= enough or not float(slope.norm()):
-            break
-        step = matrix @ way
-        length = (slope @ slope) / (step @ step)
-        output, missed = output + length * way, missed - length * step
-        new = matrix.T @ missed
-        way, slope = new + (new @ new) / (slope @ slope) * way, new
-    return output.float()

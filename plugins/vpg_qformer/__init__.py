@@ -35,14 +35,16 @@ VPGT_CONFORMANCE = {
 
 @hookimpl
 def vpgt_vpg_families() -> list[VPGFamily]:
-    """One family: transformers' BLIP-2 folders, and our folders without the LLM."""
+    """Two families: transformers' BLIP-2 folders and ours without the LLM; and ours with another vision tower."""
     return [
         VPGFamily(
             name="qformer",
             model_types=("blip-2", "vpgt-vpg"),
             adapter="vpg_qformer.adapter:QFormerVPG",
             sources=SOURCES,
-        )
+            pretraining="vpg_qformer.pretraining:QFormerPretraining",
+        ),
+        VPGFamily(name="qformer-tower", model_types=("vpgt-vpg-tower",), adapter="vpg_qformer.tower:TowerVPG"),
     ]
 
 

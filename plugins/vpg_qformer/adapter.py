@@ -5,20 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from vpg_qformer.config import Sizes, preprocessing_of, read_config, sizes_of
+from vpg_qformer.config import PART, Sizes, preprocessing_of, read_config, sizes_of
 from vpg_qformer.folded_norm import ask_with_folded_norm
-from vpg_qformer.reading import PROJECTOR, TRAINED, VISION, read_frozen, read_vpg
+from vpg_qformer.reading import PROJECTOR, TRAINED, VISION, is_frozen, read_frozen, read_vpg
 from vpgtrans_core.vpg.adapter import VPG, Preprocessing
 from vpgtrans_core.weights import Weights, check_finite, check_shapes, load_strict, sha256_tensors
 
 if TYPE_CHECKING:
     from vpgtrans_core.llm.adapter import LLM
-
 VIT = ("embeddings", "encoder")
 """The frozen children of the vision model."""
 
@@ -49,6 +48,8 @@ class QFormerVPG(VPG):
         waiting: the precision in which the ViT will be read when pixels come (see `load_lazily`); None: it is there.
     """
 
+    model_type: ClassVar[str] = PART
+    """Of the folder that `save_part` writes."""
     loading_code = LOADING_CODE
     formats = {"lavis": "vpg_qformer.conversion:export_pth"}  # noqa: RUF012
 
@@ -229,6 +230,10 @@ class QFormerVPG(VPG):
         if self.folder is not None and self.folder.is_dir():
             return read_frozen(self.folder)
         return {name: value for name, value in self.state_dict().items() if not name.startswith(TRAINED)}
+
+    def frozen_names(self) -> list[str]:
+        """The names of what `frozen_tensors` returns."""
+        return [name for name in self.state_dict() if is_frozen(name)]
 
     def trained_tensors(self) -> dict[str, Tensor]:
         """What stage 2 trains, by name, in fp32 on the CPU."""

@@ -19,6 +19,8 @@ BLIP2 = "blip-2"
 PART = "vpgt-vpg"
 MODEL_TYPES = (BLIP2, PART)
 FAMILY = "qformer"
+TOWER_PART, TOWER_FAMILY = "vpgt-vpg-tower", "qformer-tower"
+"""The same with another vision tower of transformers in the ViT's place."""
 FORMAT = 1
 """The version of the ``vpgt-vpg`` folder that is written, and the newest that is read."""
 
@@ -70,30 +72,46 @@ def sizes_of(config: dict[str, Any]) -> Sizes:
         ModelError: the folder holds another kind of model, a newer format, or sizes that fit no ViT.
     """
     kind = config.get("model_type")
-    if kind not in MODEL_TYPES:
+    if kind not in (*MODEL_TYPES, TOWER_PART):
         raise ModelError(
             f"the folder's model type is {kind!r}, not a VL-LLM with a Q-Former ({' or '.join(MODEL_TYPES)})",
             "a source is a BLIP-2 folder of transformers, or what vpgt wrote or imported",
         )
-    if kind == PART and (config.get("vpg_family") != FAMILY or config.get("format", 0) > FORMAT):
+    family = TOWER_FAMILY if kind == TOWER_PART else FAMILY
+    if kind != BLIP2 and (config.get("vpg_family") != family or config.get("format", 0) > FORMAT):
         raise ModelError(
             f"a VPG of family {config.get('vpg_family')!r}, format {config.get('format')!r}; "
-            f"this version reads {FAMILY!r} up to format {FORMAT}",
+            f"this version reads {family!r} up to format {FORMAT}",
             "update vpgt, or save the VPG again with this version",
         )
-    from transformers import Blip2QFormerConfig, Blip2VisionConfig
+    from transformers import Blip2QFormerConfig
 
     try:
-        vision = Blip2VisionConfig.from_dict(dict(config.get("vision_config") or {}))
+        vision = _vision_config(str(kind), dict(config.get("vision_config") or {}))
         qformer = Blip2QFormerConfig.from_dict(dict(config.get("qformer_config") or {}))
         qformer.use_qformer_text_input = False  # the text branch of pre-training is not part of a VPG
         qformer.encoder_hidden_size = vision.hidden_size
-        sizes = Sizes(vision, qformer, int(config.get("num_query_tokens", 32)))
+        sizes = _sizes_class(str(kind))(vision, qformer, int(config.get("num_query_tokens", 32)))
         with torch.device("meta"):
             sizes.vision_model(), sizes.qformer_model()
     except Exception as error:  # transformers checks its configs with many kinds of error
         raise ModelError(f"config.json describes no ViT and Q-Former: {error}") from error
     return sizes
+
+
+def _vision_config(kind: str, values: dict[str, Any]) -> Any:
+    """transformers' config of the vision model in a folder of this kind."""
+    from transformers import AutoConfig, Blip2VisionConfig
+
+    if kind == TOWER_PART:
+        return AutoConfig.for_model(values.pop("model_type"), **values)
+    return Blip2VisionConfig.from_dict(values)
+
+
+def _sizes_class(kind: str) -> type[Sizes]:
+    from vpg_qformer.tower import TowerSizes
+
+    return TowerSizes if kind == TOWER_PART else Sizes
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from vpg_qformer.lavis import Imported, export_lavis, read_lavis, save_imported
 from vpgtrans_core.errors import ConfigError, ModelError
-from vpgtrans_core.models.resolve import ResolvedSource, resolve_source, resolve_target
+from vpgtrans_core.models.resolve import resolve_source, resolve_target
+from vpgtrans_core.models.resolved import ResolvedSource
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.run.export import IMPORTED, record_template, room, stored_llm, whole_folder, write_card
 from vpgtrans_core.run.finish import identity

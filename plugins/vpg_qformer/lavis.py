@@ -27,6 +27,7 @@ from vpg_qformer.lavis_names import (
 )
 from vpg_qformer.reading import PROJECTOR
 from vpgtrans_core.errors import ModelError
+from vpgtrans_core.files import filling
 from vpgtrans_core.weights import check_finite, check_shapes, fsync, load_strict
 from vpgtrans_core.weights.pickles import read_pickle, tensors_in
 
@@ -219,9 +220,17 @@ def _save_pth(path: Path, content: dict[str, Any]) -> None:
     """The one place where a pickle is written, because the paper's code reads nothing else: plain tensors by name."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        torch.save(content, temporary)
+        with filling(path, _bytes(content)):
+            torch.save(content, temporary)
         fsync(temporary)
         temporary.replace(path)
         fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _bytes(content: Any) -> int:
+    """Bytes of all tensors in nested mappings."""
+    if isinstance(content, dict):
+        return sum(map(_bytes, content.values()))
+    return content.nbytes if isinstance(content, Tensor) else 0

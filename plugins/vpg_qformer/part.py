@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from vpg_qformer.config import FAMILY, FORMAT, PART
+from vpg_qformer.config import FAMILY, FORMAT, TOWER_FAMILY, TOWER_PART
 from vpg_qformer.images import save_image_processor
 from vpg_qformer.reading import PROJECTOR, read_frozen
 from vpgtrans_core.errors import ModelError
@@ -45,8 +45,10 @@ def save_part(folder: Path, vpg: QFormerVPG, projector: nn.Linear | None, refere
     save_image_processor(folder, vpg.preprocessing)
     if references:
         write_json(folder / REFERENCES, references)
+    kind = vpg.model_type
+    family = TOWER_FAMILY if kind == TOWER_PART else FAMILY
     write_json(
-        folder / "config.json", {"model_type": PART, "vpg_family": FAMILY, "format": FORMAT, **vpg.sizes.to_dict()}
+        folder / "config.json", {"model_type": kind, "vpg_family": family, "format": FORMAT, **vpg.sizes.to_dict()}
     )
 
 

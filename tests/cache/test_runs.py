@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -275,7 +276,8 @@ def test_build_fails_when_the_disk_fills(
         "--cache", str(tmp_path / "cache"), "--workers", "0",
     )  # fmt: skip
     assert done.code == 2
-    assert "No space left on device" in done.err and "GB of its disk are free" in done.err and "--cache" in done.err
+    assert "the disk is full" in done.err and str(tmp_path / "cache") in done.err and "--cache" in done.err
+    assert re.search(r"all of it needs [\d,]+ bytes, [\d,]+ are free", done.err)
 
 
 def test_build_says_what_it_would_take_when_that_is_too_much(

@@ -121,6 +121,26 @@ def test_any_wrong_value_in_given_answers(tmp_path: Path) -> None:
             read_given(path, task, known)
 
 
+def test_bad_lines_are_told_with_file_and_line(tmp_path: Path) -> None:
+    """Of a file with an answer a line, blank lines counted; all of them at once."""
+    task, path = load(CARDS["vqav2"].target)(), tmp_path / "answers.jsonl"
+    lines = ['{"question_id": 1, "answer": "a"}', "", '{"question_id": 2}', "", '{"question_id": 9, "answer": "b"}']
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError) as error:
+        read_given(path, task, {1: 0, 2: 1})
+    assert f"{path}: line 3 has no question_id or no answer" in error.value.message
+    assert f"{path}: line 5 answers 9, which the task does not ask" in error.value.message
+    path.write_text("\n".join([*lines, "{", lines[0] + lines[0], "x"]))
+    with pytest.raises(DataError) as error:
+        read_given(path, task, {1: 0, 2: 1})
+    assert str(path) in error.value.message and all(f"line {n}: " in error.value.message for n in (6, 7, 8))
+    rows = json.loads(official.lavis(tmp_path).read_text())
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text("\n\n".join(json.dumps(row) for row in [*rows, {"image": "a.jpg"}]))
+    with pytest.raises(DataError, match=r"asked.jsonl: line 5 has no image or no caption"):
+        evaluate(EvalSettings("coco", "opt-mini-s", (str(asked),), out=str(tmp_path / "eval")))
+
+
 def test_ids_that_are_there_twice(tmp_path: Path) -> None:
     questions, annotations = official.vqa(tmp_path / "vqa")
     content = json.loads(annotations.read_text())

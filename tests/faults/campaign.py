@@ -271,10 +271,10 @@ def _unclear(ending: Ending) -> str | None:
 def _undefined(ending: Ending, number: signal.Signals, *, early: bool, finished: bool) -> str | None:
     """Say what is wrong with how a program ended after a signal, or None.
 
-    It ends with 128 + the signal's number. Only a run that has finished its model may end with 0, and only before the
-    program's first line, where Python ends as it always does, may the signal itself end it.
+    It ends with 128 + the signal's number. Only a run that has finished its model may end with 0. The signal itself may
+    end it only where Python answers signals alone: before the program's first line, and while Python shuts down.
     """
-    allowed = {STOPPED[number], *([0] if finished else []), *([-number] if early else [])}
+    allowed = {STOPPED[number], *([0, -number] if finished else []), *([-number] if early else [])}
     if ending.code not in allowed:
         return f"it ended with {ending.code}: {ending.said[-300:]}"
     ours = "Traceback" in ending.said and ("vpgtrans_core" in ending.said or not early)

@@ -1,5 +1,8 @@
 """Our own plugins pass the kit that everybody else's do, in each shape that their models have."""
 
+from vpg_idefics3 import VPGT_CONFORMANCE as idefics3
+from vpg_internvl import VPGT_CONFORMANCE as internvl
+
 from vpgtrans_core.testing import LLMConformance, VPGConformance
 
 
@@ -83,5 +86,16 @@ class TestIdefics3(VPGConformance):
     plugin = "vpg_idefics3"
 
 
+class TestIdefics3Tiles(VPGConformance):
+    plugin = "vpg_idefics3"
+    config = {**idefics3["idefics3"]["config"], "tiles": True}  # noqa: RUF012
+
+
 class TestInternVL(VPGConformance):
     plugin = "vpg_internvl"
+
+
+class TestInternVLTiles(VPGConformance):
+    plugin = "vpg_internvl"
+    config = {**internvl["internvl"]["config"], "tiles": True}  # noqa: RUF012
+    unsupported = {"card_says_what_vpgt_caption_says": "its processor, which reads videos, too, needs torchvision"}  # noqa: RUF012

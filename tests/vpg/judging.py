@@ -35,9 +35,10 @@ import transformers
 kind, text, pictures, folders = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), sys.argv[4:]
 results = [{} for _ in pictures]
 for folder in folders:
-    if kind.startswith("LlavaOnevision"):
-        from tests.vpg.onevision import Processor
-        processor = Processor(folder)
+    own = json.load(open(folder + "/processor_config.json"))["processor_class"]
+    if own in ("LlavaOnevisionProcessor", "InternVLProcessor"):
+        from tests.vpg.without_videos import PROCESSORS
+        processor = PROCESSORS[own](folder)
     else:
         processor = transformers.AutoProcessor.from_pretrained(folder)
     model = getattr(transformers, kind).from_pretrained(folder, dtype=torch.float32)
@@ -51,7 +52,9 @@ for folder in folders:
         both = processor(images=picture, text=prompt + text, add_special_tokens=False, return_tensors="pt")
         ids = torch.cat([both["input_ids"], torch.tensor([[model.generation_config.eos_token_id[0]]])], 1)
         labels = ids.clone()
-        image = (ids[0] == model.config.image_token_id).nonzero()[-1] + 1  # a BOS behind the image is a label, too
+        ends = [processor.tokenizer.get_vocab().get(name) for name in ("</img>", "<fake_token_around_image>")]
+        around = [model.config.image_token_id, *(i for i in ends if i is not None)]
+        image = torch.isin(ids[0], torch.tensor(around)).nonzero()[-1] + 1  # a BOS behind the image is a label, too
         labels[0, :image] = -100
         seen = {name: value for name, value in both.items() if name not in ("input_ids", "attention_mask")}
         loss = model(input_ids=ids, labels=labels, **seen).loss

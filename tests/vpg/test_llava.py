@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import AutoConfig
 from vpg_llava.adapter import LlavaVPG
 from vpg_llava.classes import image_processor
-from vpg_llava.folder import why_not_whole
 from vpg_llava.preprocessing import CentreCrop
 
-from tests.vpg.judging import agree, draw, judge, odd_pictures, run, write_all
+from tests.vpg.families import save_llava
+from tests.vpg.judging import odd_pictures, run
 from vpgtrans_core import Settings
 from vpgtrans_core.cli.main import main
 from vpgtrans_core.data.images import normalize, pixels
@@ -21,79 +21,23 @@ from vpgtrans_core.errors import ConfigError, ModelError
 from vpgtrans_core.models.resolve import resolve_source, resolve_target
 from vpgtrans_core.registry import default_registry
 from vpgtrans_core.run.run import Run
-from vpgtrans_core.testing.tiny_models import save_tiny_llm, tiny_config, tiny_tokenizer
-from vpgtrans_core.vpg.image_token import with_image_token
+from vpgtrans_core.testing.tiny_models import save_tiny_llm
 from vpgtrans_core.weights import Weights
 
 pytest_plugins = ["tests.vpg.shared"]
-VISION = {
-    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 28,
-    "patch_size": 14,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
     """A LLaVA that transformers itself made and wrote."""
     folder = tmp_path_factory.mktemp("llava")
-    torch.manual_seed(0)
-    words = tiny_tokenizer(False)
-    text = tiny_config("llama", words, {"tie_word_embeddings": False})
-    token = with_image_token(words, text.vocab_size, {1, 2})
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**VISION).to_dict(), text_config=text.to_dict(), image_token_index=token.id
-    )
-    model = LlavaForConditionalGeneration(config)
-    draw(model)
-    model.save_pretrained(folder)
-    images = image_processor(CentreCrop(size=28))
-    LlavaProcessor(images, token.tokenizer, patch_size=14, vision_feature_select_strategy="default").save_pretrained(
-        folder
-    )
+    save_llava(folder)
     return folder
-
-
-RUNS = {
-    "narrower": ("llama", {}),
-    "wider": ("qwen2", {}),
-    "tied": ("smollm", {"bos": "first", "method": "inherit"}),
-    "after": ("llama", {"bos": "after"}),
-}
-
-
-@pytest.fixture(scope="module")
-def written(source, data, targets, tmp_path_factory) -> dict[str, Path]:
-    return write_all(RUNS, source, targets, data, tmp_path_factory.mktemp("written"))
-
-
-@pytest.fixture(scope="module")
-def judged(written, picture) -> dict:
-    return judge("LlavaForConditionalGeneration", written, picture)
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_transformers_alone_gives_our_loss_and_our_captions(name, written, picture, judged):
-    agree(written[name], picture, judged[name])
-
-
-def test_bos_stands_where_the_run_had_it(written, judged):
-    starts = {name: judged[name]["start"] for name in written}
-    bos, image = starts["narrower"][0], starts["narrower"][1]
-    assert starts["narrower"] == [bos, *[image] * 4] and starts["after"] == [*[image] * 4, bos]
-    for name, order in (("narrower", "first"), ("after", "after")):
-        assert resolve_source(str(written[name]), default_registry(), Settings()).llm.family.bos == order
 
 
 def test_a_folder_that_does_not_state_the_order_of_bos_has_llavas(source):
     assert "bos" not in json.loads((source / "config.json").read_text())
     assert resolve_source(str(source), default_registry(), Settings()).llm.family.bos == "first"
-
-
-def test_stage_two_moves_the_mlp_and_nothing_else(source, data, targets, tmp_path):
-    run(source, targets["qwen2"], data, tmp_path / "out", save="vpg")
-    old, new = LlavaVPG.load(source).state_dict(), LlavaVPG.load(tmp_path / "out").state_dict()
-    moved = {name for name in old if not torch.equal(old[name], new[name])}
-    assert moved == {"multi_modal_projector.linear_1.weight", "multi_modal_projector.linear_1.bias"}
 
 
 def test_a_narrower_llm_gets_the_units_that_tell_most(source, data, targets, tmp_path):
@@ -152,7 +96,7 @@ def test_twenty_odd_pictures_are_read_as_by_the_familys_own_processor():
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma3_text", "olmo2", "qwen3_5_text"])
 def test_llms_that_the_class_computes_rightly(kind):
-    assert why_not_whole(AutoConfig.for_model(kind)) is None
+    assert LlavaVPG.why_not_whole(AutoConfig.for_model(kind)) is None
 
 
 @pytest.mark.parametrize(
@@ -160,14 +104,14 @@ def test_llms_that_the_class_computes_rightly(kind):
     [("granite", {"logits_scaling": 8.0, "embedding_multiplier": 3.0}), ("cohere2", {"logit_scale": 0.1})],
 )
 def test_a_factor_on_the_logits_is_written_into_the_head(kind, changes):
-    assert why_not_whole(AutoConfig.for_model(kind, **changes)) is None
+    assert LlavaVPG.why_not_whole(AutoConfig.for_model(kind, **changes)) is None
 
 
 @pytest.mark.parametrize(
     ("kind", "why"), [("phi", "other logits"), ("gemma2", "other logits"), ("t5", "encoder"), ("mamba", "fails")]
 )
 def test_llms_that_the_class_computes_wrongly_are_refused(kind, why):
-    assert why in (why_not_whole(AutoConfig.for_model(kind)) or "")
+    assert why in (LlavaVPG.why_not_whole(AutoConfig.for_model(kind)) or "")
 
 
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "mllama", "gemma3", "paligemma", "phi4_multimodal"])

@@ -13,11 +13,11 @@ from transformers import AutoProcessor, CLIPVisionConfig, SiglipVisionConfig
 from typer.testing import CliRunner
 from vpg_llava.anyres import AnyRes
 from vpg_llava.cards import NEXT_SOURCES, ONEVISION_SOURCES
-from vpg_llava.classes import CLASSES, image_processor, save_processor
-from vpg_llava.tiled import LlavaNextVPG, LlavaOnevisionVPG, output_for
+from vpg_llava.classes import CLASSES, image_processor
+from vpg_llava.tiled import LlavaNextVPG, LlavaOnevisionVPG
 
 from tests.vpg.judging import TEXT, agree, draw, judge_all, odd_pictures, run, write_all
-from tests.vpg.onevision import Processor
+from tests.vpg.without_videos import OnevisionProcessor
 from vpgtrans_core import Settings
 from vpgtrans_core.cli.main import app
 from vpgtrans_core.data.conversation import Caption
@@ -27,6 +27,7 @@ from vpgtrans_core.registry import default_registry
 from vpgtrans_core.testing.tiny_models import tiny_config, tiny_tokenizer
 from vpgtrans_core.vlm.captioning import load_model
 from vpgtrans_core.vpg.image_token import with_image_token
+from vpgtrans_core.vpg.separators import outputs_for
 from vpgtrans_core.weights import Weights
 
 pytest_plugins = ["tests.vpg.shared"]
@@ -54,7 +55,8 @@ def save_source(folder: Path, kind: str) -> Path:
     draw(model)
     model.save_pretrained(folder)
     vpg = KINDS[kind].from_config(json.loads((folder / "config.json").read_text()))
-    save_processor(folder, vpg, token.tokenizer, None)
+    vpg.save_processor(folder, token.tokenizer, None)
+    vpg.image_processor().save_pretrained(folder)
     return folder
 
 
@@ -164,7 +166,7 @@ def test_a_wide_folder_is_a_source_again_through_the_command_line(written, targe
 def test_the_row_end_is_found_where_the_projector_reaches():
     torch.manual_seed(0)
     weight, bias, wanted = torch.randn(24, 32), torch.randn(24), torch.randn(24)
-    output = output_for(wanted, weight, bias)
+    (output,) = outputs_for(wanted[None], weight, bias)
     assert torch.allclose(weight @ output + bias, wanted, atol=1e-4)
     shortest = torch.linalg.lstsq(weight, (wanted - bias)[:, None], driver="gelsd").solution
     assert output.norm() <= shortest.norm() * 1.001
@@ -186,7 +188,7 @@ def test_twenty_odd_pictures_are_read_as_by_the_familys_own_processor(most):
 
 def test_onevisions_rows_have_as_many_tokens_as_its_processor_says(sources):
     source = sources["llava_onevision"]
-    own, vpg = Processor(source), LlavaOnevisionVPG.load(source)
+    own, vpg = OnevisionProcessor(source), LlavaOnevisionVPG.load(source)
     for picture in odd_pictures():
         assert vpg.preprocessing.runs(*picture.size) == (own.tokens(picture),), picture.size
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +22,8 @@ from vpgtrans_core.data.images import Augmentation, normalize
 from vpgtrans_core.data.loader import Loader, ReadOptions, StepReader
 from vpgtrans_core.data.order import Draw, InOrder
 from vpgtrans_core.data.tiles import changed
-from vpgtrans_core.errors import ConfigError, VpgtError
-from vpgtrans_core.files import cache_root
+from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.files import DiskFull, cache_root, free_bytes, is_full
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.train.stage import Progress
@@ -45,6 +44,9 @@ class NoText:
 
     def encode_spans(self, spans: Sequence[Span | ImageMark], max_tokens: int | None = None) -> None:
         return None
+
+    def words(self, text: str) -> tuple[int, ...]:
+        return ()
 
 
 class NoTemplate:
@@ -73,7 +75,7 @@ def build_cache(
     samples by kind.
 
     Raises:
-        ConfigError: it would pass ``cache_gb`` or the disk. VpgtError: the disk refused it.
+        ConfigError: it would pass ``cache_gb`` or the disk. DiskFull: the disk refused it.
     """
     images = sum(part.images + part.held_out_images for part in _parts(data))
     caches = data.caches
@@ -101,25 +103,25 @@ def build_cache(
             progress.stage("plain view" if augmentation is None else f"view {view + 1}", len(rows))
             for step in loader:
                 computed += _compute(vpg, step, reader, machine)
-                _stop_when_full(cache)
+                _stop_when_full(cache, caches.plans[kind].bytes)
                 progress.step(1)
             for log, more in zip(met, loader.bad, strict=True):
                 log.add(more)
         skipped += part.skipped(met)
     cache.flush()
-    _stop_when_full(cache)
+    _stop_when_full(cache, caches.plans[kind].bytes)
     return {**cache.info(), "computed": computed, "skipped": dict(skipped)}
 
 
-def _stop_when_full(cache: FeatureCache) -> None:
+def _stop_when_full(cache: FeatureCache, needed: int) -> None:
     """A run goes on without its cache; to fill one is all that is wanted here."""
     if cache.failure is None:
         return
-    free = shutil.disk_usage(cache.folder).free
-    raise VpgtError(
-        f"{cache.folder} cannot be written: {cache.failure}; {free / 1e9:.3g} GB of its disk are free, and "
-        f"{len(cache)} entries of {cache.key.entry_bytes} bytes are kept",
-        "free disk space, or choose another folder with --cache; existing entries are not computed again",
+    full = "the disk is full: " * is_full(cache.failure)
+    raise DiskFull(
+        f"{full}{cache.folder} cannot be written: {cache.failure}; all of it needs {needed:,} bytes, "
+        f"{free_bytes(cache.folder):,} are free, and {len(cache)} entries of {cache.key.entry_bytes:,} bytes are kept",
+        "make room, or choose another folder with --cache; existing entries are not computed again",
     )
 
 

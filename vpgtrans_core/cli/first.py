@@ -7,6 +7,7 @@ Nothing happens where the command line is imported by another program, which has
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -59,7 +60,9 @@ def signals_raise() -> Iterator[None]:
         raise
     finally:
         end_at_once()
+        gc.freeze()  # otherwise Python's last collections walk over all objects of torch: most of a second
 
 
 if is_program():
     end_at_once()
+    gc.set_threshold(10_000)  # with Python's 700 an eighth of the time of importing torch goes into looking for garbage

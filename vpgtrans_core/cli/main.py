@@ -28,6 +28,7 @@ from vpgtrans_core.cli import (
     doctor,
     evaluating,
     export,
+    init_vpg,
     inspecting,
     lab,
     listing,
@@ -124,6 +125,7 @@ app = typer.Typer(
 )
 transfer.add_to(app)
 tune.add_to(app)
+init_vpg.add_to(app)
 plan.add_to(app)
 captioning.add_to(app)
 chatting.add_to(app)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -22,21 +22,25 @@ LISTED = ("stages", "ratios")
 
 
 def with_settings(
-    flag: Callable[[str], str | None] = lambda name: name,
+    flag: Callable[[str], str | None] = lambda name: name, *more: type
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command one option for each setting; it receives all of them in ``**flags``, None where not given.
 
     Args:
         flag: the name that a setting has in the command, None for one that it does without.
+        more: dataclasses of settings that only this command has.
     """
-    return lambda function: _with_settings(function, flag)
+    return lambda function: _with_settings(function, flag, more)
 
 
-def _with_settings(function: Callable[..., None], flag: Callable[[str], str | None]) -> Callable[..., None]:
+def _with_settings(
+    function: Callable[..., None], flag: Callable[[str], str | None], own_settings: Sequence[type]
+) -> Callable[..., None]:
     own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
     hints = get_type_hints(function, include_extras=True)
     own = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in own]
-    more = [_parameter(f, name) for f in dataclasses.fields(Settings) if (name := flag(f.name)) is not None]
+    more = [_parameter(f, f.name, cls) for cls in own_settings for f in dataclasses.fields(cls)]
+    more += [_parameter(f, name, Settings) for f in dataclasses.fields(Settings) if (name := flag(f.name)) is not None]
     parameters = [own[0], *more, *own[1:]]
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
@@ -53,19 +57,23 @@ def settings_from(
     Raises:
         ConfigError: every problem of both, at once.
     """
+    return build(named(given_values(config, flags)))
+
+
+def given_values(config: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """The values of a settings file with the flags that were given laid over them."""
     values: dict[str, Any] = {}
     given = {name: _listed(name, value) for name, value in flags.items() if value not in (None, [], (), "")}
     for key, value in (read_yaml(config) if config else {}).items():
         name = str(key).replace("-", "_")
         if ALIASES.get(name, name) not in given:
             values[key] = value
-    values |= given
-    return build(named(values))
+    return values | given
 
 
-def _parameter(field: dataclasses.Field[Any], name: str) -> inspect.Parameter:
+def _parameter(field: dataclasses.Field[Any], name: str, cls: type) -> inspect.Parameter:
     flag = "--" + FLAGS.get(name, name).replace("_", "-")
-    kind, metavar = _flag_type(_hints()[field.name])
+    kind, metavar = _flag_type(_hints(cls)[field.name])
     aliases = [f"--{alias.replace('_', '-')}" for alias, name in ALIASES.items() if name == field.name]
     names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag, *(a for a in aliases if a != flag)]
     option = typer.Option(
@@ -81,9 +89,9 @@ def _parameter(field: dataclasses.Field[Any], name: str) -> inspect.Parameter:
 
 
 @cache
-def _hints() -> dict[str, Any]:
+def _hints(cls: type) -> dict[str, Any]:
     """The types of all settings; resolving them takes milliseconds, and several commands have a flag for each."""
-    return get_type_hints(Settings)
+    return get_type_hints(cls)
 
 
 def _flag_type(hint: Any) -> tuple[Any, str | None]:

@@ -12,7 +12,7 @@ class Limit:
     Attributes:
         max_tokens: as the setting of the same name.
         positions: what the LLM has for the tokens of a text and the soft prompts of its images; None without an end.
-        num_prompts: soft prompts an image, Q.
+        num_prompts: soft prompts an image, Q; where pictures are cut into tiles, the fewest that one has.
     """
 
     max_tokens: int
@@ -21,8 +21,11 @@ class Limit:
 
     def tokens(self, images: int = 1) -> int:
         """The most tokens of a text that shows so many images; below 1 where the images leave no room."""
-        room = self.room(images)
-        return self.max_tokens if room is None else min(self.max_tokens, room)
+        return self.tokens_beside(images * self.num_prompts)
+
+    def tokens_beside(self, taken: int) -> int:
+        """The most tokens of a text whose images take so many positions; below 1 where they leave no room."""
+        return self.max_tokens if self.positions is None else min(self.max_tokens, self.positions - taken)
 
     def room(self, images: int = 1) -> int | None:
         """The positions that so many images leave; None without an end."""

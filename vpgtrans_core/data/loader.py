@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from vpgtrans_core.data import images
-from vpgtrans_core.data.bad import BAD_TEXT, BadLog, BadSample, BadSampleError
+from vpgtrans_core.data.bad import BAD_TEXT, TOO_MANY_TILES, BadLog, BadSample, BadSampleError
 from vpgtrans_core.data.conversation import Template, TextKind
 from vpgtrans_core.data.data import Data
 from vpgtrans_core.data.images import Augmentation
@@ -21,8 +20,8 @@ from vpgtrans_core.data.limit import Limit
 from vpgtrans_core.data.order import Draw
 from vpgtrans_core.data.preprocessing import Preprocessing
 from vpgtrans_core.data.sample import CachedKind, Encoder, Sample, VisualKind
-from vpgtrans_core.data.tiles import Visual, stacked
-from vpgtrans_core.data.workers import read_in_workers
+from vpgtrans_core.data.tiles import Tiles, Visual, stacked
+from vpgtrans_core.data.workers import default_workers, read_in_workers
 
 
 class Steps(Protocol):
@@ -71,19 +70,20 @@ class ReadOptions:
     positions: int | None = None
     num_prompts: int = 0
 
-    def longest(self, images: int = 1) -> int:
+    def longest(self, images: int = 1, taken: int | None = None) -> int:
         """The most tokens of a text that shows so many images.
+
+        Args:
+            taken: how many positions the images take, where that depends on their sizes.
 
         Raises:
             BadSampleError: they leave no room for any.
         """
         limit = Limit(self.max_tokens, self.positions, self.num_prompts)
-        if (tokens := limit.tokens(images)) < 1:
-            raise BadSampleError(
-                BAD_TEXT,
-                f"{images} images take {images * self.num_prompts} of the {self.positions} positions that the language "
-                "model has",
-            )
+        kind, taken = (BAD_TEXT, images * self.num_prompts) if taken is None else (TOO_MANY_TILES, taken)
+        if (tokens := limit.tokens_beside(taken)) < 1:
+            said = f"{images} images take {taken} of the {self.positions} positions that the language model has"
+            raise BadSampleError(kind, said)
         return tokens
 
     def view(self, visit: int) -> int:
@@ -167,7 +167,7 @@ class StepReader:
         texts: dict[int, list[Any]] = {}
         for place in [place for place, visual in enumerate(visuals) if visual is not None]:
             try:
-                texts[place] = self._texts(draws[place], samples[place])
+                texts[place] = self._texts(draws[place], samples[place], self._taken(visuals[place]))
             except BadSampleError as error:
                 bad.append(self._missed(place, draws, samples, error))
         kept = [(place, visual) for place, visual in enumerate(visuals) if visual is not None and place in texts]
@@ -244,19 +244,28 @@ class StepReader:
             return self._texts(draw, self.data.sample(draw.source, draw.row))
         return []
 
-    def _texts(self, draw: Draw, sample: Sample) -> list[Any]:
+    def _taken(self, pictures: Sequence[Visual] | None) -> int | None:
+        """How many of the LLM's positions a sample's pictures take, where that depends on their sizes."""
+        if self.options.positions is None:
+            return None
+        sizes = [size for tiles in pictures or () if isinstance(tiles, Tiles) for size in tiles.sizes]
+        runs = [run for size in sizes for run in self.options.preprocessing.runs(*size)]
+        return sum(run if isinstance(run, int) else len(self.text.words(run)) for run in runs) if sizes else None
+
+    def _texts(self, draw: Draw, sample: Sample, taken: int | None = None) -> list[Any]:
         options = self.options
         rng = self._rng("text", draw.source, sample.key, draw.visit)
         if options.texts == "caption":
             if len(sample.images) > 1:
                 raise BadSampleError(BAD_TEXT, f"{len(sample.images)} images, but a caption describes one")
             captions = self._choose(draw, sample.key, sample.captions)
-            return [self.text.encode(caption, options.longest(), rng) for caption in captions]
+            return [self.text.encode(caption, options.longest(1, taken), rng) for caption in captions]
         if options.template is None:
             raise ValueError("conversations need a template")
         asked_by = rng.choice(options.instructions) if options.instructions else ""
         conversations = self._choose(draw, sample.key, sample.conversations(asked_by))
-        return [self.text.encode_spans(options.template.spans(c), options.longest(len(c.marks))) for c in conversations]
+        talks = [(options.template.spans(c), options.longest(len(c.marks), taken)) for c in conversations]
+        return [self.text.encode_spans(*talk) for talk in talks]
 
     def _choose(self, draw: Draw, key: str, texts: Sequence[Any]) -> Sequence[Any]:
         """The texts of this visit: in turn from a shuffled round, so that all of them are used equally often."""
@@ -389,9 +398,3 @@ class Loader:
         for number in range(self.start, self.stop):
             step = self.reader.read(number, self._draws(number))
             yield step.pin_memory() if self.pin else step
-
-
-def default_workers() -> int:
-    """Reading processes for one training process: the cores shared by the processes of this machine, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))

@@ -90,5 +90,9 @@ class Encoder(Protocol):
         """A conversation, as its template has written it."""
         ...
 
+    def words(self, text: str) -> tuple[int, ...]:
+        """The tokens of words that stand between the tiles of a picture."""
+        ...
+
 
 __all__ = ["Caption", "Encoder", "ImageRef", "InMemoryImage", "Sample"]

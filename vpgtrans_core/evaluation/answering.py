@@ -9,14 +9,18 @@ computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from vpgtrans_core.data.bad import BadSampleError
+from vpgtrans_core.data.images import open_image
 from vpgtrans_core.data.sample import ImageRef
 from vpgtrans_core.data.tiles import stacked
 from vpgtrans_core.evaluation.encoding import ImageEncoder
 from vpgtrans_core.evaluation.files import refuse
 from vpgtrans_core.evaluation.task import EvalSample
 from vpgtrans_core.llm.adapter import GenerateOptions
+from vpgtrans_core.llm.text import Text
 from vpgtrans_core.vlm.model import VLModel
 
 IMAGES = 128
@@ -56,16 +60,31 @@ def refuse_long(
     Raises:
         DataError: naming their samples.
     """
-    llm, soft = model.llm, model.vpg.most_prompts
-    rooms = {prompt: llm.room(llm.text.prompt_text(prompt), soft) for prompt in dict.fromkeys(prompts)}
+    llm = model.llm
+    texts = {prompt: llm.text.prompt_text(prompt) for prompt in dict.fromkeys(prompts)}
+    taken = _positions(model, samples) if llm.room(Text(()), 0) is not None else {}
     problems = []
     for sample, prompt in zip(samples, prompts, strict=True):
-        room, wanted = rooms[prompt], options(prompt).max_new_tokens
+        room = llm.room(texts[prompt], taken.get(sample.image.name, model.vpg.num_prompts))
+        wanted = options(prompt).max_new_tokens
         if room is not None and room < wanted:
             left = f"{max(room, 0)} positions for {wanted} tokens"
             problems.append(f"the question {sample.id!r} leaves the LLM {left} of an answer" if sample.question else
                             f"the prompt leaves the LLM {left} of a caption")  # fmt: skip
     refuse(list(dict.fromkeys(problems)), "lower --max-new-tokens, shorten --prompt, or leave these questions out")
+
+
+def _positions(model: VLModel, samples: Sequence[EvalSample]) -> dict[str, int]:
+    """How many of the LLM's positions each picture takes, where that depends on its size. One that cannot be read is
+    told of later."""
+    if not model.vpg.preprocessing.tiled:
+        return {}
+    positions = {}
+    for image in {sample.image.name: sample.image for sample in samples}.values():
+        with suppress(BadSampleError):
+            shown = model.shown_of(*open_image(image).size)
+            positions[image.name] = sum(run if isinstance(run, int) else len(run) for run in shown)
+    return positions
 
 
 def answer(

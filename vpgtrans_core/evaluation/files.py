@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.data.listing import FileImage
 from vpgtrans_core.data.readers.image_root import find_root
-from vpgtrans_core.data.readers.json_rows import read_json
+from vpgtrans_core.data.readers.json_rows import read_rows
 from vpgtrans_core.data.sample import ImageRef
 from vpgtrans_core.data.strings import Strings
 from vpgtrans_core.errors import DataError
@@ -26,12 +26,14 @@ class DataFile:
     Attributes:
         root: the images' folder that was named after the colon.
         needs_images: False where answers are at hand and only compared.
+        lines: the number of each row's line in a file with a row a line, else none.
     """
 
     path: Path
     root: Path | None
     content: Any
     needs_images: bool = True
+    lines: list[int] = field(default_factory=list)
 
     @property
     def shape(self) -> str:
@@ -107,7 +109,9 @@ def open_files(task: str, given: Sequence[str], wanted: str = "", *, needs_image
     problems = [f"there is no file {file}" for file, _ in parts if not file.is_file()]
     problems += [f"there is no image folder {root}" for _, root in parts if root is not None and not root.is_dir()]
     refuse(problems, "check the path; relative ones start at the current folder")
-    return DataFiles(task, [DataFile(file, root, read_json(file), needs_images) for file, root in parts], wanted)
+    read = [(file, root, *read_rows(file)) for file, root in parts]
+    files = [DataFile(file, root, content, needs_images, lines) for file, root, content, lines in read]
+    return DataFiles(task, files, wanted)
 
 
 def images_of(file: DataFile, names: Sequence[str]) -> list[FileImage]:
@@ -147,6 +151,11 @@ def refuse(problems: Sequence[str], hint: str = "") -> None:
         raise DataError(problems[0], hint)
     more = [f"  ... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
     raise DataError("\n".join([f"{len(problems)} problems:", *(f"  - {p}" for p in problems[:SHOWN]), *more]), hint)
+
+
+def place_of(row: int, lines: Sequence[int]) -> str:
+    """Where the `row`-th row of a file, from 1, stands in it: its line where each row has one."""
+    return f"line {lines[row - 1]}" if lines else f"row {row}"
 
 
 def rows_of(content: Any, key: str) -> list[Any]:

@@ -17,7 +17,7 @@ from typing import IO, Any
 from vpgtrans_core.errors import ConfigError, DataError, ModelError
 from vpgtrans_core.evaluation.files import is_id
 from vpgtrans_core.evaluation.task import Id
-from vpgtrans_core.files import read_json, write_json, write_synced, writing
+from vpgtrans_core.files import is_leftover, read_json, write_json, write_synced, writing
 from vpgtrans_core.run.lock import LOCK, FolderLock
 
 RECORD = "eval.json"
@@ -51,7 +51,7 @@ class EvalFolder:
         Raises:
             ConfigError: it holds other files, or another evaluation and `overwrite` is off.
         """
-        if not self.path.exists() or (self.path.is_dir() and all(p.name == LOCK for p in self.path.iterdir())):
+        if not self.path.exists() or (self.path.is_dir() and not any(map(_counts, self.path.iterdir()))):
             return
         if not (self.path / RECORD).is_file():
             raise ConfigError([f"{self.path} holds something else than an evaluation"], "choose another --out")
@@ -130,8 +130,10 @@ class EvalFolder:
 
 def write_answers(file: IO[str], answers: Sequence[tuple[Id, str]]) -> None:
     """Append answers, and let the system have them at once."""
-    file.write("".join(json.dumps({"id": i, "answer": text}) + "\n" for i, text in answers))
-    file.flush()
+    lines = "".join(json.dumps({"id": i, "answer": text}) + "\n" for i, text in answers)
+    with writing("answers", Path(file.name).parent, len(lines)):
+        file.write(lines)
+        file.flush()
 
 
 def _whole_rows(file: Path) -> Iterable[dict[str, Any]]:
@@ -142,6 +144,10 @@ def _whole_rows(file: Path) -> Iterable[dict[str, Any]]:
             continue
         if isinstance(row, dict) and is_id(row.get("id")) and isinstance(row.get("answer"), str):
             yield row
+
+
+def _counts(path: Path) -> bool:
+    return path.name != LOCK and not is_leftover(path)
 
 
 def _short(value: Any) -> str:

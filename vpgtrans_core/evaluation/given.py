@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vpgtrans_core.data.readers.json_rows import read_json
+from vpgtrans_core.data.readers.json_rows import read_rows
 from vpgtrans_core.errors import DataError
-from vpgtrans_core.evaluation.files import is_id, refuse
+from vpgtrans_core.evaluation.files import is_id, place_of, refuse
 from vpgtrans_core.evaluation.task import Id, Task
 
 
@@ -22,19 +22,20 @@ def read_given(path: Path, task: Task, known: Mapping[Id, int]) -> dict[int, str
     Raises:
         DataError: a row lacks a field, answers are to other samples or twice to the same, or some have none.
     """
-    content = read_json(path)
+    content, lines = read_rows(path)
     rows = content.get("results") if isinstance(content, dict) else content
     if not isinstance(rows, list):
         raise DataError(f"{path} is not a list of answers", f"it holds [{{{task.id_key!r}, {task.answer_key!r}}}]")
     problems, answers = [], {}
     for number, row in enumerate(rows, 1):
         key, text = _fields(row, task)
+        place = f"{path}: {place_of(number, lines)}"
         if not is_id(key) or not isinstance(text, str):
-            problems.append(f"{path}: row {number} has no {task.id_key} or no {task.answer_key}")
+            problems.append(f"{place} has no {task.id_key} or no {task.answer_key}")
         elif key not in known:
-            problems.append(f"{path}: row {number} answers {key!r}, which the task does not ask")
+            problems.append(f"{place} answers {key!r}, which the task does not ask")
         elif known[key] in answers:
-            problems.append(f"{path}: row {number} answers {key!r} a second time")
+            problems.append(f"{place} answers {key!r} a second time")
         else:
             answers[known[key]] = text
     problems += [f"{path} has no answer to {key!r}" for key, number in known.items() if number not in answers]

@@ -21,7 +21,8 @@ from vpgtrans_core.evaluation.page import page
 from vpgtrans_core.evaluation.scoring import EvalResult, Scored, group_counts, score
 from vpgtrans_core.evaluation.task import EvalSample, Id, Task
 from vpgtrans_core.files import sha256_file
-from vpgtrans_core.models.resolve import ResolvedSource, resolve_source
+from vpgtrans_core.models.resolve import resolve_source
+from vpgtrans_core.models.resolved import ResolvedSource
 from vpgtrans_core.processes.launching import is_main
 from vpgtrans_core.registry import Registry, default_registry
 from vpgtrans_core.settings import Settings

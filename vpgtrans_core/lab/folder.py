@@ -12,15 +12,17 @@ DIR/report.html, .md      the report
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.errors import ConfigError, ModelError
-from vpgtrans_core.files import read_json, write_json
+from vpgtrans_core.files import is_leftover, read_json, write_json, writing
 from vpgtrans_core.lab.experiment import Experiment, Made, Pair, TaskUse
 from vpgtrans_core.lab.matrix import Cell, distinct
+from vpgtrans_core.run.lock import LOCK
 
 LAB, CELL = "lab.json", "cell.json"
 DONE, FAILED, WAITING = "done", "failed", "waiting"
@@ -49,7 +51,7 @@ class LabFolder:
         """Add values to a cell's record."""
         self.cell(identity).mkdir(parents=True, exist_ok=True)
         record = {**self.record(identity), **values}
-        write_json(self.cell(identity) / CELL, record)
+        _write(self.cell(identity) / CELL, record)
         return record
 
     def status(self, identity: str) -> str:
@@ -61,14 +63,18 @@ class LabFolder:
         Raises:
             ConfigError: it does.
         """
-        if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()) and not self._is_lab():
+        if (
+            self.path.is_dir()
+            and any(p.name != LOCK and not is_leftover(p) for p in self.path.iterdir())
+            and not self._is_lab()
+        ):
             raise ConfigError([f"{self.path} holds something else than a laboratory"], "choose another --out")
 
     def write_experiments(self, experiments: Sequence[Experiment]) -> None:
         """Note which experiments the folder holds; those of other names that it held stay."""
         before = {one.name: one for one in self.experiments()} if self._is_lab() else {}
         kept = {**before, **{one.name: one for one in experiments}}
-        write_json(self.path / LAB, {"experiments": [asdict(one) for one in kept.values()]})
+        _write(self.path / LAB, {"experiments": [asdict(one) for one in kept.values()]})
 
     def experiments(self) -> list[Experiment]:
         """The experiments that were run here.
@@ -91,6 +97,11 @@ class LabFolder:
 
     def _is_lab(self) -> bool:
         return (self.path / LAB).is_file()
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    with writing("a record of the laboratory", path.parent, len(json.dumps(values, indent=2))):
+        write_json(path, values)
 
 
 def _experiment(values: dict[str, Any]) -> Experiment:

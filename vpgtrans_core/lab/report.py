@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vpgtrans_core.errors import ConfigError
-from vpgtrans_core.files import write_synced
+from vpgtrans_core.files import write_synced, writing
 from vpgtrans_core.lab import paper
 from vpgtrans_core.lab.blocks import Block, Charts, Section, Table, Text, html, markdown
 from vpgtrans_core.lab.charts import Series, line_chart
@@ -35,7 +35,9 @@ def write_report(folder: Path) -> list[Path]:
     sections += [_failures(every)] if any(results.failed for results in every) else []
     paths = []
     for name, text in (("report.html", html(TITLE, sections)), ("report.md", markdown(TITLE, sections))):
-        write_synced(folder / name, text.encode())
+        content = text.encode()
+        with writing("the report", folder, len(content)):
+            write_synced(folder / name, content)
         paths.append(folder / name)
     return paths
 

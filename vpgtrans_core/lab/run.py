@@ -14,6 +14,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from vpgtrans_core.files import writing
 from vpgtrans_core.lab.experiment import Experiment
 from vpgtrans_core.lab.folder import DONE, FAILED, LabFolder
 from vpgtrans_core.lab.matrix import Cell, check_models, distinct
@@ -22,6 +23,8 @@ from vpgtrans_core.run.lock import FolderLock
 
 PRELOAD = ["torch", "transformers", "vpgtrans_core.lab.cell", "vpgtrans_core.lab.scoring", "vpgtrans_core.run.run"]
 """Imported once, for all cells."""
+PICTURE_BYTES = 4096
+"""What a drawn picture takes on disk with its captions, about."""
 GRACE = 120.0
 """Seconds that cells have to save a checkpoint when the laboratory is stopped."""
 
@@ -159,4 +162,5 @@ def _draw_pictures(
     for count in sorted({one.pictures for one in experiments if one.pictures}):
         if draw is not None and not (lab.pictures(count) / "captions.json").is_file():
             say(f"drawing {count} pictures")
-            draw(count, lab.pictures(count))
+            with writing("drawn pictures", lab.pictures(count), count * PICTURE_BYTES):
+                draw(count, lab.pictures(count))

@@ -18,7 +18,7 @@ from vpgtrans_core.llm.frozen import FrozenLLM, end_token, start_tokens
 from vpgtrans_core.llm.loss import label_loss
 from vpgtrans_core.llm.rows import DecoderRows, decoder_rows
 from vpgtrans_core.llm.shown import Images, Prompts
-from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens, length, limited
+from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens, length, limited, words_after_token
 from vpgtrans_core.llm.verbatim import verbatim_pieces
 from vpgtrans_core.llm.vocabulary import within
 
@@ -111,7 +111,7 @@ class CausalText(TextEncoder):
         return together[:same], together[same:]
 
     def words(self, text: str) -> tuple[int, ...]:
-        return self._ids(text)
+        return words_after_token(self.tokenizer, text)
 
     def _ids(self, text: str) -> tuple[int, ...]:
         """A text's ids. Not `verbose`: a warning of its length would be untrue, as that is limited afterwards."""

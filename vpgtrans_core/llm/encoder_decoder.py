@@ -19,7 +19,7 @@ from vpgtrans_core.llm.frozen import FrozenLLM
 from vpgtrans_core.llm.loss import label_loss
 from vpgtrans_core.llm.segments import EncoderDecoderRows, encoder_decoder_rows
 from vpgtrans_core.llm.shown import Images, Prompts
-from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens, length, limited
+from vpgtrans_core.llm.text import ImagePlace, Piece, Text, TextEncoder, Tokens, length, limited, words_after_token
 from vpgtrans_core.llm.vocabulary import within
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Seq2SeqText(TextEncoder):
         return (*ids[: max_tokens - 1], self.end)
 
     def words(self, text: str) -> tuple[int, ...]:
-        return self._ids(text)
+        return words_after_token(self.tokenizer, text)
 
     def _ids(self, text: str) -> tuple[int, ...]:
         """A text's ids. Not `verbose`: a warning of its length would be untrue, as that is limited afterwards."""

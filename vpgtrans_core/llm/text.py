@@ -6,10 +6,14 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from vpgtrans_core.data.conversation import ImageMark, Span
 from vpgtrans_core.data.sample import Caption
 from vpgtrans_core.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +174,18 @@ class TextEncoder(ABC):
 
     def __call__(self, caption: Caption, max_tokens: int, rng: random.Random) -> Text:
         return self.encode(caption, max_tokens, rng)
+
+
+def words_after_token(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """The tokens of a text that stands behind a special token. Some tokenizers have another beginning for a text that
+    stands alone."""
+
+    def ids(spelled: str) -> tuple[int, ...]:
+        return tuple(tokenizer(spelled, add_special_tokens=False).input_ids)
+
+    token = str(tokenizer.eos_token or "")
+    before, both = ids(token) if token else (), ids(token + text)
+    return both[len(before) :] if both[: len(before)] == before else ids(text)
 
 
 def limited(pieces: Iterable[Piece], max_tokens: int | None) -> Text:

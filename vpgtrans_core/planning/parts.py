@@ -42,8 +42,8 @@ class VPGPlan:
         num_prompts, output_size: Q and D of its output ``[Q, D]``; where pictures are cut into tiles, those of a usual
             picture.
         feature_shape: the shape of the frozen part's output for one image.
-        tiles, most_prompts: how many tiles a usual picture has, and how many soft prompts any has at most; 1 and 0
-            where pictures are not cut.
+        tiles, tile_prompts, most_prompts: how many tiles a usual picture has, how many soft prompts each of them has,
+            and how many positions of the LLM any picture takes at most (0 where pictures are not cut).
         frozen, trained: parameters that stay frozen in stage 2, and those that it trains.
         projector_bias: whether the projector after it has a bias.
     """
@@ -58,6 +58,7 @@ class VPGPlan:
     trained: int
     projector_bias: bool = True
     tiles: int = 1
+    tile_prompts: int = 0
     most_prompts: int = 0
 
     def projector_parameters(self, embedding_size: int) -> int:
@@ -135,6 +136,7 @@ class Plan:
         downloads: models to download from the hub.
         source_share: the work of measuring the source's own held-out loss, as a share of the training's; None where it
             is not measured, or without data.
+        too_large: what to know of pictures that the target has too few positions for; None where every one fits.
     """
 
     settings: Settings
@@ -154,6 +156,7 @@ class Plan:
     data: DataPlan | None
     downloads: tuple[Download, ...]
     source_share: float | None = None
+    too_large: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource
+from vpgtrans_core.models.resolved import ResolvedLLM, ResolvedSource
 from vpgtrans_core.planning.conversations import conversations_of
 from vpgtrans_core.planning.parts import DataPlan, ModelPlan, Plan, Shape, StageWork, VPGPlan
 from vpgtrans_core.recipes.adapters import LORA, lora_rank
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.registry import Registry, default_registry
 from vpgtrans_core.run.batch import with_batch
-from vpgtrans_core.run.positions import check_positions
+from vpgtrans_core.run.positions import check_positions, too_large_pictures
 from vpgtrans_core.run.spec import run_spec
 from vpgtrans_core.settings import Settings, stage_settings
 from vpgtrans_core.sight.cost import measures_source, source_share
@@ -52,7 +52,7 @@ def plan(
     settings, source, target = spec.settings, spec.source, spec.target
     target_plan = _model(target)
     vpg = _vpg(source, settings, registry)
-    check_positions(spec, vpg.most_prompts or vpg.num_prompts)
+    check_positions(spec, vpg.tile_prompts)
     source_llm = _source_llm(source, settings)
     first = each[0] if each else data
     listed = _data(first, settings)
@@ -76,6 +76,7 @@ def plan(
         batch_images=images,
         batch_rule="its stage's value" if spec.stages and spec.stages[0].batch_size else spec.batch_rule,
         data=listed,
+        too_large=too_large_pictures(spec, vpg.most_prompts),
         downloads=_downloads(source, source_llm, target_plan, vpg, settings) if downloads else (),
         source_share=_source_share(settings, source_llm, target_plan, stages, first),
     )
@@ -137,6 +138,7 @@ def _vpg(source: ResolvedSource, settings: Settings, registry: Registry) -> VPGP
         trained=sizes["trained"],
         projector_bias=adapter.projector_bias,
         tiles=tiles,
+        tile_prompts=sizes["num_prompts"],
         most_prompts=sizes.get("most_prompts", 0),
     )
 

@@ -29,6 +29,7 @@ def plan_text(plan: Plan) -> str:
         "target": _model(plan.target),
         "VPG": f"{vpg.name} ({vpg.family}): image {vpg.image_size} px -> {shape(vpg.feature_shape)} frozen features "
         f"-> {shape((vpg.num_prompts, vpg.output_size))} outputs; {count(vpg.frozen + vpg.trained)} parameters",
+        **({"pictures": plan.too_large} if plan.too_large else {}),
         "converter": f"{shape(plan.converter)} (from the source LLM's word embeddings to the target's)"
         if plan.converter
         else "none",

@@ -53,7 +53,7 @@ def plain_model_card(
     known = {key: value for key in ("llm", "vit") if isinstance(value := references.get(key), dict)}
     text = config.get("text_config") or {}
     llm = last_part(known.get("llm", {}).get("name") or text.get("_name_or_path") or text.get("model_type") or "")
-    front = _metadata(
+    front = metadata_block(
         licences=[None],
         base_models=[reference.get("id") for reference in known.values()],
         library="transformers" if whole else "vpgt",
@@ -70,10 +70,12 @@ def plain_model_card(
 
 def _front_matter(record: dict[str, Any], library: str) -> str:
     models = [record["target"], record["source"]]
-    return _metadata([m.get("licence") for m in models], [m.get("hub_id") for m in models], library)
+    return metadata_block([m.get("licence") for m in models], [m.get("hub_id") for m in models], library)
 
 
-def _metadata(licences: list[str | None], base_models: list[str | None], library: str) -> str:
+def metadata_block(
+    licences: list[str | None], base_models: list[str | None], library: str, task: str = "image-text-to-text"
+) -> str:
     """The block in front of a card by which the hub sorts models.
 
     The licence is one that the hub knows only where all parts have the same one.
@@ -88,7 +90,7 @@ def _metadata(licences: list[str | None], base_models: list[str | None], library
         license_name=None if known else "see-model-card",
         base_model=named or None,
         library_name=library,
-        pipeline_tag="image-text-to-text",
+        pipeline_tag=task,
         tags=list(TAGS),
     )
     return f"---\n{data.to_yaml()}\n---"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.run.shapes import StateShape
@@ -11,11 +11,14 @@ from vpgtrans_core.train.checkpoint import CHANGED, STATE, Checkpoint
 from vpgtrans_core.train.stage import StageRunner, load_weights
 from vpgtrans_core.validation import misfits
 
-if TYPE_CHECKING:
-    from vpgtrans_core.run.feed import Feed
-
 SHOWN = 8
 """Most wrong values of a checkpoint that are named."""
+
+
+class Restores(Protocol):
+    """A feed: it takes back what `state` of it put into a checkpoint."""
+
+    def restore(self, state: dict[str, Any]) -> None: ...
 
 
 def check_state(checkpoint: Checkpoint, stages: Collection[int], *, accept: bool) -> None:
@@ -39,7 +42,7 @@ def check_state(checkpoint: Checkpoint, stages: Collection[int], *, accept: bool
 
 
 def resume_stage(
-    runner: StageRunner, feed: Feed, checkpoint: Checkpoint, *, micro_positions: bool, accept: bool
+    runner: StageRunner, feed: Restores, checkpoint: Checkpoint, *, micro_positions: bool, accept: bool
 ) -> bool:
     """Continue inside the stage of `checkpoint`; or, where the run no longer has that stage, begin the one after it.
 

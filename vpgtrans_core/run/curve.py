@@ -10,11 +10,14 @@ COLOURS = 10
 """matplotlib's default colours, ``C0`` to ``C9``."""
 
 
-def draw_curve(metrics: list[dict[str, Any]], path: Path, title: str, names: Mapping[int, str] = {}) -> None:
+def draw_curve(
+    metrics: list[dict[str, Any]], path: Path, title: str, names: Mapping[int, str] = {}, unit: str = "nats a token"
+) -> None:
     """Draw training and held-out losses over the steps of all stages, one after the other, as a PNG.
 
     Args:
         names: of the stages, by number.
+        unit: of the losses.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -37,7 +40,7 @@ def draw_curve(metrics: list[dict[str, Any]], path: Path, title: str, names: Map
         if offset:
             axes.axvline(offset, color="0.7", lw=0.8, ls="--")
         offset += max((m["step"] for m in rows), default=0)
-    axes.set(xlabel="step", ylabel="loss (nats a token)", title=title)
+    axes.set(xlabel="step", ylabel=f"loss ({unit})", title=title)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)

@@ -13,11 +13,12 @@ import torch
 
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
-from vpgtrans_core.files import RECORD, REFERENCES, put_in_place
+from vpgtrans_core.files import RECORD, REFERENCES, DiskFull, free_bytes, is_full, lacking, put_in_place
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.machine import choose_machine
 from vpgtrans_core.models.refusals import refuse_apart
-from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, needs_code, resolve_source
+from vpgtrans_core.models.resolve import needs_code, resolve_source
+from vpgtrans_core.models.resolved import ResolvedLLM, ResolvedSource
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.run.card import plain_model_card, write_model_card
 from vpgtrans_core.run.decoding import write_decoding
@@ -32,8 +33,6 @@ from vpgtrans_core.weights import Weights, read_json
 
 IMPORTED = "import.json"
 """What an import wrote beside the model that it made."""
-FULL = ("No space left", "Disk quota", "File too large", "iostream error")
-"""What the system, safetensors and torch say when a file cannot grow."""
 
 
 def export_model(
@@ -236,7 +235,7 @@ def whole_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """A folder to write in that takes the place of `out` when all of it is there.
 
     Raises:
-        ConfigError: `out` exists and may not be replaced, or cannot be written.
+        ConfigError: `out` exists and may not be replaced, or cannot be written. DiskFull: see `room`.
     """
     if out.exists() and not overwrite:
         raise ConfigError([f"out: {out} exists"], "give another --out, or --overwrite")
@@ -249,7 +248,7 @@ def whole_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         raise ConfigError([f"out: cannot write {out}: {error}"], "give an --out that is writable") from error
     try:
-        with room(out):
+        with room(out, staging):
             yield staging
         put_in_place(staging, out)
     finally:
@@ -257,27 +256,25 @@ def whole_folder(out: Path, overwrite: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def room(out: Path) -> Iterator[None]:
+def room(out: Path, written: Path | None = None) -> Iterator[None]:
     """Say in our words that a disk is full; torch and safetensors raise errors of their own for it.
 
+    Args:
+        written: a folder whose files are needed, too.
+
     Raises:
-        ConfigError: there was no room to write.
+        DiskFull: there was no room to write.
     """
+    free = free_bytes(out)
     try:
         yield
     except VpgtError:
         raise
     except Exception as error:
-        said = next((found for text in _said(error) for found in FULL if found in text), None)
-        if said is None:
+        if not is_full(error):
             raise
-        raise ConfigError(
-            [f"out: the disk has no room for {out} ({said})"], "free disk space, or give an --out on another disk"
+        there = sum(path.stat().st_size for path in written.rglob("*") if path.is_file()) if written else 0
+        raise DiskFull(
+            f"the disk is full: {out} needs at least {there + lacking(error):,} bytes, and {free:,} were free",
+            "make room and try again, or give an --out on another disk",
         ) from error
-
-
-def _said(error: BaseException | None) -> Iterator[str]:
-    """What an error says, and the one that it came from: torch's own ends another after a failed write."""
-    while error is not None:
-        yield str(error)
-        error = error.__cause__ or error.__context__

@@ -26,6 +26,7 @@ from vpgtrans_core.data.loader import Gather, Loader, Missed, ReadOptions, StepD
 from vpgtrans_core.data.order import InOrder
 from vpgtrans_core.data.pictures import Describe, Wanted
 from vpgtrans_core.data.tiles import Visual
+from vpgtrans_core.errors import DataError
 from vpgtrans_core.llm.text import Text, limited
 from vpgtrans_core.machine import Machine
 from vpgtrans_core.processes.heartbeat import WatchedAccelerator
@@ -195,7 +196,7 @@ class Feed:
         self.instructions = stage.instructions if stage else ()
         self.template = template
         self.lengths = Lengths()
-        self.limit = Limit(settings.max_tokens, model.llm.room(Text(()), 0), model.vpg.most_prompts)
+        self.limit = Limit(settings.max_tokens, model.llm.room(Text(()), 0), model.vpg.num_prompts)
         self._say = say
         self._told = False
         batch_size = settings.batch_size or 1
@@ -252,17 +253,20 @@ class Feed:
         return replace(batch, visual=visual.cpu(), kind=kind)
 
     def some_batches(self, images: int) -> Iterator[Batch]:
-        """The first `images` training images, the same in every process."""
-        reader = self._reader(augment=False, cache=self.cache)
-        count = 0
+        """The first `images` training images, the same in every process; a DataError where none can be used."""
+        reader, count, bad = self._reader(augment=False, cache=self.cache), 0, list[Missed]()
         for step in itertools.count():
             if count >= min(images, self.data.images):
-                return
+                break
             draws = self.order.step(step)[: images - count]
             count += len(draws)
             for start in range(0, len(draws), HELD_OUT_BATCH):
-                if len(read := reader.read(step, draws[start : start + HELD_OUT_BATCH])):
+                read = reader.read(step, draws[start : start + HELD_OUT_BATCH])
+                bad += read.bad
+                if len(read):
                     yield self._batch(read)
+        if bad and count == len(bad):
+            raise DataError(f"none of the first {count} images can be used; {bad[0].sample}")
 
     def examples(self, images: int) -> Iterator[tuple[Batch, list[str], list[str]]]:
         """A batch of some held-out (or else training) samples, with their names and one caption or answer each."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
-from vpgtrans_core.files import ADAPTER, DiskFull, writing
+from vpgtrans_core.files import ADAPTER, REFERENCES, DiskFull, write_json, writing
 from vpgtrans_core.llm.lora import require_peft
-from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, needs_code
+from vpgtrans_core.models.resolve import needs_code
+from vpgtrans_core.models.resolved import ResolvedLLM, ResolvedSource
 from vpgtrans_core.recipes.adapters import lora_rank
 from vpgtrans_core.run.card import CURVE, last_part, write_model_card
 from vpgtrans_core.run.curve import draw_curve
@@ -44,6 +45,8 @@ def write_model(
         staging = folder.staging()
         if whole:
             model.vpg.save_model(staging, model.projector, model.llm, llm_reference=target.reference())
+            if source.scratch_from:
+                write_json(staging / REFERENCES, {"pretrained": source.scratch_from})
         else:
             hashes = folder.record.get("target", {}).get("sha256") or identity(target)["sha256"]
             model.vpg.save_part(staging, model.projector, references=references(source, target, hashes))
@@ -142,12 +145,11 @@ def references(source: ResolvedSource, target: ResolvedLLM, hashes: dict[str, st
         "id": source.hub_id,
         "revision": source.revision,
     }
-    return {"llm": target.reference() | {"sha256": hashes}, "vit": vit, "pretrained": source.pretrained}
+    return {"llm": target.reference() | {"sha256": hashes}, "vit": vit, "pretrained": source.scratch_from}
 
 
 def identity(model: ResolvedSource | ResolvedLLM) -> dict[str, Any]:
     """A model's identity for the record: names, revision, the hash of every weight file."""
-    hashes, texts = _hashes(model.folder, "*.safetensors"), _hashes(model.folder, *CONFIGS)
     card = dataclasses.asdict(model.card) if model.card else {}
     return {
         "name": model.name,
@@ -158,9 +160,16 @@ def identity(model: ResolvedSource | ResolvedLLM) -> dict[str, Any]:
         "prefix": getattr(model, "prefix", ""),
         "licence": card.get("licence"),
         "model_type": model.config.get("model_type"),
-        "sha256": hashes,
-        "config_sha256": texts,
-        "reading_sha256": _hashes(model.folder, *TEXTS, *PICTURES),
+        **file_hashes(model.folder),
+    }
+
+
+def file_hashes(folder: Path | None) -> dict[str, dict[str, str]]:
+    """SHA-256 of a model's files by name: of its weights, of what else decides what it computes, and how it reads."""
+    return {
+        "sha256": _hashes(folder, "*.safetensors"),
+        "config_sha256": _hashes(folder, *CONFIGS),
+        "reading_sha256": _hashes(folder, *TEXTS, *PICTURES),
     }
 
 

@@ -72,42 +72,43 @@ def note_changes(
     now_with: dict[str, Any],
     spec: RunSpec,
     warn: Callable[[str], None],
+    replaced: Sequence[str] = (),
 ) -> None:
     """Refuse to resume if data, models or settings have changed; if a change is accepted, warn and record it. A plugin
     of another version is told.
 
+    Args:
+        replaced: what has changed in the files of the pictures, see `run.pictures`.
+
     Raises:
-        ConfigError: see `check_same`.
+        ConfigError: see `refuse_changes`.
     """
     before = (checkpoint.state.get("begun_with") if checkpoint else None) or recorded(folder.record)
     if len(before["data"]) < len(now_with["data"]):  # a record holds the run's own data, not that of single stages
         now_with = {**now_with, "data": now_with["data"][: len(before["data"])]}
     for change in changed_plugins(folder.record.get("plugins", []), spec.registry.snapshot()):
         warn(f"continuing with another plugin: {change}")
-    if changes := check_same(before, now_with, str(folder.path), accept=spec.settings.accept_changes):
+    changes = [*differences(before, now_with), *replaced]
+    if refuse_changes(changes, str(folder.path), accept=spec.settings.accept_changes):
         for change in changes:
             warn(f"continuing with a change: {change}")
         earlier = folder.record.get("accepted_changes", [])
         folder.write_record(accepted_changes=[*earlier, {"at": now(), "changes": changes}])
 
 
-def check_same(before: dict[str, Any], now: dict[str, Any], place: str, *, accept: bool) -> list[str]:
-    """Compare the identities of a run at its start and when it is resumed.
-
-    Returns:
-        The differences; empty if there are none.
+def refuse_changes(changes: Sequence[str], place: str, *, accept: bool) -> bool:
+    """Refuse what has changed since the run in `place` started, unless that is accepted; return whether anything has.
 
     Raises:
-        ConfigError: there are differences and `accept` is off; all are listed.
+        ConfigError: listing all changes.
     """
-    changes = differences(before, now)
     if changes and not accept:
         raise ConfigError(
             [f"{change} (changed since the run in {place} started)" for change in changes],
             "undo the change, start a new run with another --out, or continue anyway with --accept-changes; run.json "
             "records the change",
         )
-    return changes
+    return bool(changes)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

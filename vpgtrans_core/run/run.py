@@ -30,7 +30,8 @@ from vpgtrans_core.run.finish import check_output, check_writable, identity, wri
 from vpgtrans_core.run.folder import DONE, RunFolder, fail, now, open_folder
 from vpgtrans_core.run.identity import HASHES, begun_with, note_changes
 from vpgtrans_core.run.narrowing import NARROWED_IMAGES, keep_narrowed, narrow_vpg
-from vpgtrans_core.run.positions import check_positions
+from vpgtrans_core.run.pictures import PictureWatch
+from vpgtrans_core.run.positions import check_positions, too_large_pictures
 from vpgtrans_core.run.record import begun_record, first_record, models_record, stage_record
 from vpgtrans_core.run.resuming import output_folder
 from vpgtrans_core.run.seeing import Seeing, verdict_of
@@ -107,11 +108,15 @@ class Run:
         data = self._open_data(models)
         begun = begun_with(self.settings, models, data)
         check_start(self.machine.accelerator, begun)
+        self.pictures = PictureWatch(self.folder, data, self.machine.accelerator)
         checkpoint = self._checkpoint(begun)
+        self.pictures.keep()
         names = dict.fromkeys((self.spec.source.name, self.spec.target.name))
         self.reporter.message(f"loading {' and '.join(names)}")
         vpg = self._load_vpg()
-        check_positions(self.spec, vpg.most_prompts)
+        check_positions(self.spec, vpg.num_prompts)
+        if said := too_large_pictures(self.spec, vpg.most_prompts):
+            self.reporter.message(said)
         seeing = self._look_at_source(data)
         llm = load_llm(self.spec.target, self.machine, self.settings, vpg)
         self.templates = [stage_template(self.spec, stage, llm.tokenizer) for stage in self.spec.stages]
@@ -181,7 +186,8 @@ class Run:
             if checkpoint is not None:
                 numbers = [stage.number for stage in self.spec.stages]
                 check_state(checkpoint, numbers, accept=self.settings.accept_changes)
-            note_changes(self.folder, checkpoint, begun, self.spec, self.reporter.warning)
+            replaced = self.pictures.replaced(self.reporter.warning) if checkpoint is not None else []
+            note_changes(self.folder, checkpoint, begun, self.spec, self.reporter.warning, replaced)
             if checkpoint is None:
                 self.reporter.message(f"there is no checkpoint in {self.folder.path}: starting at the first step")
         if checkpoint is None:
@@ -343,6 +349,10 @@ class Run:
         self.folder.write_record(self_check={"examples": examples}, verdict=verdict.record())
         self._choose_decoding(model, data)
         if self.machine.is_main:
+            if replaced := self.pictures.meanwhile():
+                self.folder.write_record(pictures_changed=replaced)
+                for line in replaced:
+                    self.reporter.warning(f"while the run was at work: {line}")
             self.reporter.message(f"writing {self.folder.path}")
             write_model(self.folder, model, self.spec.source, self.spec.target, self.settings)
             self.folder.write_record(status=DONE, ended=now())

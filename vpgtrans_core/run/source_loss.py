@@ -11,7 +11,7 @@ from vpgtrans_core.cards import load
 from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.llm.empty import empty_model
 from vpgtrans_core.machine import Machine
-from vpgtrans_core.models.resolve import ResolvedLLM
+from vpgtrans_core.models.resolved import ResolvedLLM
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.run.feed import Feed, TrainingData
 from vpgtrans_core.run.spec import RunSpec

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from vpgtrans_core.errors import ConfigError, DataError, ModelError
 from vpgtrans_core.models.refusals import refuse_apart
-from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, check_names, resolve_source, resolve_target
+from vpgtrans_core.models.resolve import check_names, resolve_source, resolve_target
+from vpgtrans_core.models.resolved import ResolvedLLM, ResolvedSource
 from vpgtrans_core.recipes.lists import RECIPES
 from vpgtrans_core.recipes.stage import Stage
 from vpgtrans_core.registry import Registry

@@ -100,6 +100,10 @@ class Settings:
         0.5, "Smallest share of the image's area that a random crop keeps.", "data"
     )
 
+    tiles: bool = _setting(
+        False, "Cut pictures into tiles, as the source's own processor does, where one tile is enough, too.", "data"
+    )
+
     method: Method = _setting(
         "vpgtrans",
         "vpgtrans, or a baseline: scratch (TFS), inherit (VPG-inherit), linear (only-linear). tune is the method of "

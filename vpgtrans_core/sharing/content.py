@@ -10,6 +10,7 @@ from typing import Any
 
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import ADAPTER, REFERENCES
+from vpgtrans_core.models.places import is_path
 from vpgtrans_core.models.refusals import refuse_apart
 from vpgtrans_core.run.card import plain_model_card
 from vpgtrans_core.run.folder import METRICS, RECORD
@@ -142,6 +143,7 @@ def _for_others(references: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(value, dict)
         else value
         for key, value in references.items()
+        if not (key == "pretrained" and is_path(str(value)))  # a VPG that only this machine has
     }
 
 

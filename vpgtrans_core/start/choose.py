@@ -13,7 +13,7 @@ from torch import Tensor
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import LLM
-from vpgtrans_core.models.resolve import ResolvedSource
+from vpgtrans_core.models.resolved import ResolvedSource
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.start.converter import fit_ridge, fit_sgd
 from vpgtrans_core.start.pairs import WordPairs, caption_tokens, word_pairs, words_said

@@ -19,7 +19,7 @@ from vpgtrans_core.data.listing import Listing
 from vpgtrans_core.data.pictures import with_captions
 from vpgtrans_core.errors import ConfigError, DataError
 from vpgtrans_core.machine import Machine
-from vpgtrans_core.models.resolve import ResolvedSource
+from vpgtrans_core.models.resolved import ResolvedSource
 from vpgtrans_core.recipes.captions import captions_each
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.teaching.content import sha_of

@@ -38,7 +38,8 @@ class VPGSubject(Subject[VPGFamily]):
 
     @property
     def adapter(self) -> Any:
-        return load(self.family.adapter)
+        tiles = (self.config or {}).get("tiles") is True
+        return load(self.family.tiles if tiles else self.family.adapter)
 
     def make(self, seed: int = 0) -> VPG:
         """A tiny VPG; every parameter is drawn, so that none hides by being zero or one."""

@@ -28,9 +28,10 @@ from vpgtrans_core.train.optim import (
     optimizer_tensors,
     set_rates,
 )
+from vpgtrans_core.train.parts import Computes, Trainable
 from vpgtrans_core.train.signals import Interrupted, StopSignals
-from vpgtrans_core.train.step import Batch, Stepper, StepResult
-from vpgtrans_core.vlm.model import VLModel, snapshot
+from vpgtrans_core.train.step import StepResult
+from vpgtrans_core.vlm.model import snapshot
 
 AT_CHANCE = 0.02
 """How near to the loss of equal probabilities, relatively, an LLM's loss is that predicts at chance."""
@@ -118,11 +119,11 @@ class StageRunner:
     def __init__(
         self,
         plan: StagePlan,
-        model: VLModel,
-        stepper: Stepper,
+        model: Trainable,
+        stepper: Computes,
         optimizer: torch.optim.Optimizer,
-        batches: Callable[[int], Iterator[tuple[Batch, float]]],
-        held_out: Callable[[], Iterable[Batch]],
+        batches: Callable[[int], Iterator[tuple[Any, float]]],
+        held_out: Callable[[], Iterable[Any]],
         folder: StageFolder,
         progress: Progress,
         changed: Collection[str],
@@ -226,7 +227,7 @@ class StageRunner:
             self._emit("checkpoint", path=str(path))
         accelerator.wait_for_everyone()
 
-    def _train_step(self, batch: Batch, signal: int) -> tuple[StepResult, float]:
+    def _train_step(self, batch: Any, signal: int) -> tuple[StepResult, float]:
         """Compute gradients and take the step, unless the loss or its gradient is not finite."""
         plan, state = self.plan, self.state
         torch.manual_seed(step_seed(plan.seed, plan.number, state.step, self.stepper.accelerator.process_index))
@@ -316,8 +317,8 @@ class StageRunner:
 
     def _warn_at_chance(self, loss: float | None) -> None:
         """Tell the user of an LLM that predicts captions no better than chance: training a VPG cannot mend that."""
-        chance = math.log(len(self.model.llm.tokenizer))
-        if loss is not None and abs(loss - chance) < AT_CHANCE * chance:
+        chance = self.model.chance
+        if loss is not None and chance is not None and abs(loss - chance) < AT_CHANCE * chance:
             self.state.llm_at_chance = True
             self.progress.warning(
                 f"the LLM predicts the captions at chance (loss {loss:.2f}; the logarithm of its vocabulary's size is "
@@ -366,7 +367,7 @@ class StageRunner:
         self.emit(RunEvent(kind, str(self.folder.path), self.plan.number, self.state.step, values))
 
 
-def load_weights(model: VLModel, checkpoint: Checkpoint, wanted: Collection[str] | None = None) -> None:
+def load_weights(model: Trainable, checkpoint: Checkpoint, wanted: Collection[str] | None = None) -> None:
     """Put a checkpoint's weights into the parameters of the same names; `wanted` as in `check_fits`."""
     parameters = dict(model.named_parameters())
     check_fits(checkpoint, parameters, wanted)

@@ -22,7 +22,8 @@ from vpgtrans_core.llm.lora import Lora, apply_adapter
 from vpgtrans_core.llm.placing import Placement, placement, shares
 from vpgtrans_core.llm.shards import Shards, sum_by_blocks
 from vpgtrans_core.machine import Machine
-from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, resolve_source
+from vpgtrans_core.models.resolve import resolve_source
+from vpgtrans_core.models.resolved import ResolvedLLM, ResolvedSource
 from vpgtrans_core.processes.lockstep import Lockstep
 from vpgtrans_core.recipes.adapters import lora_rank
 from vpgtrans_core.recipes.holding import FLOAT8, SPILLS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 import torch
@@ -50,6 +51,11 @@ class VLModel(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.projector.weight.device
+
+    @property
+    def chance(self) -> float:
+        """The loss with which the LLM gives all tokens the same probability."""
+        return math.log(len(self.llm.tokenizer))
 
     @property
     def groups(self) -> dict[str, list[nn.Parameter]]:
@@ -118,9 +124,10 @@ class VLModel(nn.Module):
         """What stands in a text in the place of each of these pictures."""
         if not isinstance(visual, Tiles):
             return self.vpg.num_prompts
-        return [self._shown(*size) for size in visual.sizes]
+        return [self.shown_of(*size) for size in visual.sizes]
 
-    def _shown(self, width: int, height: int) -> Shown:
+    def shown_of(self, width: int, height: int) -> Shown:
+        """What stands in the place of a picture of this size that is cut into tiles."""
         runs = self.vpg.preprocessing.runs(width, height)
         return tuple(run if isinstance(run, int) else self._words(run) for run in runs)
 
@@ -154,7 +161,7 @@ class VLModel(nn.Module):
             )
         if not isinstance(visual, Tiles):
             return self._projected(outputs)
-        shown = [self._shown(*size) for size in visual.sizes]
+        shown = [self.shown_of(*size) for size in visual.sizes]
         arranged = self.vpg.arrange(visual)
         if (given := [len(each) for each in arranged]) != (promised := [prompts_of(each) for each in shown]):
             raise ModelError(

@@ -9,7 +9,8 @@ from vpgtrans_core.data.conversation import Conversation, ImageMark, Turn
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.loading import load_tokenizer
 from vpgtrans_core.llm.text import Text
-from vpgtrans_core.models.resolve import ResolvedLLM, ResolvedSource, resolve_source, resolve_target
+from vpgtrans_core.models.resolve import resolve_source, resolve_target
+from vpgtrans_core.models.resolved import ResolvedLLM, ResolvedSource
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.templates import ChatTemplate, chat_text, choose_template

@@ -1,15 +1,15 @@
-"""``<image>``: the token whose place in a prompt the soft prompts take.
+"""``<image>``: the token whose place in a prompt the soft prompts take, and a family's tokens around it.
 
-transformers wants it to be a row of the LLM's embedding table, and the processor wants the tokenizer to know it by that
-name. Its embedding is never read, so any row that no text uses will do. A table that must grow for it changes the
-LLM's logits by one row, so that is the last resort.
+transformers wants each to be a row of the LLM's embedding table, and the processor wants the tokenizer to know them by
+their names. The embedding of ``<image>`` is never read, so any row that no text uses will do; those of the others are
+written. A table that must grow for them changes the LLM's logits by so many rows, so that is the last resort.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,33 +38,53 @@ OWN_START = (
 
 @dataclass(frozen=True)
 class ImageToken:
-    """The tokenizer that knows ``<image>``, its id, and whether the embedding table must grow to hold that id."""
+    """The tokenizer that knows ``<image>``, its id, and those of a family's other tokens.
+
+    Attributes:
+        others: the ids of the other tokens, in the order in which they were asked for.
+        added: ids of both kinds that the embedding table must grow to hold.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     id: int
-    grows: bool
+    others: tuple[int, ...] = ()
+    added: tuple[int, ...] = ()
+
+    @property
+    def grows(self) -> bool:
+        """Whether the embedding table must grow to hold ``<image>``."""
+        return self.id in self.added
 
 
-def with_image_token(tokenizer: PreTrainedTokenizerBase, rows: int, used: Collection[int]) -> ImageToken:
-    """Find a row for ``<image>`` and return a copy of the tokenizer that maps the name to it.
+def with_image_token(
+    tokenizer: PreTrainedTokenizerBase, rows: int, used: Collection[int], others: Sequence[str] = ()
+) -> ImageToken:
+    """Find a row for ``<image>``, and one for each of a family's other tokens, and return a copy of the tokenizer that
+    maps the names to them.
 
     In this order: the token that is already there; a spare row behind the vocabulary (OPT, T5, Qwen...); a special
-    token that neither the model nor the tokenizer uses; the unknown token (unused where every text can be spelled in
-    bytes; elsewhere a prompt with an unknown word then fails loudly); a new row.
+    token that neither the model nor the tokenizer uses; for ``<image>``, whose embedding nothing reads, the unknown
+    token (unused where every text can be spelled in bytes; elsewhere a prompt with an unknown word then fails loudly);
+    a new row.
 
     Args:
         tokenizer: the LLM's; it is not changed.
         rows: rows of the LLM's embedding table.
         used: ids that the model's config gives a meaning (end, padding, start).
+        others: names of further tokens, whose embeddings are written.
     """
     tokenizer = copy.deepcopy(tokenizer)
     vocabulary = tokenizer.get_vocab()
-    full = max(vocabulary.values()) + 1 >= rows
-    if IMAGE not in vocabulary and full and (free := _unused_token(tokenizer, rows, used)) is not None:
-        return ImageToken(_renamed(tokenizer, free), vocabulary[free], grows=False)
-    tokenizer.add_tokens([AddedToken(IMAGE, normalized=False, special=True)], special_tokens=True)
-    found = tokenizer.get_vocab()[IMAGE]
-    return ImageToken(tokenizer, found, grows=found >= rows)
+    missing = [name for name in (IMAGE, *others) if name not in vocabulary]
+    if late := missing[max(0, rows - max(vocabulary.values()) - 1) :]:
+        free, unknown = _unused_tokens(tokenizer, rows, used)
+        free = unknown if late[0] == IMAGE and not free else free
+        if names := dict(zip(free, late, strict=False)):
+            tokenizer = _renamed(tokenizer, names)
+            missing = [name for name in missing if name not in names.values()]
+    tokenizer.add_tokens([AddedToken(name, normalized=False, special=True) for name in missing], special_tokens=True)
+    ids = [tokenizer.get_vocab()[name] for name in (IMAGE, *others)]
+    return ImageToken(tokenizer, ids[0], tuple(ids[1:]), tuple(i for i in ids if i >= rows))
 
 
 def put_start_before_images(token: ImageToken, start: Sequence[int], images: int) -> PreTrainedTokenizerBase:
@@ -88,35 +108,39 @@ def put_start_before_images(token: ImageToken, start: Sequence[int], images: int
     return PreTrainedTokenizerFast(tokenizer_object=backend, **own)
 
 
-def _unused_token(tokenizer: Any, rows: int, used: Collection[int]) -> str | None:
-    """A special token of the table that no text contains and that has no meaning; else the unknown token."""
+def _unused_tokens(tokenizer: Any, rows: int, used: Collection[int]) -> tuple[list[str], list[str]]:
+    """The special tokens of the table that no text contains and that have no meaning; and the unknown token, if it is
+    one of them."""
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        return [], []
     roles = {"bos_token", "eos_token", "pad_token", "sep_token", "cls_token", "mask_token"}
     taken = {tokenizer.convert_tokens_to_ids(t) for r in roles if (t := getattr(tokenizer, r, None)) is not None}
     taken |= set(tokenizer("a\n").input_ids) - {tokenizer.unk_token_id} | set(used)
+    template = str(tokenizer.chat_template or "")
     special = [
-        t for i, t in sorted(tokenizer.added_tokens_decoder.items()) if t.special and i < rows and i not in taken
+        t.content
+        for i, t in sorted(tokenizer.added_tokens_decoder.items())
+        if t.special and i < rows and i not in taken and t.content not in template
     ]
-    names = [t.content for t in special if t.content != tokenizer.unk_token]
-    unknown = [t.content for t in special if t.content == tokenizer.unk_token]
-    return next(iter(names + unknown), None) if getattr(tokenizer, "backend_tokenizer", None) else None
+    unknown = [name for name in special if name == tokenizer.unk_token]
+    return [name for name in special if name not in unknown], unknown
 
 
-def _renamed(tokenizer: Any, old: str) -> PreTrainedTokenizerBase:
-    """The tokenizer with the token `old` called ``<image>``; ids stay as they are."""
+def _renamed(tokenizer: Any, names: Mapping[str, str]) -> PreTrainedTokenizerBase:
+    """The tokenizer with some tokens called by other names; ids stay as they are."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     model = state["model"]
     if isinstance(model["vocab"], dict):
-        model["vocab"] = {IMAGE if token == old else token: i for token, i in model["vocab"].items()}
+        model["vocab"] = {names.get(token, token): i for token, i in model["vocab"].items()}
     else:  # a unigram vocabulary: pieces with their scores, in the order of their ids
-        model["vocab"] = [[IMAGE if piece == old else piece, score] for piece, score in model["vocab"]]
-    if model.get("unk_token") == old:
-        model["unk_token"] = IMAGE
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
     for token in state["added_tokens"]:
-        if token["content"] == old:
-            token["content"] = IMAGE
+        token["content"] = names.get(token["content"], token["content"])
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
     for role, name in tokenizer.special_tokens_map.items():
-        if name == old:
-            setattr(tokenizer, role, IMAGE)
-    tokenizer.init_kwargs = {k: IMAGE if str(v) == old else v for k, v in tokenizer.init_kwargs.items()}
+        if isinstance(name, str) and name in names:
+            setattr(tokenizer, role, names[name])
+    tokenizer.init_kwargs = {k: names.get(str(v), v) for k, v in tokenizer.init_kwargs.items()}
     return tokenizer

@@ -7,13 +7,15 @@ there that nothing reads, and beside a narrower one there is room for fewer unit
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.files import read_json
+from vpgtrans_core.vpg.adapter import Preprocessing
+from vpgtrans_core.vpg.bare import BareVPG
 from vpgtrans_core.weights import Weights, check_finite, check_shapes
 
 HIDDEN = "projector_hidden_size"
@@ -88,3 +90,53 @@ def last_layer_tensors(projector: nn.Linear, prefix: str) -> dict[str, Tensor]:
     missing = projector.out_features - projector.in_features
     weight = filled(projector.weight.detach().float().T, missing).T.contiguous()
     return {prefix + "weight": weight, prefix + "bias": projector.bias.detach().float()}
+
+
+class MLPVPG(BareVPG):
+    """A VPG with the first layer of a two-layer MLP; the second is the projector.
+
+    Attributes:
+        hidden_name: what the names of the first layer begin with.
+    """
+
+    hidden_name: ClassVar[str] = "multi_modal_projector.linear_1."
+
+    def __init__(self, config: dict[str, Any], preprocessing: Preprocessing | None = None) -> None:
+        super().__init__(config, preprocessing)
+        self.output_size = hidden_size(config, self.text_type)
+
+    def read_tensors(self, folder: Path, weights: Weights) -> dict[str, Tensor]:
+        tensors = super().read_tensors(folder, weights)
+        for name in tensors:
+            if name.startswith(self.hidden_name):  # units beyond ours fill the folder up to the LLM's width
+                tensors[name] = tensors[name][: self.output_size]
+        return tensors
+
+    @classmethod
+    def load_projector(cls, folder: str | Path) -> tuple[Tensor, Tensor] | None:
+        return read_last_layer(folder, cls.projector_name, cls.text_type)
+
+    @classmethod
+    def widest(cls, embedding_size: int) -> int:
+        return embedding_size
+
+    def keep_outputs(self, units: Tensor) -> None:
+        name = self.hidden_name.removesuffix(".")
+        self.set_submodule(name, with_units(cast(nn.Linear, self.get_submodule(name)), units))
+        self.output_size = len(units)
+
+    def check_room(self, projector: nn.Linear) -> None:
+        check_units(self.output_size, projector, self.what)
+
+    def config_values(self) -> dict[str, Any]:
+        return {**super().config_values(), HIDDEN: self.output_size}
+
+    def whole_values(self) -> dict[str, Any]:
+        return {**super().whole_values(), "image_seq_length": self.num_prompts}
+
+    def whole_tensors(self, projector: nn.Linear, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The same; the hidden layer is filled up to the LLM's width with units that nothing reads."""
+        tensors = super().whole_tensors(projector, dtype)
+        missing = projector.out_features - self.output_size
+        hidden = {name: filled(t, missing) for name, t in tensors.items() if name.startswith(self.hidden_name)}
+        return tensors | hidden | last_layer_tensors(projector, self.projector_name)

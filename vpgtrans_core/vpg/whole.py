@@ -95,10 +95,10 @@ def used_ids(model: PreTrainedModel, settings: dict[str, Any]) -> set[int]:
 
 
 def generation_config(settings: dict[str, Any], token: ImageToken) -> GenerationConfig:
-    """The folder's generation config; a row that was added for ``<image>`` is never said."""
+    """The folder's generation config; a row that was added for ``<image>`` or another token is never said."""
     from transformers import GenerationConfig
 
-    suppressed = {"suppress_tokens": [token.id]} if token.grows else {}
+    suppressed = {"suppress_tokens": list(token.added)} if token.added else {}
     return GenerationConfig(**{k: v for k, v in settings.items() if v is not None}, **suppressed)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,15 +94,18 @@ def name_inner(
     text._name_or_path = reference.get("id") or ""  # not the folder that it was loaded from: that is nobody else's
     for name, value in settings.items():
         setattr(text, name, value)
-    text.vocab_size = max(text.vocab_size, token.id + 1)
+    text.vocab_size = max(text.vocab_size, token.id + 1, *(i + 1 for i in token.others))
     return text
 
 
-def bare_llm_tensors(model: PreTrainedModel, trunk: str, head: str, rows: int) -> dict[str, Tensor]:
-    """An LLM's tensors for a class that holds the bare LLM, named `trunk`, under a plain head, named `head`."""
+def bare_llm_tensors(
+    model: PreTrainedModel, trunk: str, head: str, rows: int, written: Mapping[int, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """An LLM's tensors for a class that holds the bare LLM, named `trunk`, under a plain head, named `head`; `written`
+    are embeddings ``[D_llm]`` of tokens that the LLM's own texts do not use."""
     table: Any = model.get_input_embeddings().weight
     tensors = {
-        trunk + name: with_rows(value, rows) if value.data_ptr() == table.data_ptr() else value
+        trunk + name: _with_words(value, rows, written or {}) if value.data_ptr() == table.data_ptr() else value
         for name, value in bare_tensors(model).items()
     }
     return {**tensors, head + "weight": with_rows(written_head(model).detach(), rows).clone()}
@@ -115,6 +118,16 @@ def with_rows(table: Tensor, rows: int) -> Tensor:
     if missing <= 0:
         return table
     return torch.cat([table, *[table.float().mean(0, keepdim=True).to(table.dtype)] * missing])
+
+
+def _with_words(table: Tensor, rows: int, written: Mapping[int, Tensor]) -> Tensor:
+    """A table with `rows` rows, and with other embeddings of some tokens."""
+    table = with_rows(table, rows)
+    if written:
+        table = table.detach().clone()
+        for row, value in written.items():
+            table[row] = value.to(table)
+    return table
 
 
 def padding(tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any], side: str = "left") -> Any:

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vpgtrans_core.errors import ModelError, UnsafeInput, did_you_mean
-from vpgtrans_core.files import fsync, open_regular, read_json, write_json
+from vpgtrans_core.files import filling, fsync, open_regular, read_json, write_json
 from vpgtrans_core.weights.pickles import read_pickle, tensors_in
 
 INDEX = "model.safetensors.index.json"
@@ -244,7 +244,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict
     Written under a temporary name, fsynced, given the mode that the umask says, renamed, and the folder fsynced.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; an older file of that name is untouched.
+        NoRoom: the disk is full. OSError: the folder cannot be written. An older file of that name is untouched.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -252,7 +252,8 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict
         # The file that the library writes has mode 0600: the mode of a plainly made file is the one to give.
         with temporary.open("xb") as stream:
             mode = os.fstat(stream.fileno()).st_mode & 0o777
-        save_file(_separate(tensors), temporary, metadata={"format": "pt", **(metadata or {})})
+        with filling(path, sum(tensor.nbytes for tensor in tensors.values())):
+            save_file(_separate(tensors), temporary, metadata={"format": "pt", **(metadata or {})})
         temporary.chmod(mode)
         fsync(temporary)
         temporary.replace(path)

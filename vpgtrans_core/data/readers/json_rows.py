@@ -19,6 +19,8 @@ from vpgtrans_core.data.strings import Strings, StringsBuilder
 from vpgtrans_core.errors import DataError
 
 _SPACE = re.compile(r"\s*")
+SHOWN = 8
+"""Lines that are not json that a message names."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,20 @@ def read_json(file: Path) -> Any:
     Raises:
         DataError: the file cannot be read, is empty, or is not json.
     """
+    return read_rows(file)[0]
+
+
+def read_rows(file: Path) -> tuple[Any, list[int]]:
+    """As `read_json`; of a file with an object a line also the number of each object's line, else none.
+
+    Raises:
+        DataError: as in `read_json`; each line that is not json is named.
+    """
     try:
         text = read_text(file)
         if not text.strip():
             raise DataError(f"{file} is empty", "give a file with captions")
-        return _lines(text) if _holds_lines(file, text) else _whole(text)
+        return _lines(text) if _holds_lines(file, text) else (_whole(text), [])
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is not valid json: {error}", "check that the file is complete") from error
 
@@ -81,16 +92,21 @@ def _holds_lines(file: Path, text: str) -> bool:
     return True
 
 
-def _lines(text: str) -> list[Any]:
-    """One json value a line. Only line feeds end a line: json may hold other separators (U+2028) in a text."""
-    rows = []
+def _lines(text: str) -> tuple[list[Any], list[int]]:
+    """One json value a line, and the numbers of the lines. Only line feeds end a line: json may hold other separators
+    (U+2028) in a text."""
+    rows, numbers, wrong = [], [], []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 rows.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from error
-    return rows
+                numbers.append(number)
+            except (ValueError, RecursionError) as error:
+                wrong.append(f"line {number}: {error}")
+    if wrong:
+        more = f"; and {len(wrong) - SHOWN} more lines" if len(wrong) > SHOWN else ""
+        raise ValueError("; ".join(wrong[:SHOWN]) + more)
+    return rows, numbers
 
 
 def gathered(rows: Iterable[Row], builder: ListingBuilder) -> Iterator[Row]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vpgtrans_core.evaluation.files import DataFile, has_fields, images_of, lacking, refuse, rows_of
+from vpgtrans_core.evaluation.files import DataFile, has_fields, images_of, lacking, place_of, refuse, rows_of
 from vpgtrans_core.evaluation.task import EvalSample, Id
 
 
@@ -107,7 +107,7 @@ def read_lavis(file: DataFile) -> list[Captioned]:
         said = row.get("caption") if isinstance(row, dict) else None
         captions: list[Any] = said if isinstance(said, list) else [said]
         if lacking(row, texts=("image",)) or not captions or not all(isinstance(one, str) for one in captions):
-            problems.append(f"{file.path}: row {number} has no image or no caption")
+            problems.append(f"{file.path}: {place_of(number, file.lines)} has no image or no caption")
             continue
         end = Path(row["image"]).stem.rpartition("_")[2]
         known = int(end) if end.isdecimal() else row["image"]
@@ -115,7 +115,8 @@ def read_lavis(file: DataFile) -> list[Captioned]:
         if image.name == row["image"]:
             image.captions.extend(captions)
         else:
-            problems.append(f"{file.path}: row {number} has the id of another image, {image.name}: {known}")
+            where = f"{file.path}: {place_of(number, file.lines)}"
+            problems.append(f"{where} has the id of another image, {image.name}: {known}")
     refuse(problems, "take the file as it was published")
     return list(images.values())
 
