@@ -33,7 +33,8 @@ def preprocessing_of(folder: str | Path, image_size: int) -> Preprocessing:
         ModelError: it wants something else than a crop of the middle, or a plain resize.
     """
     path, values = image_processor_values(folder)
-    kind: type[Preprocessing] = CentreCrop if values.get("do_center_crop", True) else Preprocessing
+    crops = not str(values.get("image_processor_type")).startswith("Siglip")  # by default
+    kind: type[Preprocessing] = CentreCrop if values.get("do_center_crop", crops) else Preprocessing
     size = values.get("size")
     side = next(iter(size.values())) if isinstance(size, dict) else size or image_size
     crop = values.get("crop_size") if kind is CentreCrop else None

@@ -8,6 +8,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm import blocks
 from vpgtrans_core.llm.blocks import checkpoint_blocks, compile_blocks, why_not_compile
+from vpgtrans_core.llm.shards import sum_by_blocks
 
 
 class Block(GradientCheckpointingLayer):
@@ -46,3 +47,30 @@ def test_recomputing_activations_is_refused_where_no_blocks_are_found() -> None:
     with pytest.raises(ModelError, match="the blocks of Sequential cannot be found") as told:
         checkpoint_blocks(nn.Sequential(nn.Linear(2, 2)))
     assert "GradientCheckpointingLayer" in str(told.value.hint)
+
+
+class Reader(GradientCheckpointingLayer):
+    """A block that reads the encoder's states twice, as cross-attention does for keys and values."""
+
+    def __init__(self, one: float, other: float) -> None:
+        super().__init__()
+        self.one, self.other = one, other
+
+    def forward(self, x, states):
+        return x + states * self.one + states * self.other
+
+
+def test_gradients_are_summed_within_each_block_first() -> None:
+    """As FSDP sums them; the two orders differ where rounding does."""
+    found = []
+    for ordered in (False, True):
+        model = nn.Sequential(Reader(1e8, -1e8), Reader(1.0, 1.0))
+        if ordered:
+            sum_by_blocks(model)
+        states, x = torch.ones(1, requires_grad=True), torch.zeros(1)
+        for block in model:
+            x = block(x, states)
+        x.backward()
+        assert states.grad is not None
+        found.append(float(states.grad))
+    assert found == [0.0, 2.0]

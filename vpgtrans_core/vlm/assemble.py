@@ -75,7 +75,8 @@ def load_llm(llm: ResolvedLLM, machine: Machine, settings: Settings, vpg: VPG | 
         quantization=quantization,
         trust_remote_code=settings.trust_remote_code,
     )
-    if settings.round_rows if settings.round_rows is not None else machine.device.type == "cuda":
+    rounds = machine.device.type == "cuda" if settings.round_rows is None else settings.round_rows
+    if rounds:
         loaded.round_rows()
     if machine.mesh is not None or settings.quantization == FLOAT8:
         loaded.whole = lambda: adapter.prepare(_whole_model(llm, adapter, machine, settings))
