@@ -115,7 +115,7 @@ def checkpoint(change: Callable[[Path], Any], name: str = "") -> Make:
     """Its only checkpoint, changed, with a manifest that agrees; `name` is its folder's new one."""
 
     def apply(out: Path) -> None:
-        (folder,) = (out / "checkpoints").iterdir()
+        (folder,) = (out / "checkpoints").glob("stage*")
         change(folder)
         files = ("weights.safetensors", "optimizer.safetensors", "state.json")
         contents = {file: (folder / file).read_bytes() for file in files}
