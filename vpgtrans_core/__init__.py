@@ -16,6 +16,7 @@ _EXPORTS = {
     "Settings": "vpgtrans_core.settings",
     "transfer": "vpgtrans_core.run.pipeline",
     "tune": "vpgtrans_core.run.pipeline",
+    "init_vpg": "vpgtrans_core.pretraining.pipeline",
     "plan": "vpgtrans_core.planning.plan",
     "caption": "vpgtrans_core.vlm.captioning",
 }

@@ -38,7 +38,7 @@ class ConfigError(VpgtError):
         text = (
             problems[0]
             if len(problems) == 1
-            else "\n".join(["several settings are wrong:", *(f"  - {p}" for p in problems)])
+            else "\n".join([f"{len(problems)} problems:", *(f"  - {p}" for p in problems)])
         )
         super().__init__(text, hint)
         self.problems = problems

@@ -14,6 +14,7 @@ from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.llm.float8 import why_not_float8
 from vpgtrans_core.processes.heartbeat import WatchedAccelerator
 from vpgtrans_core.processes.joining import joined
+from vpgtrans_core.processes.launching import check_launch
 from vpgtrans_core.processes.shared import told_once
 from vpgtrans_core.recipes.holding import FLOAT8
 from vpgtrans_core.settings import Settings
@@ -86,9 +87,11 @@ def choose_machine(settings: Settings, half: str) -> Machine:
     """Choose device and precision: those of the settings, else a GPU if there is one, with the precision `half`.
 
     Raises:
-        ConfigError: the device does not exist, or it cannot compute in the precision.
+        ConfigError: the launcher's variables do not go together, the device does not exist, or it cannot compute in the
+            precision.
         VpgtError: the processes of the run have not come together.
     """
+    check_launch(os.environ)
     _check_place(settings, int(os.environ.get("WORLD_SIZE", "1")))
     wants_cpu = settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available())
     if not wants_cpu and settings.device != "auto":

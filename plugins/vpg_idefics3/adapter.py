@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
 from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector, Idefics3VisionTransformer
 
+from vpg_idefics3.classes import WHOLE, image_processor, plain_processor
 from vpg_idefics3.names import PART, PROJECTOR, TEXT_TYPE, TOWER, TRAINED
 from vpg_idefics3.preprocessing import Shrunk, preprocessing_of
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.vpg.adapter import Preprocessing
-from vpgtrans_core.vpg.bare import BareVPG, WholeClass, loading_code
+from vpgtrans_core.vpg.bare import BareVPG, loading_code
 
 FIELDS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size",
@@ -37,6 +38,7 @@ class Idefics3VPG(BareVPG):
 
     loading_code = loading_code("Idefics3ForConditionalGeneration")
     projector_bias = False
+    whole = WHOLE
     what, part, text_type = "Idefics3", PART, TEXT_TYPE
     tower, trained_names, projector_name = TOWER, (TRAINED,), PROJECTOR
     defaults: ClassVar[dict[str, Any]] = {"scale_factor": 2}
@@ -72,20 +74,10 @@ class Idefics3VPG(BareVPG):
     def preprocessing_of(self, folder: Path) -> Shrunk:
         return preprocessing_of(folder, self.image_size)
 
-    @classmethod
-    def whole(cls) -> WholeClass:
-        from vpg_idefics3.classes import WHOLE
-
-        return WHOLE
-
     def image_processor(self) -> Any:
-        from vpg_idefics3.classes import image_processor
-
         return image_processor(self.preprocessing)
 
     def save_processor(self, folder: Path, tokenizer: Any, chat_template: str) -> None:
-        from vpg_idefics3.classes import plain_processor
-
         plain_processor(self, tokenizer, chat_template).save_pretrained(folder)
 
     @torch.no_grad()

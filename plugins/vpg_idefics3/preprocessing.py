@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.files import read_json
 from vpgtrans_core.vpg.adapter import Preprocessing
+from vpgtrans_core.vpg.bare import image_processor_values
 
-FILES = ("preprocessor_config.json", "processor_config.json")
 MOST = 4096
 """The longest side that the family's processor resizes to."""
 HALF = (0.5, 0.5, 0.5)
@@ -46,20 +44,13 @@ def _even(side: int) -> int:
     return side + side % 2
 
 
-def values_of(folder: str | Path) -> tuple[Path | None, dict[str, Any]]:
-    """The file that describes a folder's image processor, and what it says; nothing where there is none."""
-    path = next((p for name in FILES if (p := Path(folder) / name).is_file()), None)
-    values: dict[str, Any] = read_json(path) if path else {}
-    return path, values.get("image_processor", values)
-
-
 def preprocessing_of(folder: str | Path, image_size: int) -> Shrunk:
     """What a folder's image processor says of pictures that are not split; the published one's where there is none.
 
     Raises:
         ModelError: it makes other pictures than the ViT reads.
     """
-    path, values = values_of(folder)
+    path, values = image_processor_values(folder)
     side = (values.get("max_image_size") or {}).get("longest_edge", image_size)
     longest = (values.get("size") or {}).get("longest_edge", 4 * image_size)
     if side != image_size or values.get("resample", 1) != 1 or not isinstance(longest, int) or longest > MOST:

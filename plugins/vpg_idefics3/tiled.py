@@ -17,10 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from vpg_idefics3.adapter import Idefics3VPG
-from vpg_idefics3.preprocessing import Shrunk, values_of
+from vpg_idefics3.classes import tiles_processor
+from vpg_idefics3.preprocessing import Shrunk
+from vpgtrans_core.data.preprocessing import squares
 from vpgtrans_core.data.tiles import Tiles
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.vpg.adapter import Preprocessing
+from vpgtrans_core.vpg.bare import image_processor_values
 from vpgtrans_core.vpg.separators import SeparatedVPG
 
 BEGIN, WHOLE = "<fake_token_around_image>", "<global-img>"
@@ -47,10 +50,8 @@ class Split(Shrunk):
         larger = image.resize(self.shrunk(*image.size), Image.Resampling.LANCZOS)
         if not rows:
             return [self.square(larger)]
-        step = self.size
-        larger = larger.resize((columns * step, rows * step), Image.Resampling.LANCZOS)
-        corners = [(x * step, y * step) for y in range(rows) for x in range(columns)]
-        return [*(larger.crop((x, y, x + step, y + step)) for x, y in corners), self.square(larger)]
+        larger = larger.resize((columns * self.size, rows * self.size), Image.Resampling.LANCZOS)
+        return [*squares(larger, self.size), self.square(larger)]
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of tiles besides the whole picture; none where that is one tile already."""
@@ -115,7 +116,7 @@ class TiledIdefics3VPG(SeparatedVPG, Idefics3VPG):
     @classmethod
     def config_of(cls, folder: Path) -> dict[str, Any]:
         """The folder's config, with the longest side that its image processor says."""
-        longest = (values_of(folder)[1].get("size") or {}).get("longest_edge")
+        longest = (image_processor_values(folder)[1].get("size") or {}).get("longest_edge")
         config = super().config_of(folder)
         return {**config, "longest_edge": longest} if longest else config
 
@@ -124,8 +125,6 @@ class TiledIdefics3VPG(SeparatedVPG, Idefics3VPG):
         return Split(plain.size, plain.mean, plain.std, plain.longest, self.num_prompts)
 
     def save_processor(self, folder: Path, tokenizer: Any, chat_template: str) -> None:
-        from vpg_idefics3.classes import tiles_processor
-
         tiles_processor(self, tokenizer, chat_template).save_pretrained(folder)
 
     def arrange(self, outputs: Tiles) -> Sequence[Tensor]:

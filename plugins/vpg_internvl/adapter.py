@@ -17,11 +17,12 @@ from transformers.activations import ACT2FN
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 from transformers.models.internvl.modeling_internvl import InternVLModel, InternVLVisionModel
 
+from vpg_internvl.classes import WHOLE, image_processor, plain_processor
 from vpg_internvl.names import LAYER, NORM, PART, PROJECTOR, TEXT_TYPE, TOWER
 from vpg_internvl.preprocessing import MEAN, STD, preprocessing_of
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.vpg.adapter import Preprocessing
-from vpgtrans_core.vpg.bare import WholeClass, loading_code
+from vpgtrans_core.vpg.bare import loading_code
 from vpgtrans_core.vpg.mlp import MLPVPG
 
 
@@ -29,6 +30,7 @@ class InternVLVPG(MLPVPG):
     """A ViT, a pixel shuffle and the first layer of an MLP."""
 
     loading_code = loading_code("InternVLForConditionalGeneration")
+    whole = WHOLE
     what, part, text_type = "InternVL", PART, TEXT_TYPE
     tower, trained_names, projector_name = TOWER, (NORM, LAYER), PROJECTOR
     defaults: ClassVar[dict[str, Any]] = {
@@ -63,20 +65,10 @@ class InternVLVPG(MLPVPG):
     def preprocessing_of(self, folder: Path) -> Preprocessing:
         return preprocessing_of(folder, image_size(self.vision))
 
-    @classmethod
-    def whole(cls) -> WholeClass:
-        from vpg_internvl.classes import WHOLE
-
-        return WHOLE
-
     def image_processor(self) -> Any:
-        from vpg_internvl.classes import image_processor
-
         return image_processor(self.preprocessing)
 
     def save_processor(self, folder: Path, tokenizer: Any, chat_template: str) -> None:
-        from vpg_internvl.classes import plain_processor
-
         plain_processor(self, tokenizer, chat_template).save_pretrained(folder)
 
     @torch.no_grad()

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.files import read_json
 from vpgtrans_core.vpg.adapter import Preprocessing
+from vpgtrans_core.vpg.bare import image_processor_values
 
-FILES = ("preprocessor_config.json", "processor_config.json")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, as in the published folders."""
-
-
-def values_of(folder: str | Path) -> tuple[Path | None, dict[str, Any]]:
-    """The file that describes a folder's image processor, and what it says; nothing where there is none."""
-    path = next((p for name in FILES if (p := Path(folder) / name).is_file()), None)
-    values: dict[str, Any] = read_json(path) if path else {}
-    return path, values.get("image_processor", values)
 
 
 def preprocessing_of(folder: str | Path, image_size: int) -> Preprocessing:
@@ -27,7 +18,7 @@ def preprocessing_of(folder: str | Path, image_size: int) -> Preprocessing:
     Raises:
         ModelError: it makes other pictures than the ViT reads.
     """
-    path, values = values_of(folder)
+    path, values = image_processor_values(folder)
     size = values.get("size") or {"height": image_size, "width": image_size}
     if size != {"height": image_size, "width": image_size} or values.get("resample", 3) != 3:
         raise ModelError(

@@ -17,10 +17,12 @@ from torch import Tensor
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
 from vpg_internvl.adapter import InternVLVPG
-from vpg_internvl.preprocessing import MEAN, STD, values_of
+from vpg_internvl.classes import save_tiles_processor, tiles_image_processor
+from vpg_internvl.preprocessing import MEAN, STD
+from vpgtrans_core.data.preprocessing import squares
 from vpgtrans_core.data.tiles import Tiles
 from vpgtrans_core.vpg.adapter import Preprocessing
-from vpgtrans_core.vpg.bare import loading_code
+from vpgtrans_core.vpg.bare import image_processor_values, loading_code
 from vpgtrans_core.vpg.separators import SeparatedVPG
 
 BEGIN, END = "<img>", "</img>"
@@ -44,10 +46,9 @@ class Dynamic(Preprocessing):
     most: int = 12
 
     def tiles(self, image: Image.Image) -> list[Image.Image]:
-        (columns, rows), step = self.grid(*image.size), self.size
-        larger = image.resize((columns * step, rows * step), Image.Resampling.BICUBIC)
-        corners = [(x * step, y * step) for y in range(rows) for x in range(columns)]
-        tiles = [larger.crop((x, y, x + step, y + step)) for x, y in corners]
+        columns, rows = self.grid(*image.size)
+        size = columns * self.size, rows * self.size
+        tiles = squares(image.resize(size, Image.Resampling.BICUBIC), self.size)
         return [*tiles, self.fit(image)] if len(tiles) > 1 else tiles
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
@@ -85,19 +86,15 @@ class TiledInternVLVPG(SeparatedVPG, InternVLVPG):
         return Dynamic(size=plain.size, prompts=self.num_prompts)
 
     def preprocessing_of(self, folder: Path) -> Dynamic:
-        plain, values = super().preprocessing_of(folder), values_of(folder)[1]
+        plain, values = super().preprocessing_of(folder), image_processor_values(folder)[1]
         fewest, most = values.get("min_patches", 1), values.get("max_patches", 12)
         return Dynamic(plain.size, plain.mean, plain.std, self.num_prompts, fewest, most)
 
     def image_processor(self) -> Any:
-        from vpg_internvl.classes import tiles_image_processor
-
         assert isinstance(self.preprocessing, Dynamic)
         return tiles_image_processor(self.preprocessing)
 
     def save_processor(self, folder: Path, tokenizer: Any, chat_template: str) -> None:
-        from vpg_internvl.classes import save_tiles_processor
-
         save_tiles_processor(folder, self, tokenizer, chat_template)
 
     def arrange(self, outputs: Tiles) -> Sequence[Tensor]:

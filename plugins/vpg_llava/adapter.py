@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.activations import ACT2FN
 
+from vpg_llava.classes import CLASSES, image_processor, save_processor
 from vpg_llava.names import LLAVA, PART, PROJECTOR, TEXT_TYPE, TOWER, TRAINED
 from vpg_llava.preprocessing import CentreCrop, preprocessing_of
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.vpg.adapter import Preprocessing
-from vpgtrans_core.vpg.bare import WholeClass, loading_code
+from vpgtrans_core.vpg.bare import loading_code
 from vpgtrans_core.vpg.mlp import MLPVPG
 
 if TYPE_CHECKING:
@@ -29,15 +30,11 @@ if TYPE_CHECKING:
 
 
 class LlavaVPG(MLPVPG):
-    """One soft prompt for each patch.
-
-    Attributes:
-        kind: the ``model_type`` of whole folders.
-    """
+    """One soft prompt for each patch."""
 
     loading_code = loading_code("LlavaForConditionalGeneration")
     what = "LLaVA"
-    kind: ClassVar[str] = LLAVA
+    whole = CLASSES[LLAVA]
     part = PART
     text_type = TEXT_TYPE
     tower, trained_names, projector_name = TOWER, (TRAINED,), PROJECTOR
@@ -68,20 +65,10 @@ class LlavaVPG(MLPVPG):
     def preprocessing_of(self, folder: Path) -> Preprocessing:
         return preprocessing_of(folder, self.vision.image_size)
 
-    @classmethod
-    def whole(cls) -> WholeClass:
-        from vpg_llava.classes import CLASSES
-
-        return CLASSES[cls.kind]
-
     def image_processor(self) -> Any:
-        from vpg_llava.classes import image_processor
-
         return image_processor(self.preprocessing)
 
     def save_processor(self, folder: Path, tokenizer: Any, chat_template: str | None) -> None:
-        from vpg_llava.classes import save_processor
-
         save_processor(folder, self, tokenizer, chat_template)
 
     def read_tensors(self, folder: Path, weights: Weights) -> dict[str, Tensor]:

@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 from PIL import Image
 from transformers.image_processing_utils import select_best_resolution
 
-from vpg_llava.preprocessing import FILE
+from vpgtrans_core.data.preprocessing import squares
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.vpg.adapter import Preprocessing
-from vpgtrans_core.weights import read_json
+from vpgtrans_core.vpg.bare import image_processor_values
 
 SHRINKS_ABOVE = 1.1
 """OneVision shrinks the field of a picture whose side is so much too large."""
@@ -71,9 +71,7 @@ class AnyRes(Preprocessing):
         corner = (width - size[0]) // 2, (height - size[1]) // 2
         larger = Image.new("RGB", (width, height))
         larger.paste(image.resize(size, Image.Resampling.BICUBIC), corner)
-        step = self.size
-        corners = [(x, y) for y in range(0, height, step) for x in range(0, width, step)]
-        return [self.fit(image), *(larger.crop((x, y, x + step, y + step)) for x, y in corners)]
+        return [self.fit(image), *squares(larger, self.size)]
 
     def count(self, width: int, height: int) -> int:
         field = self.field(width, height)
@@ -127,10 +125,7 @@ def anyres_of(folder: str | Path, plain: AnyRes) -> AnyRes:
     Raises:
         ModelError: it makes other pictures than the class reads.
     """
-    paths = [Path(folder) / name for name in (FILE, "processor_config.json")]
-    path = next((path for path in paths if path.is_file()), None)
-    values: dict[str, Any] = read_json(path) if path else {}
-    values = values.get("image_processor", values)
+    path, values = image_processor_values(folder)
     sides = set((values.get("size") or {}).values()) | set((values.get("crop_size") or {}).values())
     own = values.get("image_grid_pinpoints")
     resolutions = plain.resolutions if own is None else tuple((high, wide) for high, wide in own)

@@ -71,10 +71,10 @@ def image_processor(preprocessing: Preprocessing) -> Any:
 
 def save_processor(folder: Path, vpg: LlavaVPG, tokenizer: Any, chat_template: str | None) -> None:
     """Write the family's processor with its tokenizer."""
-    if vpg.kind == ONEVISION:
+    if vpg.whole is CLASSES[ONEVISION]:
         _save_onevision(folder, vpg, tokenizer, chat_template)
         return
-    kind = LlavaNextProcessor if vpg.kind == NEXT else LlavaProcessor
+    kind = LlavaNextProcessor if vpg.whole is CLASSES[NEXT] else LlavaProcessor
     kind(
         image_processor=vpg.image_processor(),
         tokenizer=tokenizer,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -12,9 +11,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.vpg.adapter import Preprocessing
-from vpgtrans_core.weights import read_json
-
-FILE = "preprocessor_config.json"
+from vpgtrans_core.vpg.bare import image_processor_values
 
 
 @dataclass(frozen=True)
@@ -35,12 +32,9 @@ def preprocessing_of(folder: str | Path, image_size: int) -> Preprocessing:
     Raises:
         ModelError: it wants something else than a crop of the middle, or a plain resize.
     """
-    path = Path(folder) / FILE
-    if not path.is_file():
-        path = Path(folder) / "processor_config.json"
-    values: dict[str, Any] = read_json(path) if path.is_file() else {}
-    values = values.get("image_processor", values)
-    kind: type[Preprocessing] = CentreCrop if values.get("do_center_crop", True) else Preprocessing
+    path, values = image_processor_values(folder)
+    crops = not str(values.get("image_processor_type")).startswith("Siglip")  # by default
+    kind: type[Preprocessing] = CentreCrop if values.get("do_center_crop", crops) else Preprocessing
     size = values.get("size")
     side = next(iter(size.values())) if isinstance(size, dict) else size or image_size
     crop = values.get("crop_size") if kind is CentreCrop else None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vpg_llava.adapter import LlavaVPG
 from vpg_llava.anyres import AnyRes, anyres_of
+from vpg_llava.classes import CLASSES
 from vpg_llava.names import NEXT, NEXT_PART, ONEVISION, ONEVISION_PART
 from vpgtrans_core.data.tiles import Tiles
 from vpgtrans_core.errors import ModelError
@@ -38,7 +39,7 @@ class LlavaNextVPG(LlavaVPG):
 
     loading_code = loading_code("LlavaNextForConditionalGeneration")
     what = "LLaVA-NeXT"
-    kind = NEXT
+    whole = CLASSES[NEXT]
     part = NEXT_PART
     defaults: ClassVar[dict[str, Any]] = {
         **LlavaVPG.defaults,
@@ -120,7 +121,7 @@ class LlavaOnevisionVPG(LlavaNextVPG):
 
     loading_code = loading_code("LlavaOnevisionForConditionalGeneration", torchvision=True)
     what = "LLaVA-OneVision"
-    kind = ONEVISION
+    whole = CLASSES[ONEVISION]
     part = ONEVISION_PART
     defaults: ClassVar[dict[str, Any]] = {
         **LlavaNextVPG.defaults,

@@ -7,30 +7,44 @@ from vpgtrans_core import hookimpl
 from vpgtrans_core.cards import API_VERSION, Command, VPGFamily
 
 VPGT_API = API_VERSION
+TINY_QFORMER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "encoder_hidden_size": 24,
+}
+TINY_VISION = {
+    "hidden_size": 24,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 VPGT_CONFORMANCE = {
     "qformer": {
         "config": {
             "model_type": "blip-2",
             "num_query_tokens": 4,
-            "vision_config": {
-                "hidden_size": 24,
-                "intermediate_size": 48,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "image_size": 28,
-                "patch_size": 14,
-            },
-            "qformer_config": {
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 4,
-                "encoder_hidden_size": 24,
-            },
+            "vision_config": TINY_VISION,
+            "qformer_config": TINY_QFORMER,
         }
-    }
+    },
+    "qformer-tower": {
+        "config": {
+            "model_type": "vpgt-vpg-tower",
+            "vpg_family": "qformer-tower",
+            "num_query_tokens": 4,
+            "vision_config": {**TINY_VISION, "model_type": "siglip_vision_model", "vision_use_head": False},
+            "qformer_config": TINY_QFORMER,
+        },
+        "unsupported": {
+            "whole_model_comes_back": "transformers has no class for a Q-Former in front of other towers than BLIP-2's"
+        },
+    },
 }
-"""The sizes of the tiny VPG that the conformance kit makes."""
+"""The sizes of the tiny VPGs that the conformance kit makes."""
 
 
 @hookimpl

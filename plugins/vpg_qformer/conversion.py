@@ -12,6 +12,7 @@ from vpgtrans_core.models.resolved import ResolvedSource
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.run.export import IMPORTED, record_template, room, stored_llm, whole_folder, write_card
 from vpgtrans_core.run.finish import identity
+from vpgtrans_core.run.inputs import refuse_inside
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.weights import sha256_file, write_json
 
@@ -43,6 +44,8 @@ def import_checkpoint(
         raise ModelError(f"--vpg {vpg} is a file, not a model", f"import {vpg} first, with --projector {checkpoint}")
     papers = dataclasses.replace(settings, bos="after")  # as it was trained
     resolved = resolve_target(llm, registry, papers) if llm else None
+    read = (("checkpoint", checkpoint), ("vit", vit), ("projector", projector), ("shapes", shapes))
+    refuse_inside(Path(out), [*read, ("llm", resolved.folder if resolved else None), ("vpg", vpg)])
     with whole_folder(Path(out), overwrite) as folder:
         source = resolve_source(vpg, registry, settings).folder if vpg else None
         # What cannot be used is refused before an LLM is loaded.

@@ -1,4 +1,4 @@
-"""A Q-Former in front of any vision tower of transformers: CLIP's, SigLIP's, a ViT, DINOv2.
+"""A Q-Former in front of any vision tower of transformers: CLIP's, SigLIP's, a ViT, DINOv2, a convolutional network.
 
 The tower is frozen whole, and a norm of ours stands after it. BLIP-2's own folder has no place for such towers, so
 these VPGs are saved as folders of ours (``--save vpg``).
@@ -40,13 +40,16 @@ class Tower(nn.Module):
 
         self.tower = AutoModel.from_config(config)
         for name in UNUSED:
-            if isinstance(getattr(self.tower, name, None), nn.Module):
+            part = getattr(self.tower, name, None)
+            if isinstance(part, nn.Module) and any(True for _ in part.parameters()):
                 setattr(self.tower, name, None)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=1e-6)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels ``[B, 3, H, W]`` to the tower's last layer ``[B, N, C]``."""
-        return self.tower(pixel_values=pixels).last_hidden_state
+        """Pixels ``[B, 3, H, W]`` to the tower's last layer ``[B, N, C]``; a convolutional network's map
+        ``[B, C, h, w]`` is read place by place."""
+        states = self.tower(pixel_values=pixels).last_hidden_state
+        return states.flatten(2).transpose(1, 2) if states.ndim == 4 else states
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tests.docs.documents import ROOT, blocks, read, shell_lines
 from vpgtrans_core.cli.main import State, app, main
 from vpgtrans_core.cli.options import settings_from
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/data.md", "docs/evaluation.md", "docs/lab.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/data.md", "docs/evaluation.md", "docs/lab.md", "docs/own-source.md")
 MODULE = "-m vpgtrans_core.cli.main "
 RUN = ("list-models", "list-plugins", "cache info")
 """Commands that are run as they stand, besides every ``--dry-run``."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.lab.blocks import Section, Table, html
 from vpgtrans_core.lab.charts import Series, line_chart, ticks
 from vpgtrans_core.lab.experiment import Experiment, Pair, TaskUse
 from vpgtrans_core.lab.findings import findings
@@ -276,3 +277,10 @@ def test_a_chart_has_what_it_is_given():
 def test_ticks_are_round_and_inside(low, high):
     found = ticks(low, high)
     assert 2 <= len(found) <= 9 and low - 1e-9 <= found[0] and found[-1] <= high + 1e-9
+
+
+def test_many_lines_of_a_cell_are_folded() -> None:
+    few, many = "one\ntwo", "holds in 3 of 3\n<a>\nb\nc"
+    page = html("report", [Section("findings", [Table("", ("here", "evidence"), [(few, many)])])])
+    assert ">one<br>two</td>" in page
+    assert "<details><summary>holds in 3 of 3</summary>&lt;a&gt;<br>b<br>c</details>" in page

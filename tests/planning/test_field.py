@@ -17,7 +17,7 @@ REFUSED = ("phi", "gemma2", "t5", "mamba")
 """A bias or a cap on the logits, an encoder, no cache of keys."""
 
 
-@pytest.mark.parametrize("family", ["llava", "idefics3"])
+@pytest.mark.parametrize("family", ["llava", "llava-next", "llava-onevision", "idefics3", "internvl"])
 def test_each_is_exact_mended_or_refused_with_a_reason(family):
     wanted = dict.fromkeys(EXACT, "exact") | dict.fromkeys(MENDED, "mended") | dict.fromkeys(REFUSED, "refused")
     tried = list(whole_targets(default_registry(), family, list(wanted)))

@@ -15,7 +15,7 @@ def test_the_curve_names_no_place_and_hashes_are_made_up_for(monkeypatch, tmp_pa
     monkeypatch.setattr(finish, "write_model_card", lambda *arguments, **named: None)
     monkeypatch.setattr(finish, "identity", lambda model: {"sha256": {"model.safetensors": "abc"}})
     vpg = SimpleNamespace(save_part=lambda *arguments, references: seen.update(references))
-    source = SimpleNamespace(name="/home/me/blip2", folder=None, hub_id=None, revision=None, pretrained=None)
+    source = SimpleNamespace(name="/home/me/blip2", folder=None, hub_id=None, revision=None, scratch_from=None)
     target = SimpleNamespace(name="/home/me/opt", reference=dict)
     folder = SimpleNamespace(
         record={}, path=tmp_path, staging=lambda: tmp_path, metrics=list, publish=lambda staging: None

@@ -45,6 +45,16 @@ def test_nothing_is_said_where_nothing_is_cut() -> None:
     assert lengths.message(Limit(8)) is not None and lengths.alarming
 
 
+def test_the_advised_limit_is_longer() -> None:
+    """Where the limit holds 90 % already, the one for nearly all is told, or for all."""
+    lengths = Lengths()
+    lengths.count([cut_text(5, 8)] * 95 + [cut_text(12, 8)] * 5)
+    assert "--max-tokens 12 leaves 99% of the texts whole" in str(lengths.message(Limit(8)))
+    lengths = Lengths()
+    lengths.count([cut_text(5, 8)] * 999 + [cut_text(40, 8)])
+    assert "--max-tokens 40 leaves 100% of the texts whole" in str(lengths.message(Limit(8)))
+
+
 def test_a_text_without_any_label_is_named() -> None:
     lengths = Lengths()
     lengths.count([Text((), cut=4, whole=40)])

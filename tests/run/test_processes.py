@@ -14,9 +14,10 @@ import pytest
 
 from tests.run.test_resume import settings
 from tests.warm import WarmProcess
+from vpgtrans_core.errors import ConfigError
 from vpgtrans_core.processes.heartbeat import BEAT, PATIENCE
 from vpgtrans_core.processes.joining import GROUP_TIMEOUT, JOIN_TIMEOUT
-from vpgtrans_core.processes.launching import remarks
+from vpgtrans_core.processes.launching import check_launch, remarks
 from vpgtrans_core.run.pipeline import transfer
 
 RUNNER = """
@@ -164,6 +165,24 @@ def test_processes_that_have_met_have_time() -> None:
         output, errors = process.communicate(timeout=120)
         assert float(output) == GROUP_TIMEOUT.total_seconds(), errors
     assert timedelta(minutes=1) < JOIN_TIMEOUT < timedelta(minutes=30)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"WORLD_SIZE": "2"}, "MASTER_ADDR is not set"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "x"},
+            "'x', not a number",
+        ),
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many', not a number"),
+    ],
+)
+def test_what_a_launcher_left_behind_is_told(given: dict[str, str], told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        check_launch(given)
+    assert "unset WORLD_SIZE" in caught.value.hint
+    check_launch({"WORLD_SIZE": "1"}), check_launch({"LOCAL_RANK": "0"})
 
 
 def test_launchers_are_taken_at_their_word() -> None:

@@ -65,6 +65,12 @@ class TestLlama3(LLMConformance):
 
 class TestQFormer(VPGConformance):
     plugin = "vpg_qformer"
+    family = "qformer"
+
+
+class TestQFormerBehindAnotherTower(VPGConformance):
+    plugin = "vpg_qformer"
+    family = "qformer-tower"
 
 
 class TestLlava(VPGConformance):

@@ -36,7 +36,9 @@ def test_no_hook_is_described_that_is_not_there():
 
 
 @pytest.mark.parametrize("number", [n for n, b in enumerate(BLOCKS) if b["kind"] == "python" and b["mark"] != "run"])
-def test_python_blocks_run(number):
+def test_python_blocks_run(number, tmp_path, monkeypatch):
+    write_files(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     space: dict[str, object] = {"__name__": "guide"}
     exec(compile(BLOCKS[number]["text"], f"docs/plugins.md block {number}", "exec"), space)
     for name, value in space.items():
@@ -59,11 +61,7 @@ def test_optional_checks_are_named():
 @pytest.mark.timeout(600)
 def test_the_story_runs(tmp_path):
     """The files are written; what is marked runs, in its order; and what is said of it is so."""
-    for block in BLOCKS:
-        if (block["mark"] or "").startswith("file: "):
-            path = tmp_path / block["mark"].removeprefix("file: ")
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(block["text"])
+    write_files(tmp_path)
     said = {}
     for block in BLOCKS:
         if block["mark"] == "run" and block["kind"] == "python":
@@ -72,11 +70,21 @@ def test_the_story_runs(tmp_path):
             said |= {text: line(text, tmp_path) for text in block["text"].splitlines()}
     assert "21 passed, 0 failed, 0 unsupported" in said["vpgt check-plugin ./my_llm.py"]
     assert "13 passed, 0 failed, 2 unsupported" in said["vpgt check-plugin my_eyes"]
+    assert "15 passed, 0 failed, 0 unsupported" in said["vpgt check-plugin siglip_mlp"]
     assert said["vpgt caption my-out tiny-data/images/0.png"].strip()
     assert (tmp_path / "my-neox" / "my_neox" / "__init__.py").is_file()
     models = line("vpgt --plugin ./my_llm.py list-models", tmp_path)
     assert "my-llama-1b" in models and "my-vl" in models and "pythia-410m" in models
     assert re.search(r"^llm_t5 .* disabled", line("vpgt list-plugins", tmp_path), re.M)
+
+
+def write_files(folder: Path) -> None:
+    """The files that the guide shows."""
+    for block in BLOCKS:
+        if (block["mark"] or "").startswith("file: "):
+            path = folder / block["mark"].removeprefix("file: ")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(block["text"])
 
 
 def line(text: str, folder: Path) -> str:

@@ -42,7 +42,7 @@ def save_source(
     """Write a model of the adapter's class around a tiny LLM of a kind; return the tokenizer that knows the family's
     tokens, and the model."""
     torch.manual_seed(0)
-    words, whole = tiny_tokenizer(False), adapter.whole()
+    words, whole = tiny_tokenizer(False), adapter.whole
     text = tiny_config(kind, words, {"tie_word_embeddings": False})
     given = {"vision_config": dict(vision), **more}
     own = adapter.from_config({**given, "text_config": text.to_dict()}).tokens

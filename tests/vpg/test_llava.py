@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoConfig
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from vpg_llava.adapter import LlavaVPG
 from vpg_llava.classes import image_processor
-from vpg_llava.preprocessing import CentreCrop
+from vpg_llava.preprocessing import CentreCrop, preprocessing_of
 
 from tests.vpg.families import save_llava
 from tests.vpg.judging import odd_pictures, run
 from vpgtrans_core import Settings
 from vpgtrans_core.cli.main import main
 from vpgtrans_core.data.images import normalize, pixels
+from vpgtrans_core.data.preprocessing import Preprocessing
 from vpgtrans_core.errors import ConfigError, ModelError
 from vpgtrans_core.models.resolve import resolve_source, resolve_target
 from vpgtrans_core.registry import default_registry
@@ -84,6 +86,12 @@ def test_a_wide_folder_is_a_source_again(source, data, targets, tmp_path):
     assert LlavaVPG.load(tmp_path / "first").output_size == 32
     record = run(tmp_path / "first", targets["smollm"], data, tmp_path / "second")
     assert record["status"] == "done" and "narrowed" not in record
+
+
+def test_a_siglip_processor_that_does_not_speak_of_crops_makes_none(tmp_path):
+    SiglipImageProcessorPil(size={"height": 28, "width": 28}).save_pretrained(tmp_path)
+    assert "do_center_crop" not in json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert type(preprocessing_of(tmp_path, 28)) is Preprocessing
 
 
 def test_twenty_odd_pictures_are_read_as_by_the_familys_own_processor():

@@ -49,7 +49,7 @@ def pictures(picture, tmp_path_factory) -> list[Path]:
 
 
 def test_transformers_alone_gives_our_loss_and_our_captions(family, written, pictures):
-    judged = judge_all(family.adapter.whole().model.__name__, written, pictures)
+    judged = judge_all(family.adapter.whole.model.__name__, written, pictures)
     for picture, one in zip(pictures, judged, strict=True):
         for name, folder in written.items():
             agree(folder, picture, one[name])
@@ -62,7 +62,7 @@ def test_transformers_alone_gives_our_loss_and_our_captions(family, written, pic
 def test_the_folder_is_the_familys(family, written):
     config = json.loads((written["wider"] / "config.json").read_text())
     assert config["text_config"]["architectures"] == ["Qwen2ForCausalLM"]
-    assert config["architectures"] == [family.adapter.whole().model.__name__]
+    assert config["architectures"] == [family.adapter.whole.model.__name__]
     assert Weights(written["wider"]).shape(family.projector)[0] == 48
     assert config.get("tiles", False) is bool(family.settings)
     for name, order in (("narrower", "first"), ("after", "after")):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from vpgtrans_core.data.data import open_data
 from vpgtrans_core.errors import DataError
+from zoo.world import transfers
 from zoo.world.first_projector import fit
 from zoo.world.pictures import BOTH, CONCEPTS, PARTS, STYLE, TRAIN, build, is_held
 from zoo.world.score import by_chance, right, shares, sight, spoken, table
@@ -198,3 +199,20 @@ def test_the_first_projector_finds_a_linear_map() -> None:
     weight, bias = fit(outputs, noisy)
     prompts = outputs[:, 0] @ weight.T + bias
     assert prompts.var(0).sum() == pytest.approx(float(noisy.var(0).sum()), rel=0.05), "the spread of the words"
+
+
+def test_a_transfer_and_its_control_in_one_table(
+    packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(packages, tmp_path / "world", FILES, "twemoji")
+    places = ["--world", str(tmp_path / "world"), "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "all.json")]
+    models = ["--source", "opt-mini-s", "--target", "llama-mini", "--arms", "0", "2"]
+    sizes = ["--steps", "1", "1", "--val-images", "4", "--pictures", "3"]
+    monkeypatch.setattr("sys.argv", ["transfers", *places, *models, *sizes])
+    transfers.main()
+    words, random = json.loads((tmp_path / "all.json").read_text())
+    assert (words["arm"], random["arm"]) == ("words (the default)", "random projector")
+    assert words["before training"] != random["before training"]
+    assert len(words["words"]["said"]) == 3
+    printed = capsys.readouterr().out
+    assert "| random projector |" in printed and f"{words['sees']:.3f}" in printed

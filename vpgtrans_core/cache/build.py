@@ -82,7 +82,8 @@ def build_cache(
     caches.say = progress.message
     cache = caches.open(vpg, kind, machine.dtype, settings, images=images)
     if cache is None:
-        why = str(caches.plans[kind]) if kind in caches.plans else f"{cache_root(settings.cache)} cannot be written"
+        plan = caches.plans[kind]
+        why = str(plan) if plan.refusal else f"{cache_root(settings.cache)} cannot be written"
         raise ConfigError([why], "raise --cache-gb, choose another --cache, or take fewer images")
     computed, skipped = 0, Counter[str]()
     for part in _parts(data):

@@ -45,6 +45,7 @@ from vpgtrans_core.errors import PluginError, VpgtError
 from vpgtrans_core.files import disk_full
 from vpgtrans_core.processes.launching import tell_launcher
 from vpgtrans_core.registry import Registry, load_registry, use_registry
+from vpgtrans_core.registry.printable import printable
 
 WRONG_INPUT, STRICT, INTERRUPTED = 2, 3, 130
 """Exit codes: wrong input, a plugin with a problem under VPGT_STRICT, Ctrl-C."""
@@ -204,9 +205,9 @@ def show_error(error: VpgtError, *, debug: bool = False) -> None:
         traceback.print_exception(error)
     rank = os.environ.get("RANK", "0")
     process = "" if rank == "0" else f" (process {rank})"
-    print(f"error{process}: {error.message}", file=sys.stderr)
+    print(f"error{process}: {printable(error.message)}", file=sys.stderr)
     if error.hint:
-        print(f"hint{process}: {error.hint}", file=sys.stderr)
+        print(f"hint{process}: {printable(error.hint)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

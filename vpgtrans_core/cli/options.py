@@ -63,12 +63,18 @@ def settings_from(
 def given_values(config: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
     """The values of a settings file with the flags that were given laid over them."""
     values: dict[str, Any] = {}
-    given = {name: _listed(name, value) for name, value in flags.items() if value not in (None, [], (), "")}
+    given = {name: _listed(name, value) for name, value in flags.items() if _is_given(name, value)}
     for key, value in (read_yaml(config) if config else {}).items():
         name = str(key).replace("-", "_")
         if ALIASES.get(name, name) not in given:
             values[key] = value
     return values | given
+
+
+def _is_given(name: str, value: Any) -> bool:
+    """Whether a flag is given. An empty text is one, as a shell's variable that is not set leaves it; only the models'
+    names are empty where they are not given."""
+    return value not in (None, [], ()) and not (value == "" and name in ("source", "target"))
 
 
 def _parameter(field: dataclasses.Field[Any], name: str, cls: type) -> inspect.Parameter:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from vpgtrans_core.processes.launching import is_main
+from vpgtrans_core.registry.printable import printable
 
 SECONDS_BETWEEN_LINES = 5.0
 """Minimum time between two plain lines of a stage, whatever the number of steps."""
@@ -108,6 +109,7 @@ class Reporter:
         self._name = ""
 
     def _line(self, text: str) -> None:
+        text = printable(text)
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         else:

@@ -60,3 +60,9 @@ class Preprocessing:
         them. It follows from the size alone, so that rows are laid out before anything is computed. Asked of a tiled
         family only."""
         raise NotImplementedError(f"{type(self).__name__} is tiled and does not say what stands in a picture's place")
+
+
+def squares(image: Image.Image, size: int) -> list[Image.Image]:
+    """A picture of whole tiles, cut into squares of `size` pixels, row by row."""
+    corners = [(x, y) for y in range(0, image.height, size) for x in range(0, image.width, size)]
+    return [image.crop((x, y, x + size, y + size)) for x, y in corners]

@@ -6,6 +6,7 @@ holds more than any memory does.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import stat
@@ -26,6 +27,7 @@ FREE_UNPACKED_BYTES = 64 << 20
 """Up to here a packed file may grow as it likes; beyond it at most `MAX_UNPACKING` times its own size."""
 MAX_UNPACKING = 200
 GZIP = b"\x1f\x8b"
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 PACKED = {GZIP: "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\3\4": "zip"}
 """How compressed files begin."""
 
@@ -56,12 +58,12 @@ def read_regular(path: Path, most: int) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The text of an annotation file (UTF-8), unpacked when its name ends in ``.gz``.
+    """The text of an annotation file, unpacked when its name ends in ``.gz``.
 
     Raises:
-        DataError: it cannot be read, is not a regular file, or is too large. UnicodeDecodeError: it is not UTF-8.
+        DataError: it cannot be read, is not a regular file, or is too large. UnicodeDecodeError: see `decoded`.
     """
-    return _read(path, None).decode("utf-8-sig")
+    return decoded(_read(path, None))
 
 
 def packing(head: bytes) -> str | None:
@@ -75,7 +77,16 @@ def read_head(path: Path, most: int = 1 << 16) -> str:
     Raises:
         DataError: as in `read_text`.
     """
-    return _read(path, most).decode("utf-8-sig", errors="replace")
+    return decoded(_read(path, most), errors="replace")
+
+
+def decoded(data: bytes, errors: str = "strict") -> str:
+    """A file's text: UTF-8, or UTF-16 where a mark at its beginning says so (spreadsheets write that).
+
+    Raises:
+        UnicodeDecodeError: it is neither.
+    """
+    return data.decode("utf-16" if data.startswith(UTF16) else "utf-8-sig", errors)
 
 
 def _read(path: Path, most: int | None) -> bytes:
@@ -89,7 +100,7 @@ def _read(path: Path, most: int | None) -> bytes:
                 return _unpacked(path, file, size, most)
             if kind := packing(head):
                 raise DataError(f"{path} is compressed ({kind})", "unpack it first; only .gz is unpacked on reading")
-            if b"\0" in head:
+            if b"\0" in head and not head.startswith(UTF16):
                 raise DataError(
                     f"{path} contains zero bytes, so it is not text", "check that the file is complete and in UTF-8"
                 )

@@ -101,10 +101,20 @@ def _html_table(table: Table) -> str:
 
 LONG = 28
 """Letters from which a cell's text is broken into lines."""
+MANY = 3
+"""Lines after a cell's first from which they are folded."""
 VERDICTS = {"reproduced": "yes", "not reproduced": "no", "not testable here": "open"}
 
 
 def _cell(text: str, head: str) -> str:
     """A cell; where the screen is narrow a row becomes lines, and each names its column."""
     kind = f"verdict {VERDICTS[text]}" if text in VERDICTS else "long" if len(text) > LONG else ""
-    return f'<td class="{kind}" data-head="{escape(head)}">{escape(text).replace(chr(10), "<br>")}</td>'
+    return f'<td class="{kind}" data-head="{escape(head)}">{_lines(text)}</td>'
+
+
+def _lines(text: str) -> str:
+    """Text in lines; of many only the first shows until it is clicked."""
+    first, *more = escape(text).split("\n")
+    if len(more) < MANY:
+        return "<br>".join([first, *more])
+    return f"<details><summary>{first}</summary>{'<br>'.join(more)}</details>"

@@ -15,6 +15,7 @@ from vpgtrans_core.run.feed import TrainingData
 from vpgtrans_core.run.finish import file_hashes
 from vpgtrans_core.run.folder import RunFolder, now, read_record
 from vpgtrans_core.run.identity import differences, identity_of, refuse_changes
+from vpgtrans_core.run.pictures import PictureWatch
 from vpgtrans_core.run.resuming import output_folder, resumed_settings
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.settings.initial import InitSettings
@@ -104,18 +105,21 @@ def resume(
     """
     settings = spec.settings
     checkpoint = newest_checkpoint(folder.checkpoints, reporter.warning) if settings.resume else None
+    pictures = PictureWatch(folder, [feed.all], runner.stepper.accelerator)
     if checkpoint is None:
         folder.cut_metrics(0)
         if settings.resume:
             reporter.message(f"there is no checkpoint in {folder.path}: starting at the first step")
+        pictures.keep()
         return
-    check_state(checkpoint, [runner.plan.number], accept=settings.accept_changes)
+    check_state(checkpoint, [runner.plan.number], folder, accept=settings.accept_changes)
     before = checkpoint.state.get("begun_with") or begun
-    changes = differences(before, begun)
+    changes = [*differences(before, begun), *pictures.replaced(reporter.warning)]
     if refuse_changes(changes, str(folder.path), accept=settings.accept_changes):
         for change in changes:
             reporter.warning(f"continuing with a change: {change}")
         earlier = folder.record.get("accepted_changes", [])
         folder.write_record(accepted_changes=[*earlier, {"at": now(), "changes": changes}])
+    pictures.keep()
     resume_stage(runner, feed, checkpoint, micro_positions=False, accept=settings.accept_changes)
     reporter.message(f"resuming after step {checkpoint.step}")

@@ -27,6 +27,7 @@ from vpgtrans_core.run.card import CURVE
 from vpgtrans_core.run.curve import draw_curve
 from vpgtrans_core.run.feed import TrainingData, open_training_data, training_captions
 from vpgtrans_core.run.folder import DONE, RUNNING, RunFolder, environment, fail, now, open_folder
+from vpgtrans_core.run.inputs import data_of, refuse_inside
 from vpgtrans_core.run.record import stage_record
 from vpgtrans_core.run.resuming import output_folder, recordable
 from vpgtrans_core.run.skipped import skipped
@@ -56,7 +57,10 @@ class InitRun:
             problem = "a VPG is pre-trained by one process, because each image is told from all others of its step"
             raise told_once(ConfigError([problem], "start it without a launcher"))
         check_loggers(spec.settings.log)
-        self.folder: RunFolder = open_folder(output_folder(spec.settings), spec.settings, self.machine, self._begun())
+        out = output_folder(spec.settings)
+        if not spec.settings.resume:
+            refuse_inside(out, [*data_of(spec.settings), ("vision", spec.vision.folder if spec.vision else None)])
+        self.folder: RunFolder = open_folder(out, spec.settings, self.machine, self._begun())
         add_loggers(spec.settings.log, self.folder.path, spec.registry)
 
     def run(self) -> None:

@@ -9,8 +9,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from vpgtrans_core.errors import VpgtError
+from vpgtrans_core.errors import ConfigError, VpgtError
 
+JOINED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What several processes need beside ``WORLD_SIZE`` to find each other."""
 YES = {"1", "true", "yes", "on", "y", "t"}
 
 
@@ -40,6 +42,29 @@ def remarks(environment: Mapping[str, str], shard: bool | None = None) -> list[s
             f"--dtype {dtype}"
         )
     return remarks
+
+
+def check_launch(environment: Mapping[str, str]) -> None:
+    """Refuse variables of a launcher that do not go together, as a job's script may leave them behind.
+
+    Raises:
+        ConfigError: one is missing or not a number.
+    """
+    size = environment.get("WORLD_SIZE", "1")
+    if size == "1":
+        return
+    problems = [f"{name} is not set" for name in JOINED if name not in environment]
+    numbers = ("WORLD_SIZE", *JOINED[:2], JOINED[3])
+    problems += [
+        f"{name} is {environment[name]!r}, not a number"
+        for name in numbers
+        if name in environment and not environment[name].isdecimal()
+    ]
+    if problems:
+        raise ConfigError(
+            [f"WORLD_SIZE={size} says that several processes were started, but {problem}" for problem in problems],
+            "start them with torchrun; for one process, unset WORLD_SIZE",
+        )
 
 
 def is_main() -> bool:

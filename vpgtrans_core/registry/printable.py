@@ -1,4 +1,4 @@
-"""Texts of cards that go to a terminal: without control characters, which could move its cursor or hide a line."""
+"""Texts from outside that go to a terminal: without control characters, which could move its cursor or hide a line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import Any
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Everything that is not printed but the line break, and what reverses the direction of a text."""
+
+
+def printable(text: str) -> str:
+    """A text for a terminal, its control characters written out."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def control_problems(card: Any) -> list[str]:

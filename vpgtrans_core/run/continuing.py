@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vpgtrans_core.errors import ModelError
 from vpgtrans_core.run.shapes import StateShape
 from vpgtrans_core.train.checkpoint import CHANGED, STATE, Checkpoint
 from vpgtrans_core.train.stage import StageRunner, load_weights
 from vpgtrans_core.validation import misfits
+
+if TYPE_CHECKING:
+    from vpgtrans_core.run.folder import RunFolder
 
 SHOWN = 8
 """Most wrong values of a checkpoint that are named."""
@@ -21,11 +24,12 @@ class Restores(Protocol):
     def restore(self, state: dict[str, Any]) -> None: ...
 
 
-def check_state(checkpoint: Checkpoint, stages: Collection[int], *, accept: bool) -> None:
+def check_state(checkpoint: Checkpoint, stages: Collection[int], folder: RunFolder, *, accept: bool) -> None:
     """Check a checkpoint's plain values, before anything is loaded for it.
 
     Args:
         stages: the numbers of the run's stages.
+        folder: the run's.
         accept: whether the run may have lost the checkpoint's stage, as ``--accept-changes`` allows.
 
     Raises:
@@ -35,6 +39,8 @@ def check_state(checkpoint: Checkpoint, stages: Collection[int], *, accept: bool
     wrong = misfits(StateShape, checkpoint.state)
     if not wrong and (done := checkpoint.state["progress"]["step"]) != checkpoint.step:
         wrong = [f"progress.step is {done}, but step is {checkpoint.step}"]
+    if not wrong and not folder.ends_a_line(checkpoint.state["metrics_size"]):
+        wrong = [f"metrics_size {checkpoint.state['metrics_size']} is inside a line"]
     if not wrong and not accept and stages and checkpoint.stage not in stages:
         wrong = [f"the run has the stages {', '.join(map(str, stages))}"]
     if wrong:

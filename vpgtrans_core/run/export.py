@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ConfigError, ModelError, VpgtError
-from vpgtrans_core.files import RECORD, REFERENCES, DiskFull, free_bytes, is_full, lacking, put_in_place
+from vpgtrans_core.files import RECORD, REFERENCES, DiskFull, free_bytes, is_full, lacking, put_in_place, remove
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.machine import choose_machine
 from vpgtrans_core.models.refusals import refuse_apart
@@ -22,7 +22,9 @@ from vpgtrans_core.models.resolved import ResolvedLLM, ResolvedSource
 from vpgtrans_core.registry import Registry
 from vpgtrans_core.run.card import plain_model_card, write_model_card
 from vpgtrans_core.run.decoding import write_decoding
-from vpgtrans_core.run.finish import identity
+from vpgtrans_core.run.finish import identity, write_pretrained
+from vpgtrans_core.run.inputs import refuse_inside
+from vpgtrans_core.run.lock import alone
 from vpgtrans_core.run.needed import needed_plugins
 from vpgtrans_core.settings import Settings
 from vpgtrans_core.templates import FILE as TEMPLATE
@@ -56,6 +58,7 @@ def export_model(
     """
     source = resolve_source(model, registry, settings)
     assert source.folder is not None
+    refuse_inside(Path(out), [("model", source.folder), ("its LLM", source.llm.folder if source.llm else None)])
     if to != "hf" and source.llm:
         refuse_apart(model, source.llm.adapter, f"--to {to} would leave that out")
     adapter = load(source.vpg_family.adapter)
@@ -78,6 +81,7 @@ def export_model(
             _write_part(folder, source.folder, vpg, projector, references)
         else:
             _write_whole(folder, source, vpg, projector, settings)
+            write_pretrained(folder, source)
         if decoding := _record(source.folder).get("decoding"):
             write_decoding(folder, decoding)
         llm, code = source.llm, adapter.loading_code if to == "hf" else ""
@@ -210,6 +214,8 @@ def _references(source: ResolvedSource, folder: Path) -> dict[str, Any]:
     vit = trained or {"id": source.hub_id, "revision": source.revision, "folder": str(folder)}
     if vit.get("id"):
         references["vit"] = {key: vit.get(key) for key in ("id", "revision", "folder")}
+    if source.llm is not None and source.scratch_from:
+        references["pretrained"] = source.scratch_from
     return references
 
 
@@ -235,24 +241,27 @@ def whole_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """A folder to write in that takes the place of `out` when all of it is there.
 
     Raises:
-        ConfigError: `out` exists and may not be replaced, or cannot be written. DiskFull: see `room`.
+        ConfigError: `out` exists and may not be replaced, cannot be written, or another process writes it. DiskFull:
+            see `room`.
     """
     if out.exists() and not overwrite:
         raise ConfigError([f"out: {out} exists"], "give another --out, or --overwrite")
     if out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file():
         raise ConfigError([f"out: {out} is not a model folder and is therefore not replaced"], "give another --out")
     staging = out.with_name(f".{out.name}.part")
-    try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise ConfigError([f"out: cannot write {out}: {error}"], "give an --out that is writable") from error
-    try:
-        with room(out, staging):
-            yield staging
-        put_in_place(staging, out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(alone(staging))
+            for leftover in staging.iterdir():
+                remove(leftover)
+        except OSError as error:
+            raise ConfigError([f"out: cannot write {out}: {error}"], "give an --out that is writable") from error
+        try:
+            with room(out, staging):
+                yield staging
+            put_in_place(staging, out)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextmanager

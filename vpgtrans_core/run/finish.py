@@ -45,8 +45,7 @@ def write_model(
         staging = folder.staging()
         if whole:
             model.vpg.save_model(staging, model.projector, model.llm, llm_reference=target.reference())
-            if source.scratch_from:
-                write_json(staging / REFERENCES, {"pretrained": source.scratch_from})
+            write_pretrained(staging, source)
         else:
             hashes = folder.record.get("target", {}).get("sha256") or identity(target)["sha256"]
             model.vpg.save_part(staging, model.projector, references=references(source, target, hashes))
@@ -64,6 +63,12 @@ def write_model(
         code = model.vpg.loading_code if whole else ""
         write_model_card(staging / "README.md", folder.path.name, folder.record, loading_code=code)
         folder.publish(staging)
+
+
+def write_pretrained(folder: Path, source: ResolvedSource) -> None:
+    """Say in a whole model's folder where training from scratch starts, if that is known."""
+    if source.scratch_from:
+        write_json(folder / REFERENCES, {"pretrained": source.scratch_from})
 
 
 def check_writable(folder: RunFolder, model: VLModel, target: ResolvedLLM, settings: Settings) -> None:

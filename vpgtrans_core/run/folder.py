@@ -153,6 +153,15 @@ class RunFolder:
         path = self.path / METRICS
         return path.stat().st_size if path.exists() else 0
 
+    def ends_a_line(self, size: int) -> bool:
+        """Whether the metrics have a line's end after so many bytes, or have not so many."""
+        path = self.path / METRICS
+        if not size or self.metrics_size() < size:
+            return True
+        with path.open("rb") as file:
+            file.seek(size - 1)
+            return file.read(1) == b"\n"
+
     def cut_metrics(self, size: int) -> None:
         """Remove the metrics of steps that a resumed run repeats."""
         path = self.path / METRICS
@@ -201,8 +210,12 @@ class RunFolder:
 
     def _check_owned(self, overwrite: bool) -> None:
         """Refuse a folder that no run has made; nothing in it is touched."""
+        if self.path.is_symlink() and not self.path.exists():
+            raise ConfigError([f"{self.path} is a link to {os.readlink(self.path)}, which is not there"], _OTHER)
         if not self.path.exists() or (self.path.is_dir() and _is_runs(self.path)):
             return
+        if not self.path.is_dir():
+            raise ConfigError([f"{self.path} is not a folder"], _OTHER)
         if overwrite:
             raise ConfigError(
                 [f"{self.path} is not the folder of an earlier run; --overwrite does not remove it"],
@@ -229,6 +242,7 @@ class RunFolder:
                 remove(entry)
 
 
+_OTHER = "choose another --out"
 _EXISTS = "the output folder {} already exists and is not empty"
 _EXISTS_HINT = "choose another --out, continue the run with --resume, or replace it with --overwrite"
 

@@ -102,8 +102,13 @@ class Lengths:
         return (
             f"the limit of {limit.tokens()} tokens (--max-tokens) cuts off {self.cut:,} of "
             f"{self.cut + self.labels:,} labels, {self.share:.1%}{nothing}; "
-            f"{limit.leaves(self.length_for(WHOLE), WHOLE)}"
+            f"{self._advice(limit)}"
         )
+
+    def _advice(self, limit: Limit) -> str:
+        """A longer limit: the one that leaves most texts whole, or nearly all, or all."""
+        share = next((share for share in (WHOLE, 0.99) if self.length_for(share) > limit.tokens()), 1.0)
+        return limit.leaves(self.length_for(share), share)
 
     def describe(self) -> dict[str, Any]:
         """For run.json."""

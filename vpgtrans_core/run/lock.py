@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 from vpgtrans_core.errors import ConfigError
@@ -72,6 +73,37 @@ class FolderLock:
             _held.discard(self)
             self.path.unlink(missing_ok=True)
             os.close(self.descriptor)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Make a folder, if it is not there, and keep other processes out of this context for it. The folder may be renamed
+    meanwhile.
+
+    Raises:
+        ConfigError: another process is in it. OSError: the folder cannot be made.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise ConfigError(
+                [f"another process is writing {folder}"], "wait for it, or choose another --out"
+            ) from None
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                os.close(descriptor)
+                raise
+        if _is_still(folder, descriptor):
+            break
+        os.close(descriptor)  # it was put in its place before the lock was ours
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vpgtrans_core.data.places import split_path
-from vpgtrans_core.errors import ConfigError
+from vpgtrans_core.errors import ConfigError, VpgtError
 from vpgtrans_core.settings import Settings, build
 
 FREE_ON_RESUME = frozenset(
@@ -80,7 +80,7 @@ def ended(settings: Settings) -> dict[str, Any] | None:
     """The record of the run in a folder if it is finished, else None.
 
     Raises:
-        ConfigError: the run is finished, but its model is gone.
+        ConfigError: the run is finished, but its model is gone or damaged.
     """
     from vpgtrans_core.run.folder import DONE, read_record
 
@@ -88,9 +88,27 @@ def ended(settings: Settings) -> dict[str, Any] | None:
     record = read_record(out)
     if record.get("status") != DONE:
         return None
-    if not (out / "config.json").is_file():
-        raise ConfigError([f"the run in {out} is finished, but its model is gone"], "train it again with --overwrite")
+    if wrong := _wrong_model(out):
+        raise ConfigError(
+            [f"the run in {out} is finished, but its model is {wrong}"], "train it again with --overwrite"
+        )
     return record
+
+
+def _wrong_model(out: Path) -> str:
+    """What is wrong with the files of a finished model, as far as their names and headers tell."""
+    from vpgtrans_core.weights import open_safetensors
+
+    files = sorted(out.glob("*.safetensors"))
+    if not (out / "config.json").is_file() or not files:
+        return "gone"
+    for file in files:
+        try:
+            with open_safetensors(file):
+                pass
+        except VpgtError as error:
+            return f"damaged: {error.message}"
+    return ""
 
 
 def recordable(settings: Settings, **folders: Path | None) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from vpgtrans_core.run.feed import Feed, TrainingData, open_stage_data, training
 from vpgtrans_core.run.finish import check_output, check_writable, identity, write_model
 from vpgtrans_core.run.folder import DONE, RunFolder, fail, now, open_folder
 from vpgtrans_core.run.identity import HASHES, begun_with, note_changes
+from vpgtrans_core.run.inputs import inputs_of, refuse_inside
 from vpgtrans_core.run.narrowing import NARROWED_IMAGES, keep_narrowed, narrow_vpg
 from vpgtrans_core.run.pictures import PictureWatch
 from vpgtrans_core.run.positions import check_positions, too_large_pictures
@@ -90,6 +91,7 @@ class Run:
         check_output(spec)
         out = output_folder(spec.settings)
         check_loggers(spec.settings.log)
+        refuse_inside(out, inputs_of(spec))
         with other_processes(self.machine.accelerator, out):
             self.folder: RunFolder = open_folder(out, spec.settings, self.machine, begun_record(spec))
         if self.machine.is_main:
@@ -185,7 +187,7 @@ class Run:
             checkpoint = newest_checkpoint(self.folder.checkpoints, self.reporter.warning)
             if checkpoint is not None:
                 numbers = [stage.number for stage in self.spec.stages]
-                check_state(checkpoint, numbers, accept=self.settings.accept_changes)
+                check_state(checkpoint, numbers, self.folder, accept=self.settings.accept_changes)
             replaced = self.pictures.replaced(self.reporter.warning) if checkpoint is not None else []
             note_changes(self.folder, checkpoint, begun, self.spec, self.reporter.warning, replaced)
             if checkpoint is None:

@@ -108,6 +108,7 @@ class RecordShape(TypedDict, total=False):
     source_sight: SourceSightShape
     resumed: list[str]
     accepted_changes: list[dict[str, Any]]
+    plugins: list[dict[str, Any]]
 
 
 class BadShape(TypedDict):

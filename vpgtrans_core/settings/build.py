@@ -47,6 +47,16 @@ def tuning_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**staged, "method": "tune"}
 
 
+def _texts_fit(settings: Settings) -> list[str]:
+    """A shell's variable that is not set gives an empty text, and no path holds a zero byte."""
+    texts = {name: value for name, value in vars(settings).items() if isinstance(value, str)}
+    listed = {name: getattr(settings, name) for name in ("data", "then_data")}
+    problems = [f"{name}: must not be empty" for name in ("out", "cache", "val_data") if texts.get(name) == ""]
+    problems += [f"{name}: must not be empty" for name, paths in listed.items() if "" in paths]
+    every = [*texts.items(), *((name, path) for name, paths in listed.items() for path in paths)]
+    return problems + [f"{name}: must not hold a zero byte" for name, text in every if "\0" in text]
+
+
 def _data_fits(settings: Settings) -> list[str]:
     return data_problems(settings.data, settings.format, settings.ratios)
 
@@ -107,6 +117,7 @@ def _template_fits(settings: Settings) -> list[str]:
 
 
 RELATIONS = (
-    _data_fits, _captions_fit, _template_fits, _then_fits, _stages_fit, _lora_fits, _holding_fits, _resume_fits,
+    _texts_fit, _data_fits, _captions_fit, _template_fits, _then_fits, _stages_fit, _lora_fits, _holding_fits,
+    _resume_fits,
 )  # fmt: skip
 """What must hold between settings; each returns its problems."""

@@ -212,8 +212,7 @@ def damaged_folders_are_refused(subject: VPGSubject) -> None:
 
 @check(VPG_CHECKS, "the adapter's `save_model`", optional=True)
 def whole_model_comes_back(subject: VPGSubject) -> None:
-    """The folder of the whole VL-LLM gives back VPG and projector. (What it holds in the LLM's space comes back as far
-    as the projector reaches, rounded.)"""
+    """The folder of the whole VL-LLM gives back VPG and projector. (In the LLM's space: what the projector reaches.)"""
     folder = subject.whole
     expect(subject.adapter.loading_code, "loading_code is empty: nobody learns how the folder is loaded", "the adapter")
     again = subject.adapter.load(folder)

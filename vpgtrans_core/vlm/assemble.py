@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vpgtrans_core.cards import load
 from vpgtrans_core.errors import ModelError
-from vpgtrans_core.files import LLM_PREFIX
+from vpgtrans_core.files import LLM_PREFIX, REFERENCES
 from vpgtrans_core.llm.adapter import LLM
 from vpgtrans_core.llm.empty import check_size, empty_model, silence
 from vpgtrans_core.llm.float8 import use_float8
@@ -274,7 +274,13 @@ def vpg_source(
             f"training from scratch needs the pre-trained VPG, and {source.name} does not name one",
             "import one (`vpgt import blip2_pretrained.pth ...`) and give its folder as --from",
         )
-    return resolve_source(source.pretrained, registry, settings, weights=weights)
+    try:
+        return resolve_source(source.pretrained, registry, settings, weights=weights)
+    except ModelError as error:
+        raise ModelError(
+            f"training from scratch starts at the VPG that {source.name} began with: {error.message}",
+            f"put it back, give it as --from, or correct 'pretrained' in {REFERENCES} of {source.name}",
+        ) from error
 
 
 def source_projector(source: ResolvedSource) -> tuple[Tensor, Tensor] | None:

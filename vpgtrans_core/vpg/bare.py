@@ -43,6 +43,14 @@ def loading_code(model: str, *, torchvision: bool = False) -> str:
     return ("# needs torchvision\n" if torchvision else "") + _LOADING.replace("CLASS", model)
 
 
+def image_processor_values(folder: str | Path) -> tuple[Path | None, dict[str, Any]]:
+    """The file that describes a folder's image processor, and what it says; nothing where there is none."""
+    paths = (Path(folder) / name for name in ("preprocessor_config.json", "processor_config.json"))
+    path = next((path for path in paths if path.is_file()), None)
+    values: dict[str, Any] = read_json(path) if path else {}
+    return path, values.get("image_processor", values)
+
+
 class WholeClass(NamedTuple):
     """A class of transformers that holds a vision model, a projector and a bare LLM under a plain head.
 
@@ -83,6 +91,7 @@ class BareVPG(VPG):
         preprocessing: how images become pixels; by default what no folder says otherwise.
 
     Attributes:
+        whole: the family's class in transformers.
         what: what messages call the family.
         part: the ``model_type`` of folders with VPG and projector alone.
         tower, trained_names, projector_name: what the names of the ViT's tensors begin with, of those that stage 2
@@ -94,6 +103,7 @@ class BareVPG(VPG):
         tokens: the family's own tokens around a picture or its tiles, see `vpgtrans_core.vpg.separators`.
     """
 
+    whole: ClassVar[WholeClass]
     what: ClassVar[str]
     part: ClassVar[str]
     tower: ClassVar[str]
@@ -108,11 +118,6 @@ class BareVPG(VPG):
     def __init__(self, config: dict[str, Any], preprocessing: Preprocessing | None = None) -> None:
         super().__init__()
         self.settings = {name: config.get(name, value) for name, value in self.defaults.items()}
-
-    @classmethod
-    @abstractmethod
-    def whole(cls) -> WholeClass:
-        """The family's class in transformers."""
 
     @abstractmethod
     def preprocessing_of(self, folder: Path) -> Preprocessing:
@@ -189,7 +194,7 @@ class BareVPG(VPG):
 
     @classmethod
     def why_not_whole(cls, llm: PreTrainedConfig) -> str | None:
-        return why_other_logits(llm, cls.whole().around)
+        return why_other_logits(llm, cls.whole.around)
 
     def config_values(self) -> dict[str, Any]:
         """What config.json says of the VPG."""

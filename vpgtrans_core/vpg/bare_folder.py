@@ -72,7 +72,7 @@ class BareFolder:
         return config
 
     def _config(self, model: PreTrainedModel) -> Any:
-        whole = self.vpg.whole()
+        whole = self.vpg.whole
         text = name_inner(written_config(model.config), model, self._token, self._settings, self.reference)
         config = whole.config(
             text_config=text.to_dict(),
@@ -87,7 +87,7 @@ class BareFolder:
 
     def _tensors(self, model: PreTrainedModel, rows: int) -> dict[str, Tensor]:
         """All tensors by name. A row that the table gets for ``<image>`` is the mean of the others."""
-        whole, own = self.vpg.whole(), self.vpg.token_rows(self.projector)
+        whole, own = self.vpg.whole, self.vpg.token_rows(self.projector)
         written = {} if own is None else dict(zip(self._token.others, own, strict=True))
         llm = bare_llm_tensors(model, whole.trunk, whole.head, rows, written)
         return self.vpg.whole_tensors(self.projector, model.dtype) | llm

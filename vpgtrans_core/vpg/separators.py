@@ -78,7 +78,7 @@ class SeparatedVPG(BareVPG):
                 "leave --tiles out: each picture is then one tile",
             )
         text = read_json(folder / "config.json").get("text_config") or {}
-        name = self.whole().trunk + _table(config_of({"model_type": self.text_type, **text}))
+        name = self.whole.trunk + _table(config_of({"model_type": self.text_type, **text}))
         return weights.read(name)[[vocabulary[token] for token in self.tokens]].float()
 
     def whole_tensors(self, projector: nn.Linear, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -136,13 +136,18 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def score(
-    models: Sequence[str], world: Path, pictures: int, compared: int, log: Callable[[str], None] = print
+    models: Sequence[str],
+    world: Path,
+    pictures: int,
+    compared: int,
+    parts: Sequence[str] = PARTS,
+    log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """The figures of models on all parts, by model and part."""
+    """The figures of models, by model and part."""
     results: dict[str, dict[str, Any]] = {}
     for name in models:
         model = load_model(name, Settings(device="cpu"), default_registry())
-        results[name] = {part: measure(model, world / part, pictures, compared) for part in PARTS}
+        results[name] = {part: measure(model, world / part, pictures, compared) for part in parts}
         for part, found in results[name].items():
             log(f"{name}, {part}: " + "; ".join(f"{e['name']}: {e['said']!r}" for e in found["said"][:6]))
     return results
@@ -152,12 +157,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+")
     parser.add_argument("--world", type=Path, required=True, help="the folder of zoo.world.pictures")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--pictures", type=int, default=96, help="described, of each part")
     parser.add_argument("--compared", type=int, default=16, help="compared by the loss, of each part")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     try:
-        results = score(given.models, given.world, given.pictures, given.compared)
+        results = score(given.models, given.world, given.pictures, given.compared, given.parts)
     except VpgtError as error:
         raise SystemExit(str(error)) from error
     if given.json:

@@ -76,6 +76,8 @@ def _id(row: Any, field: str) -> str | None:
     value = text_field(row, field)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, str) and value.strip().removesuffix(".0").isdecimal():
+        value = value.strip().removesuffix(".0")  # a table of numbers with gaps writes 7.0
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         return None
     return str(value).strip() or None

@@ -196,11 +196,23 @@ def _read_json(file: Path, root: Path | None, format: str | None, reading: Readi
     names = _fitting(data, reading)
     if not names and isinstance(data, dict) and (names := _fitting([data], reading)):
         data = [data]  # one row alone
+    if not names and (inner := _rows_in(data)) and (names := _fitting(inner, reading)):
+        data = inner
     name = format or (names[0] if names else None)
     if name is None or name not in names:
         asked = f"not in the format {format!r}" if format else "not in a known format"
         raise DataError(f"{file} is {asked}: it holds {_shape(data)}", fitting())
     return JSON_FORMATS[name].read(data, file, root, reading)
+
+
+def _rows_in(data: Any) -> list[Any]:
+    """The rows of an object whose keys are names of images, or which holds one list beside notes such as a version."""
+    if not isinstance(data, dict):
+        return []
+    if all(Path(name).suffix[1:].lower() in text_beside.IMAGES for name in data):
+        return [{"image": name, "caption": said} for name, said in data.items()]
+    lists = [value for value in data.values() if isinstance(value, list)]
+    return lists[0] if len(lists) == 1 else []
 
 
 def _fitting(data: Any, reading: Reading) -> list[str]:

@@ -114,7 +114,9 @@ def gathered(rows: Iterable[Row], builder: ListingBuilder) -> Iterator[Row]:
     by_name: dict[tuple[str, ...], Row] = {}
     for row in rows:
         builder.bad.good()
-        by_name.setdefault(row.names, Row(row.key, row.name, [], row.more)).captions.extend(row.captions)
+        by_name.setdefault(
+            tuple(map(os.path.normpath, row.names)), Row(row.key, row.name, [], row.more)
+        ).captions.extend(row.captions)
     yield from by_name.values()
 
 

@@ -121,15 +121,17 @@ def check_shards(shards: Sequence[Path]) -> list[ShardReport]:
         DataError: a manifest is damaged.
     """
     manifests = {folder: read_manifest(folder) for folder in {shard.parent for shard in shards}}
-    reports = [_check_shard(shard, manifests[shard.parent].get(shard.name)) for shard in shards]
+    reports = [_check_shard(shard, manifests[shard.parent]) for shard in shards]
     there = set(shards)
     gone = [(folder / name, facts) for folder, named in manifests.items() for name, facts in named.items()]
     return reports + [ShardReport(p, 0, f.samples, "it is not there") for p, f in gone if p not in there]
 
 
-def _check_shard(shard: Path, facts: ShardFacts | None) -> ShardReport:
-    index = index_shard(shard)
+def _check_shard(shard: Path, manifest: dict[str, ShardFacts]) -> ShardReport:
+    index, facts = index_shard(shard), manifest.get(shard.name)
     wrong = index.damage or (damage(shard, len(index.samples), facts, hashes=True) if facts else "")
+    if manifest and facts is None and not wrong:
+        wrong = f"{NAME} does not name it; if it was added since, write the manifest again"
     return ShardReport(shard, len(index.samples), facts.samples if facts else None, wrong)
 
 

@@ -51,6 +51,11 @@ def shards(path: str) -> list[Path]:
             f"{len(missing)} of the shards that {path} names do not exist: {', '.join(missing[:5])}",
             "check the pattern, or give the folder to use every shard in it",
         )
+    if others := [file.name for file in found if file.suffix != ".tar"]:
+        raise DataError(
+            f"{path} names {others[0]}, which is not a .tar shard; a pattern names shards alone",
+            "give each other file with a --data of its own",
+        )
     return found
 
 
