@@ -8,13 +8,13 @@
 All runs are started by torchrun, on CPUs. `same` compares every loss of two runs, relatively, and every weight but the
 biases of keys: these have no gradient, so that AdamW makes steps of rounding errors. `memory` compares what a
 process takes from the loading of the LLM to the end of the training with what `vpgt plan` foresees of its weights, and
-the activations of a micro-batch: of whole copies, of shards, and (`--spilled`) of one process whose LLM is in main
-memory by half, the rest of it on the disk, as `--place auto:cpu` has it on a GPU and in main memory.
+the activations of a micro-batch: of whole copies and of shards.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -33,7 +33,7 @@ import vpgtrans_core
 from vpgtrans_core.llm.empty import empty_model
 from vpgtrans_core.machine import BYTES_PER_POSITION
 from vpgtrans_core.miniature.data import save_training
-from vpgtrans_core.planning.cost.holding import Weights, in_shards, spread, weights_of
+from vpgtrans_core.planning.cost.holding import Weights, in_shards, weights_of
 from vpgtrans_core.planning.cost.shapes import llm_shape
 from vpgtrans_core.weights import INDEX, save_tensors, write_json
 
@@ -44,9 +44,8 @@ SHORT = {
     "--stage2-min-lr": 1e-5, "--stage2-lr-warmup-start": 1e-6,
 }  # fmt: skip
 """The learning rates are the paper's: those of the miniature, thirty times as high, make much of rounding errors."""
-Held = Literal["copies", "shards", "spilled"]
+Held = Literal["copies", "shards"]
 LAYERS, WORDS = 16, 1024
-HALF = 0.5
 MEMORY_POSITIONS = 64
 
 
@@ -156,12 +155,8 @@ def weights(config: PreTrainedConfig) -> Weights:
 
 def foreseen(config: PreTrainedConfig, processes: int, held: Held) -> float:
     """Bytes that a process takes for the LLM and the activations of a micro-batch."""
-    own, each = weights(config), config.hidden_size * MEMORY_POSITIONS
-    activations = float(BYTES_PER_POSITION * config.num_hidden_layers * each)
-    if held == "spilled":  # of each block its input, and all of one
-        activations = float((2 * config.num_hidden_layers + BYTES_PER_POSITION) * each)
-        (load,), _ = spread(own, [HALF * own.total])
-        return load.weights + own.block + activations
+    own = weights(config)
+    activations = float(BYTES_PER_POSITION * config.num_hidden_layers * config.hidden_size * MEMORY_POSITIONS)
     return activations + (in_shards(own, processes) if held == "shards" else own.total)
 
 
@@ -178,7 +173,6 @@ def memory(folder: Path, config: PreTrainedConfig, processes: int, held: Held) -
 def work(target: str, out: str, held: str) -> None:
     """One process of a run, up to its last step; it writes what it took, in bytes, beside the run's folder."""
     import vpgtrans_core.run.run as running
-    from vpgtrans_core.llm import placing
 
     torch.set_num_threads(1)
     before: list[int] = []
@@ -195,14 +189,11 @@ def work(target: str, out: str, held: str) -> None:
         taken = status("VmHWM") - before[0]
         Path(f"{out}.{os.environ['RANK']}.json").write_text(json.dumps(taken))
 
-    half = int(HALF * weights(AutoConfig.from_pretrained(target)).total)
-    placing.room = lambda *given: {"cpu": half, "disk": 1 << 40}  # there is no GPU
-    placing.Placement.check_map = lambda *given: None  # type: ignore[method-assign]
     running.load_llm, running.Run.finish = loaded, finished  # type: ignore[assignment,method-assign]
     values = {"limit": 24, "val_images": 0, "stage1_steps": 1, "stage2_steps": 1, "batch_size": 20, "workers": 0}
     vpgtrans_core.transfer(
         source="opt-mini-s", target=target, out=out, shard=held == "shards" or None, save="vpg",
-        place="auto:cpu" if held == "spilled" else None, dtype="bfloat16", device="cpu",
+        dtype="bfloat16", device="cpu",
         micro_positions=MEMORY_POSITIONS, source_loss=False, start="random",
         data=(f"{out}-data/captions.json",), **values,
     )  # fmt: skip
@@ -220,7 +211,6 @@ def main() -> None:
     parser.add_argument("--targets", nargs="*", default=list(TARGETS), choices=TARGETS)
     parser.add_argument("--processes", nargs="*", type=int, default=[2, 4])
     parser.add_argument("--billions", type=float, default=1.0, help="parameters of the LLM whose memory is measured")
-    parser.add_argument("--spilled", action="store_true", help="measure one process whose LLM is on the disk by half")
     parser.add_argument("--shards-only", action="store_true", help="measure no whole copies, which take more memory")
     parser.add_argument("--json", type=Path, help="where the measurements go, too")
     if sys.argv[1:2] == ["worker"]:
@@ -240,8 +230,7 @@ def main() -> None:
             config = save_large(folder / "llm", arguments.billions)
             print("| processes | LLM | foreseen a process, GB | measured | of foreseen |\n|---|---|---|---|---|")
             kinds: list[Held] = ["shards"] if arguments.shards_only else ["copies", "shards"]
-            wanted = [(count, kind) for count in arguments.processes for kind in kinds]
-            for count, kind in [*wanted, *([(1, "spilled")] if arguments.spilled else [])]:
+            for count, kind in itertools.product(arguments.processes, kinds):
                 row = memory(folder / "llm", config, count, kind)
                 results.append(row)
                 share = row.measured / row.foreseen

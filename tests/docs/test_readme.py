@@ -50,7 +50,7 @@ def test_the_picture_has_a_dark_form_and_a_description():
 
 
 def test_what_is_shown_lies_in_the_repository():
-    shown = re.findall(r'(?:src="|\]\()(docs/[\w.]+)', read("README.md"))
+    shown = re.findall(r'(?:src="|\]\()(docs/[\w.-]+)', read("README.md"))
     assert len(shown) > 3
     assert not [path for path in shown if not (ROOT / path).is_file()]
 
