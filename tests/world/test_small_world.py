@@ -195,10 +195,6 @@ def test_the_first_projector_finds_a_linear_map() -> None:
     weight, bias = fit(outputs, said, ridge=1e-9)
     torch.testing.assert_close(weight, true, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(bias, shift, atol=1e-3, rtol=1e-3)
-    noisy = said + 3 * torch.randn_like(said)
-    weight, bias = fit(outputs, noisy)
-    prompts = outputs[:, 0] @ weight.T + bias
-    assert prompts.var(0).sum() == pytest.approx(float(noisy.var(0).sum()), rel=0.05), "the spread of the words"
 
 
 def test_a_transfer_and_its_control_in_one_table(

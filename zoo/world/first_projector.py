@@ -1,10 +1,11 @@
-"""A first projector, without a pass through the LLM: ``python -m zoo.world.first_projector --vpg DIR --llm NAME ...``.
+"""A first projector, almost without the LLM: ``python -m zoo.world.first_projector --vpg DIR --llm NAME --data FILE``.
 
 A VPG that was pre-trained without an LLM has no projector, and on a real vocabulary a random one takes long to say
 anything. The captions tell what soft prompts should say: here each soft prompt of a picture is fitted to the mean of
 its caption's word embeddings in the LLM's table, by ridge regression on the VPG's outputs. What is fitted lies nearer
-to the mean of all than words do, so it is scaled until its spread is the words' own. The result is the VPG's folder
-with this projector, and the LLM by reference: a source whose training goes on with ``vpgt transfer`` to the same LLM.
+to the mean of all than words do, and a small LLM hardly hears single words: so the soft prompts' distance from their
+mean is scaled by the factor at which the captions of a few pictures cost least. The result is the VPG's folder with
+this projector, and the LLM by reference: a source whose training goes on with ``vpgt transfer`` to the same LLM.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from vpgtrans_core.machine import choose_machine
 from vpgtrans_core.models.resolve import resolve_source, resolve_target
 from vpgtrans_core.registry import default_registry
 from vpgtrans_core.settings import Settings
+from vpgtrans_core.start.words import choose_spread
 from vpgtrans_core.vlm.assemble import load_llm, load_vpg, projector_module
 from vpgtrans_core.vpg.adapter import VPG
 
 BATCH = 32
+JUDGED, MAX_TOKENS = 24, 32
+"""Pictures whose captions choose the spread, and the tokens at most of each."""
 RIDGE = 1e-2
 """Strength of the regression, relative to the mean variance of a direction of the VPG's output."""
 
@@ -60,8 +64,16 @@ def fit(outputs: Tensor, said: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Te
     gram = x.T @ x
     gram.diagonal().add_(ridge * gram.diagonal().mean())
     weight = torch.linalg.solve(gram, x.T @ y)
-    weight = weight * (y.norm() / (x @ weight).norm())
     return weight.T.float(), (centre - mean @ weight).float()
+
+
+def costs(llm: LLM, outputs: Tensor, samples: list[Sample], weight: Tensor, bias: Tensor) -> float:
+    """The captions' loss, nats a token, with soft prompts made of outputs ``[N, Q, D]``."""
+    rng = random.Random(0)
+    texts = [[llm.text.encode(sample.captions[0], MAX_TOKENS, rng)] for sample in samples]
+    rows = llm.layout(texts, outputs.shape[1])
+    with torch.no_grad():
+        return float(llm.loss(outputs @ weight.T + bias, rows)) / rows.labels
 
 
 def write(vpg_folder: str, llm_name: str, data: list[str], pictures: int, out: Path, seed: int = 0) -> float:
@@ -74,8 +86,12 @@ def write(vpg_folder: str, llm_name: str, data: list[str], pictures: int, out: P
     numbers = random.Random(seed).sample(range(opened.images), min(pictures, opened.images))
     samples = [opened.sample(0, number) for number in numbers]
     outputs, said = outputs_of(vpg, samples), said_by(llm, samples)
-    weight, bias = fit(outputs, said)
+    shown, told = outputs[:JUDGED], samples[:JUDGED]
+    (weight, bias), spread = choose_spread(
+        fit(outputs, said), outputs.mean((0, 1)), lambda *p: costs(llm, shown, told, *p), say=print
+    )
     vpg.save_part(out, projector_module(weight, bias, torch.device("cpu")), references={"llm": target.reference()})
+    print(f"the soft prompts' distance from their mean is scaled by {spread:g}")
     prompts = outputs.flatten(0, 1) @ weight.T + bias - said.mean(0)
     words = (said - said.mean(0)).repeat_interleave(outputs.shape[1], 0)
     return float(torch.nn.functional.cosine_similarity(prompts, words).mean())
