@@ -56,8 +56,8 @@ def commands(root: Path, out: Path) -> dict[str, tuple[list[str], int]]:
         "export vpg, a small file": (["export", source, "--to", "vpg", "--out", str(out)], 300),
         "export lavis": (["export", source, "--to", "lavis", "--out", f"{out}.pth"], 10_000),
         "cache build": (
-            ["cache", "build", "--from", source, "--data", data, "--cache", str(out), "--device", "cpu"],
-            2000,
+            ["cache", "build", "--from", source, "--data", data, "--cache", str(out), *small.split()[4:]],
+            2000,  # without workers, whose shared memory the limit would meet, too
         ),
         "tune": (
             ["tune", "opt-mini-s", "--data", talk, "--out", str(out), *small.split(), "--steps", "2"],

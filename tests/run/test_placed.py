@@ -85,7 +85,14 @@ def test_what_does_not_go_together_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert "give one of compile and place" in told and "stays on GPUs" in told and "CUDA_VISIBLE_DEVICES" in told
     with pytest.raises(ConfigError, match="no GPU to place"):
         placing.placement("auto", choose_machine(Settings(device="cpu"), "float32").device)
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "x",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="2 processes were started") as several:
         choose_machine(Settings(place="auto"), "float16")
     assert several.value.in_every_process
