@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,7 +24,7 @@ from vpgtrans_core.processes.shared import told_once
 from vpgtrans_core.run.card import CURVE
 from vpgtrans_core.run.curve import draw_curve
 from vpgtrans_core.run.feed import TrainingData, open_training_data, training_captions
-from vpgtrans_core.run.folder import DONE, RUNNING, RunFolder, environment, fail, now, open_folder
+from vpgtrans_core.run.folder import DONE, RUNNING, RunFolder, environment, now, open_folder, recording_failures
 from vpgtrans_core.run.inputs import data_of, refuse_inside
 from vpgtrans_core.run.record import stage_record
 from vpgtrans_core.run.resuming import output_folder, recordable
@@ -65,7 +63,7 @@ class InitRun:
 
     def run(self) -> None:
         """Train, and write the finished VPG; a failure is recorded and raised."""
-        with self._failures_are_recorded():
+        with recording_failures(self.folder, self._emit):
             self._emit("run_start")
             data = open_training_data(self.spec.settings)
             data.caches.say = self.reporter.message
@@ -180,17 +178,6 @@ class InitRun:
     def _facts(self, model: Pretraining) -> dict[str, Any]:
         facts = type(model.vpg).describe(self.spec.config)
         return {**facts, "feature_shape": list(facts["feature_shape"])}
-
-    @contextlib.contextmanager
-    def _failures_are_recorded(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            fail(self.folder, error)
-            self._emit("run_failed", cause=str(error))
-            raise
-        finally:
-            self.folder.close()
 
     def _emit(self, kind: str, **values: Any) -> None:
         self.spec.registry.emit(RunEvent(kind, str(self.folder.path), None, None, values))

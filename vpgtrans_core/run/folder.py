@@ -16,7 +16,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -362,7 +362,7 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def fail(folder: RunFolder, error: BaseException) -> None:
+def _fail(folder: RunFolder, error: BaseException) -> None:
     """Record how a run failed or was interrupted."""
     stopped = isinstance(error, KeyboardInterrupt | Interrupted)
     cause = error.message if isinstance(error, VpgtError) else f"{type(error).__name__}: {error}"
@@ -370,3 +370,20 @@ def fail(folder: RunFolder, error: BaseException) -> None:
         OSError, VpgtError
     ):  # a full disk has no room for the record either; the error itself is shown
         folder.write_record(status="interrupted" if stopped else "failed", cause=cause, ended=now())
+
+
+@contextlib.contextmanager
+def recording_failures(folder: RunFolder, emit: Callable[..., None]) -> Iterator[None]:
+    """Record and tell how a run failed or was interrupted; let go of its folder in the end.
+
+    Args:
+        emit: emits a `RunEvent` of a kind, with more values.
+    """
+    try:
+        yield
+    except BaseException as error:
+        _fail(folder, error)
+        emit("run_failed", cause=str(error))
+        raise
+    finally:
+        folder.close()

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from vpgtrans_core.run.continuing import check_state, resume_stage
 from vpgtrans_core.run.decoding import choose_decoding, told
 from vpgtrans_core.run.feed import Feed, TrainingData, open_stage_data, training_captions
 from vpgtrans_core.run.finish import check_output, check_writable, identity, write_model
-from vpgtrans_core.run.folder import DONE, RunFolder, fail, now, open_folder
+from vpgtrans_core.run.folder import DONE, RunFolder, now, open_folder, recording_failures
 from vpgtrans_core.run.identity import HASHES, begun_with, note_changes
 from vpgtrans_core.run.inputs import inputs_of, refuse_inside
 from vpgtrans_core.run.narrowing import NARROWED_IMAGES, keep_narrowed, narrow_vpg
@@ -99,7 +99,7 @@ class Run:
 
     def run(self) -> None:
         """Train, and write the finished model; a failure is recorded and raised."""
-        with self._failures_are_recorded(), other_processes(self.machine.accelerator, self.folder.path):
+        with recording_failures(self.folder, self._emit), other_processes(self.machine.accelerator, self.folder.path):
             model, data = self.train()
             self.finish(model, data)
 
@@ -372,17 +372,6 @@ class Run:
             self.folder.write_record(decoding=decoding)
             if (text := told(decoding)) is not None:
                 self.reporter.warning(text)
-
-    @contextlib.contextmanager
-    def _failures_are_recorded(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            fail(self.folder, error)
-            self._emit("run_failed", cause=str(error))
-            raise
-        finally:
-            self.folder.close()
 
     def _emit(self, kind: str, stage: int | None = None, step: int | None = None, **values: Any) -> None:
         self.spec.registry.emit(RunEvent(kind, str(self.folder.path), stage, step, values))
