@@ -1,15 +1,24 @@
-"""Captions by the source against human ones, on the miniature: what a transfer loses without any human caption.
+"""Captions by the source against human ones: what a transfer loses without any human caption.
 
 ``python benchmarks/teacher.py`` trains `opt-mini-s -> llama-mini` for the same number of steps of 64 pictures on human
 captions, on captions that the source sampled, and from scratch; it prints the loss on the *human* captions of 100
 held-out pictures, mean and half the range over the seeds. ``--json FILE`` keeps all of it.
+
+The same on the small real world, whose pictures have one human caption each, with real LLMs (docs/world.md makes world
+and source; the held-out pictures are of a style that no training picture has):
+
+    python benchmarks/teacher.py --world build/world/data --source build/world/smollm2 --target gemma-3-270m \\
+        --pictures 400 --pictures-a-step 16 --steps 30 60
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
+import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +27,11 @@ from miniature import with_spread
 
 from vpgtrans_core.miniature.data import items, save
 from vpgtrans_core.run.pipeline import transfer
+from zoo.world.pictures import CAPTIONS, STYLE, TRAIN
 
-PICTURES_A_STEP = 64
 HELD_OUT = 100
+Draw = Callable[[int, int], Path]
+"""Makes a folder of so many training pictures with so many human captions each, and tells where it is."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-ROWS = (
+MINIATURE = (
     Row("five human captions a picture", 5, 5),
     Row("one human caption", 1, 1),
     Row("five sampled from the source", 0, 4.94, settings={"captions": "source:5"}),
@@ -49,51 +60,81 @@ ROWS = (
     Row("one greedy caption of the source", 0, 1, settings={"captions": "source:1", "caption_temperature": 0.0}),
     Row("from scratch, five human captions", 5, 5, settings={"method": "scratch"}),
 )
-COLUMNS = ("start", "after stage 1", "end")
+WORLD = (
+    Row("one human caption", 1, 1),
+    Row("three sampled from the source", 0, 1, settings={"captions": "source:3", "captions_per_image": 1}),
+    Row("the same, ten times the pictures", 0, 1, 10, {"captions": "source:3", "captions_per_image": 1}),
+    Row("one greedy caption of the source", 0, 1, settings={"captions": "source:1", "caption_temperature": 0.0}),
+    Row("from scratch, one human caption", 1, 1, settings={"method": "scratch"}),
+)
+FEW_STEPS = {"stage2_lr": 1e-3, "stage2_min_lr": 1e-4, "stage2_lr_warmup_steps": 2, "stage2_lr_warmup_start": 1e-4}
+"""Of the world's runs: the paper's rate of stage 2 is for ten thousands of steps."""
+COLUMNS = ("start", "after stage 1", "end", "sees")
 
 
-def draw(folder: Path, pictures: int, human: int) -> Path:
-    """The first `pictures` training pictures as files, with their first `human` captions."""
-    place = folder / f"{pictures}-{human}"
-    if not place.exists():
-        save([replace(item, captions=item.captions[:human]) for item in items("train", pictures)], place)
-        if not human:
-            (place / "captions.json").unlink()
-    return place
+def drawn(work: Path) -> tuple[Draw, Path]:
+    """Pictures of the miniature: how to make training pictures, and the held-out ones."""
+
+    def draw(pictures: int, human: int) -> Path:
+        place = work / f"{pictures}-{human}"
+        if not place.exists():
+            save([replace(item, captions=item.captions[:human]) for item in items("train", pictures)], place)
+            if not human:
+                (place / "captions.json").unlink()
+        return place
+
+    save(items("val", HELD_OUT), work / "held-out")
+    return draw, work / "held-out"
 
 
-def one_run(row: Row, seed: int, pictures: int, steps: tuple[int, int], work: Path) -> dict[str, Any]:
-    """Train once; the held-out loss at the start, after the warm-up and at the end, and what the source wrote."""
+def of_world(world: Path, work: Path) -> tuple[Draw, Path]:
+    """The same of the small real world's pictures; they have one human caption each."""
+    rows = json.loads((world / TRAIN / CAPTIONS).read_text(encoding="utf-8"))
+    random.Random(0).shuffle(rows)
+
+    def draw(pictures: int, human: int) -> Path:
+        place = work / f"{pictures}-{human}"
+        if not place.exists():
+            place.mkdir()
+            chosen = [{**row, "image": Path(row["image"]).name} for row in rows[:pictures]]
+            for row, copy in zip(rows, chosen, strict=False):
+                shutil.copy(world / TRAIN / row["image"], place / copy["image"])
+            if human:
+                (place / CAPTIONS).write_text(json.dumps(chosen), encoding="utf-8")
+        return place
+
+    return draw, world / STYLE / CAPTIONS
+
+
+def one_run(row: Row, seed: int, draw: Draw, held_out: Path, cache: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """Train once; the held-out loss at the start, after the warm-up and at the end, what is seen and was written."""
     scratch = row.settings.get("method") == "scratch"
-    length = {"stage2_steps": sum(steps)} if scratch else {"stage1_steps": steps[0], "stage2_steps": steps[1]}
+    warm, fine = given.steps
+    length = {"stage2_steps": warm + fine} if scratch else {"stage1_steps": warm, "stage2_steps": fine}
     with tempfile.TemporaryDirectory() as out:
         record = transfer(
-            source="opt-mini-s",
-            target="llama-mini",
-            data=(str(draw(work, pictures * row.times, row.human)),),
-            val_data=str(draw_held_out(work)),
+            source=given.source,
+            target=given.target,
+            data=(str(draw(given.pictures * row.times, row.human)),),
+            val_data=str(held_out),
+            val_images=HELD_OUT,
             seed=seed,
             out=out,
-            cache=str(work / "cache"),
+            cache=str(cache),
             device="cpu",
+            dtype=given.dtype,
             early_stop=False,
             save="vpg",
-            batch_size=round(PICTURES_A_STEP * row.a_picture),
+            batch_size=round(given.pictures_a_step * row.a_picture),
+            **(FEW_STEPS | {"augment": False, "workers": 0, "validate_every": 1000} if given.world else {}),
             **row.settings,
             **length,
         ).record
     stages = list(record["stages"].values())
     images = {round(stage["images"] / stage["steps"]) for stage in stages if stage["steps"]}
     values = {"start": stages[0]["first_held_out_loss"], "end": stages[-1]["held_out_loss"], "images": sorted(images)}
-    warm = None if scratch else stages[0]["held_out_loss"]
-    return {"row": row.name, "seed": seed, **values, "after stage 1": warm, "captions": record.get("captions")}
-
-
-def draw_held_out(work: Path) -> Path:
-    place = work / "held-out"
-    if not place.exists():
-        save(items("val", HELD_OUT), place)
-    return place
+    values |= {"after stage 1": None if scratch else stages[0]["held_out_loss"], "sees": stages[-1]["sight"]["sees"]}
+    return {"row": row.name, "seed": seed, **values, "captions": record.get("captions")}
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -108,23 +149,32 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--rows", type=int, nargs="+", default=list(range(len(ROWS))), help="lines of the table, from 0"
-    )
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--world", type=Path, help="the folder of zoo.world.pictures; default: the miniature")
+    parser.add_argument("--source", default="opt-mini-s")
+    parser.add_argument("--target", default="llama-mini")
+    parser.add_argument("--rows", type=int, nargs="+", help="lines of the table, from 0; default all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pictures", type=int, default=1400)
+    parser.add_argument("--pictures-a-step", type=int, default=64)
     parser.add_argument("--steps", type=int, nargs=2, default=[21, 126], help="of the warm-up and of fine-tuning")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    results: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as work:
-        for seed in range(arguments.seeds):
-            for row in (ROWS[number] for number in arguments.rows):
-                results.append(one_run(row, seed, arguments.pictures, tuple(arguments.steps), Path(work)))
-                print(f"{row.name}, seed {seed}: {results[-1]['end']:.3f}", flush=True)
-                if arguments.json:
-                    arguments.json.write_text(json.dumps(results, indent=1))
-    print(f"\n{table(results)}")
+    parser.add_argument("--dtype", default="auto", help="bfloat16 is faster where the CPU computes in it")
+    parser.add_argument("--json", type=Path, help="keeps the results; runs that it holds already are not repeated")
+    given = parser.parse_args()
+    rows = WORLD if given.world else MINIATURE
+    done = json.loads(given.json.read_text()) if given.json and given.json.exists() else []
+    known = {(result["row"], result["seed"]): result for result in done}
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        draw, held_out = of_world(given.world, work) if given.world else drawn(work)
+        for seed in given.seeds:
+            for row in (rows[number] for number in given.rows or range(len(rows))):
+                if (row.name, seed) in known:
+                    continue
+                result = known[row.name, seed] = one_run(row, seed, draw, held_out, work / "cache", given)
+                print(f"{row.name}, seed {seed}: {result['end']:.3f}, sees {result['sees']:.3f}", flush=True)
+                if given.json:
+                    given.json.write_text(json.dumps(list(known.values()), indent=1))
+    print(f"\n{given.source} -> {given.target}\n\n{table(list(known.values()))}")
 
 
 if __name__ == "__main__":

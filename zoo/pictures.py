@@ -1,14 +1,19 @@
 """Write the demo's data: ``python -m zoo.pictures FOLDER`` draws training pictures and pictures of unseen combinations.
 
+Each has one caption in plain words, which tells everything that is there.
+
 The pictures in ``FOLDER/unseen`` measure the held-out loss; `zoo.real_demo` judges on others of their kind.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from vpgtrans_core.miniature.data import items, save
+from vpgtrans_core.miniature.data import Item, items, save
+from vpgtrans_core.miniature.language import plain_caption
 
 TRAINING, UNSEEN = 1500, 32
 UNSEEN_SEED = 1
@@ -17,8 +22,12 @@ UNSEEN_SEED = 1
 
 def write(folder: Path, images: int | None = None) -> None:
     """Write the pictures, each part as a folder with ``captions.json``."""
-    save(items("train", images or TRAINING), folder / "train")
-    save(items("held", UNSEEN, seed=UNSEEN_SEED), folder / "unseen")
+    save(_in_plain_words(items("train", images or TRAINING)), folder / "train")
+    save(_in_plain_words(items("held", UNSEEN, seed=UNSEEN_SEED)), folder / "unseen")
+
+
+def _in_plain_words(found: Sequence[Item]) -> list[Item]:
+    return [replace(item, captions=[plain_caption(item.scene)]) for item in found]
 
 
 def main() -> None:

@@ -23,9 +23,10 @@ from vpgtrans_core.train.signals import Interrupted
         (172_800, 1728, 1728, "the LLM family's value"),
         (172_000, 1728, 1720, "1 % of an epoch's 172,000 captions"),
         (6_236, 1728, 62, "1 % of an epoch's 6,236 captions"),
-        (3_200, 1728, 32, "the least, for 3,200 captions"),
-        (60, 1728, 32, "the least, for 60 captions"),
-        (60, 16, 16, "the least, for 60 captions"),
+        (3_200, 1728, 32, "1 % of an epoch's 3,200 captions"),
+        (1_600, 1728, 16, "the least, for 1,600 captions"),
+        (60, 1728, 16, "the least, for 60 captions"),
+        (60, 8, 8, "the least, for 60 captions"),
         (1_600, 16, 16, "the LLM family's value"),
     ],
 )
@@ -69,17 +70,17 @@ def small(world: Path, out: Path, **more: Any) -> dict[str, Any]:
 def test_plan_run_record_and_resume_agree(world: Path, tmp_path: Path) -> None:
     values, rule = small(world, tmp_path / "run"), "the least, for 60 captions an epoch"
     planned = plan(build(values), downloads=False)
-    assert (planned.batch_captions, planned.batch_rule) == (32, rule)
-    assert f"32 captions of 11 images: {rule}" in str(planned)
+    assert (planned.batch_captions, planned.batch_rule) == (16, rule)
+    assert f"16 captions of 5 images: {rule}" in str(planned)
     heard = Heard(stop_at=3)
     with pytest.raises(Interrupted):
         transfer(build(values), reporter=heard)
-    assert f"32 captions a step: {rule}" in heard.messages
+    assert f"16 captions a step: {rule}" in heard.messages
     begun = read_record(tmp_path / "run")
-    assert begun["batch"] == {"captions": 32, "rule": rule}
+    assert begun["batch"] == {"captions": 16, "rule": rule}
     resumed = transfer(out=str(tmp_path / "run"), resume=True).record
-    assert resumed["batch"] == begun["batch"] and resumed["settings"]["batch_size"] == 32
-    assert resumed["stages"]["1"]["images"] == 4 * 11
+    assert resumed["batch"] == begun["batch"] and resumed["settings"]["batch_size"] == 16
+    assert resumed["stages"]["1"]["images"] == 4 * 5
 
 
 def test_a_given_batch_stays(world: Path, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from PIL import Image
 
 from vpgtrans_core.data.data import open_data
 from vpgtrans_core.errors import DataError
-from zoo.world import transfers
 from zoo.world.first_projector import fit
 from zoo.world.pictures import BOTH, CONCEPTS, PARTS, STYLE, TRAIN, build, is_held
 from zoo.world.score import by_chance, right, shares, sight, spoken, table
@@ -195,20 +194,3 @@ def test_the_first_projector_finds_a_linear_map() -> None:
     weight, bias = fit(outputs, said, ridge=1e-9)
     torch.testing.assert_close(weight, true, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(bias, shift, atol=1e-3, rtol=1e-3)
-
-
-def test_a_transfer_and_its_control_in_one_table(
-    packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    build(packages, tmp_path / "world", FILES, "twemoji")
-    places = ["--world", str(tmp_path / "world"), "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "all.json")]
-    models = ["--source", "opt-mini-s", "--target", "llama-mini", "--arms", "0", "2"]
-    sizes = ["--steps", "1", "1", "--val-images", "4", "--pictures", "3"]
-    monkeypatch.setattr("sys.argv", ["transfers", *places, *models, *sizes])
-    transfers.main()
-    words, random = json.loads((tmp_path / "all.json").read_text())
-    assert (words["arm"], random["arm"]) == ("words (the default)", "random projector")
-    assert words["before training"] != random["before training"]
-    assert len(words["words"]["said"]) == 3
-    printed = capsys.readouterr().out
-    assert "| random projector |" in printed and f"{words['sees']:.3f}" in printed

@@ -174,6 +174,22 @@ def captions(scene: Scene, rng: random.Random, count: int = 5) -> list[str]:
     return list(found)
 
 
+def plain_caption(scene: Scene) -> str:
+    """The one caption that tells everything in the plainest words: always the same for the same scene."""
+    named = [f"a {thing.size} {thing.colour} {thing.noun}" for thing in scene.things]
+    place = PLACE_PHRASES[scene.place][0]
+    if scene.relation is None:
+        return f"{named[0]} {_plain_cell(scene.things[0])} {place}"
+    return f"{named[0]} {BETWEEN[scene.relation][0]} {named[1]} {place}"
+
+
+def _plain_cell(thing: Thing) -> str:
+    row, column = ROWS[thing.row][0], COLUMNS[thing.col]
+    if thing.row == 1:
+        return "in the middle" if thing.col == 1 else f"on the {column}"
+    return f"at the {row}" if thing.col == 1 else f"in the {row} {column} corner"
+
+
 def notes(scene: Scene, rng: random.Random) -> Words:
     """The scene as a bare list of words, about as many as there are soft prompts."""
     words: Words = []

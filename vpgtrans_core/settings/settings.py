@@ -158,7 +158,7 @@ class Settings:
 
     batch_size: Positive | None = _setting(
         None,
-        "Captions per step, over all processes; default: 1 % of an epoch, from 32 to the paper's value for the LLM "
+        "Captions per step, over all processes; default: 1 % of an epoch, from 16 to the paper's value for the LLM "
         "family.",
         "training",
     )
