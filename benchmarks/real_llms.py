@@ -52,9 +52,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "only-linear": {"method": "linear"},
     SCRATCH: {"method": "scratch"},
     "vpgtrans, 8 steps in all": {"stages": (1,), "stage1_steps": 8, "validate_every": 1},
+    "vpgtrans, no step": {"stages": (1,), "stage1_steps": 0},
+    "words, pairs shuffled, no step": {"shuffle_pairs": True, "stages": (1,), "stage1_steps": 0},
 }
-"""The default, its controls (one thing wrong each), the paper's warm-up, the paper's other methods, and how far the
-default comes in a few steps, with a look after each."""
+"""The default, its controls (one thing wrong each), the paper's warm-up, the paper's other methods, how far the default
+comes in a few steps, with a look after each, and what it sees before the first."""
 SETTINGS: dict[str, Any] = {
     "captions_per_image": 1, "augment": False, "workers": 0, "early_stop": False, "stage2_min_lr": 1e-4,
     "stage2_lr_warmup_steps": 2, "stage2_lr_warmup_start": 1e-4, "source_loss": False, "save": "vpg", "device": "cpu",

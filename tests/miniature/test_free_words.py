@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 
 from vpgtrans_core.miniature.data import items
+from vpgtrans_core.miniature.language import SYNONYMS, plain_caption
 from vpgtrans_core.miniature.world import Scene, Thing
 from vpgtrans_core.settings import build
 from zoo import real_demo
 from zoo.free_words import KINDS, right, words, wrong
+from zoo.score import read, truth
 from zoo.sheet import Voice, draw_sheet
 
 CUP = Thing("teal", "cup", "large", 0, 0)
@@ -28,7 +30,7 @@ def marked(sentence: str, scene: Scene) -> list[str]:
 
 @pytest.mark.parametrize("item", items("held", 60), ids=lambda item: item.key)
 def test_every_caption_of_the_world_is_right(item):
-    for caption in item.captions:
+    for caption in (*item.captions, plain_caption(item.scene)):
         assert marked(caption, item.scene) == []
         assert all(right(caption, item.scene).values()), caption
 
@@ -52,6 +54,13 @@ def test_every_caption_of_the_world_is_right(item):
 def test_what_a_sentence_gets_wrong(sentence, scene, wrongs, missed):
     assert marked(sentence, scene) == wrongs
     assert {kind for kind, is_right in right(sentence, scene).items() if not is_right} == missed
+
+
+@pytest.mark.parametrize("item", items("val", 100, num_captions=1), ids=lambda item: item.key)
+def test_a_plain_caption_tells_all_and_uses_no_synonym(item):
+    caption = plain_caption(item.scene)
+    assert read(caption) == truth(item.scene)
+    assert not set(caption.split()) & {synonym for synonyms in SYNONYMS.values() for synonym in synonyms}
 
 
 def test_the_captions_of_other_pictures_are_not_right():
@@ -84,7 +93,8 @@ def test_the_shipped_settings_are_a_run_of_the_real_model(tmp_path, monkeypatch)
     monkeypatch.setattr(real_demo.pictures, "TRAINING", 4)
     values = real_demo.run_settings(tmp_path, seed=0)
     settings = build(values)
-    assert settings.target == "smollm2-135m"
+    assert settings.target == "smollm2-135m" and settings.dtype in ("float32", "bfloat16")
     for listed in (*settings.data, settings.val_data):
         rows = json.loads(Path(listed).read_text())
         assert all((Path(listed).parent / row["image"]).is_file() for row in rows)
+        assert len({row["image_id"] for row in rows}) == len(rows)  # one caption each
