@@ -90,7 +90,11 @@ def write(vpg_folder: str, llm_name: str, data: list[str], pictures: int, out: P
     (weight, bias), spread = choose_spread(
         fit(outputs, said), outputs.mean((0, 1)), lambda *p: costs(llm, shown, told, *p), say=print
     )
-    vpg.save_part(out, projector_module(weight, bias, torch.device("cpu")), references={"llm": target.reference()})
+    vpg.save_part(
+        out,
+        projector_module(weight, bias, torch.device("cpu")),
+        references={"llm": target.reference(), "pretrained": source.scratch_from},
+    )
     print(f"the soft prompts' distance from their mean is scaled by {spread:g}")
     prompts = outputs.flatten(0, 1) @ weight.T + bias - said.mean(0)
     words = (said - said.mean(0)).repeat_interleave(outputs.shape[1], 0)
