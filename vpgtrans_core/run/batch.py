@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 STEPS_AN_EPOCH = 100
 """Steps that an epoch of few captions has."""
 SMALLEST = 16
-"""Captions of a step at least. Few captions are better spent on many steps: on SmolLM2-135M 120 steps of 16 end far lower
-than 30 of 64 (``vpgt transfer --config zoo/smollm2.yaml`` with other sizes), and steps of 8 no lower."""
+"""Captions of a step at least. Few captions are better spent on many steps: with SmolLM2-135M 120 steps of 16 end far
+lower than 34 of 64, and 240 of 8 no lower (docs/real-llms.md)."""
 
 
 def with_batch(spec: RunSpec, data: Sequence[TrainingData | None]) -> RunSpec:
