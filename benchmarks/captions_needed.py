@@ -11,73 +11,39 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from miniature import with_spread
-
-from vpgtrans_core.run.pipeline import transfer
+from warm_up import Curve, first_step, metrics
 
 TARGETS = ("opt-mini-l", "llama-mini")
 """Another size of the source's LLM (TaS), and another type (TaT)."""
 
 
-@dataclass(frozen=True)
-class Look:
-    """One measurement of the held-out loss: after how many captions, and in which step of which stage."""
-
-    captions: int
-    loss: float
-    stage: int
-    step: int
-
-
-def looks(metrics: Path) -> list[Look]:
-    """The held-out losses of a run's ``metrics.jsonl``, in order."""
-    found, captions = list[Look](), 0
-    for line in map(json.loads, metrics.read_text().splitlines()):
+def by_captions(lines: list[dict[str, Any]]) -> Curve:
+    """The held-out losses in the lines of ``metrics.jsonl``, by the captions that training has seen."""
+    found, captions = Curve(), 0
+    for line in lines:
         captions += line.get("captions", 0)
         if "held_out_loss" in line:
-            found.append(Look(captions, line["held_out_loss"], line["stage"], line["step"]))
+            found[captions] = line["held_out_loss"]
     return found
-
-
-def needed(losses: list[Look], goal: float) -> Look | None:
-    """The first look whose loss is at most `goal`; None if there is none."""
-    return next((look for look in losses if look.loss <= goal), None)
-
-
-def one_run(target: str, seed: int, settings: dict[str, Any]) -> list[Look]:
-    """Train once on the miniature and return its looks."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = transfer(
-            source="opt-mini-s",
-            target=target,
-            seed=seed,
-            out=folder,
-            device="cpu",
-            early_stop=False,
-            save="vpg",
-            **settings,
-        ).folder
-        return looks(out / "metrics.jsonl")
 
 
 def compare(target: str, seed: int, steps: int, warm: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Both runs of one seed; `share` is None if the transfer's stage 1 does not come as far."""
-    scratch = one_run(target, seed, settings | {"method": "scratch", "stage2_steps": steps, "validate_every": steps})
-    ours = one_run(target, seed, settings | {"stages": (1,), "stage1_steps": warm, "validate_every": 1})
-    end, reached = scratch[-1], needed(ours, scratch[-1].loss)
-    return {
-        "target": target,
-        "seed": seed,
-        "scratch": end.loss,
-        "before": ours[0].loss,
-        "reached": reached and reached.step,
-        "share": reached and reached.captions / end.captions,
-        "curve": [(look.captions, look.loss) for look in ours],
-    }
+    scratch, ours = (
+        by_captions(metrics(target, seed, settings | own))
+        for own in (
+            {"method": "scratch", "stage2_steps": steps, "validate_every": steps},
+            {"stages": (1,), "stage1_steps": warm, "validate_every": 1},
+        )
+    )
+    seen, end = max(scratch), scratch[max(scratch)]
+    reached = first_step(ours, end)
+    share = None if reached is None else reached / seen
+    return {"target": target, "seed": seed, "scratch": end, "share": share, "steps": steps, "curve": ours}
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -86,8 +52,8 @@ def table(results: list[dict[str, Any]]) -> str:
     lines.append("|---|---|---|---|---|")
     for target in dict.fromkeys(row["target"] for row in results):
         rows = [row for row in results if row["target"] == target]
-        losses = (with_spread([row[key] for row in rows]) for key in ("scratch", "before"))
-        steps = ", ".join(str(row["reached"]) for row in rows)
+        losses = (with_spread(values) for values in ([r["scratch"] for r in rows], [r["curve"][0] for r in rows]))
+        steps = ", ".join("never" if r["share"] is None else f"{r['share'] * r['steps']:.0f}" for r in rows)
         shares = [row["share"] for row in rows if row["share"] is not None]
         share = f"{sum(shares) / len(shares):.1%}" if len(shares) == len(rows) else "not reached by all"
         lines.append(f"| {target} | {' | '.join(losses)} | {steps} | {share} |")
@@ -109,9 +75,7 @@ def main() -> None:
             for seed in range(given.seeds):
                 settings = {"cache": cache, "limit": given.limit}
                 results.append(compare(target, seed, given.steps, given.warm_up, settings))
-                print(
-                    "{target}, seed {seed}: step {reached}, {share} of the captions".format(**results[-1]), flush=True
-                )
+                print("{target}, seed {seed}: {share} of the captions".format(**results[-1]), flush=True)
                 if given.json:
                     given.json.write_text(json.dumps(results, indent=1))
     print(f"\n{table(results)}")

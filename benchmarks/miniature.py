@@ -69,9 +69,13 @@ def table(rows: list[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
     return "\n".join(lines)
 
 
-def with_spread(values: list[float]) -> str:
-    """The mean and, in brackets, half the range."""
-    return f"{statistics.mean(values):.3f} ({(max(values) - min(values)) / 2:.3f})"
+def with_spread(values: Sequence[float | None], digits: int = 3) -> str:
+    """The mean and, of several, half the range in brackets; None stands for what was not measured."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    spread = f" ({(max(known) - min(known)) / 2:.{digits}f})" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.{digits}f}{spread}"
 
 
 def main() -> None:

@@ -26,7 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captions_needed import Look, looks, needed
+from captions_needed import by_captions
+from kept import Kept
+from miniature import with_spread
+from warm_up import first_step
 
 from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.llm.adapter import GenerateOptions
@@ -140,58 +143,52 @@ def one_run(task: Task, method: str, seed: int, given: argparse.Namespace) -> di
     except VpgtError as error:
         raise SystemExit(str(error)) from error
     stages = list(result.record["stages"].values())
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
     words, chance = task.score(str(folder), given.pictures)
     return {
         "method": method,
         "seed": seed,
         "before training": stages[0]["first_held_out_loss"],
         "after stage 1": stages[0]["held_out_loss"] if len(stages) > 1 else None,
-        "at the end": stages[-1]["held_out_loss"],
+        "end": stages[-1]["held_out_loss"],
         "sees": stages[-1]["sight"]["sees"],
-        "looks": [(look.captions, look.loss) for look in looks(folder / "metrics.jsonl")],
+        "curve": list(by_captions([json.loads(line) for line in lines]).items()),
         "words": words,
         "by chance": chance,
     }
 
 
-def table(rows: list[dict[str, Any]], told: tuple[str, str]) -> str:
+def table(rows: list[dict[str, Any]], kinds: tuple[str, str]) -> str:
     """A line for each method: means and, of several seeds, half the range in brackets."""
-    columns = ("before training", "after stage 1", "at the end", "sees")
-    lines = ["| method | " + " | ".join((*columns, *told, "captions to the end of scratch")) + " |"]
+    columns = ("before training", "after stage 1", "end", "sees")
+    lines = [
+        "| method | "
+        + " | ".join((*columns[:2], "at the end", "sees", *kinds, "captions to the end of scratch"))
+        + " |"
+    ]
     lines.append("|---" * (len(columns) + 4) + "|")
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
-        cells = [with_spread([row[column] for row in mine]) for column in columns]
-        for kind in told:
+        cells = [with_spread([row[column] for row in mine], 2) for column in columns]
+        for kind in kinds:
             shares = (statistics.mean(row[part][kind] for row in mine) for part in ("words", "by chance"))
             cells.append("{:.0%} ({:.0%})".format(*shares))
         lines.append(f"| {method} | {' | '.join(cells)} | {share_of_scratch(mine, rows)} |")
     return "\n".join(lines)
 
 
-def with_spread(values: list[float | None]) -> str:
-    """The mean and, of several, half the range in brackets."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    spread = f" ({(max(known) - min(known)) / 2:.2f})" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.2f}{spread}"
-
-
 def share_of_scratch(mine: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
     """After what share of its captions a method has the loss that training from scratch, same seed, ended with."""
-    ends = {row["seed"]: row["looks"][-1] for row in rows if row["method"] == SCRATCH}
-    shares = []
-    for row in mine:
-        if row["seed"] in ends:
-            captions, goal = ends[row["seed"]]
-            reached = needed([Look(seen, loss, 0, 0) for seen, loss in row["looks"]], goal)
-            shares.append(reached.captions / captions if reached else None)
-    known = [share for share in shares if share is not None]
-    if not shares or not known:
-        return "never" if shares else "-"
-    never = f", {len(shares) - len(known)} of {len(shares)} never" if len(known) < len(shares) else ""
-    return f"{statistics.mean(known):.0%}{never}"
+    ends = {row["seed"]: row["curve"][-1] for row in rows if row["method"] == SCRATCH}
+    mine = [row for row in mine if row["seed"] in ends]
+    if not mine:
+        return "-"
+    reached = [(first_step(dict(row["curve"]), ends[row["seed"]][1]), ends[row["seed"]][0]) for row in mine]
+    shares = [captions / seen for captions, seen in reached if captions is not None]
+    if not shares:
+        return "never"
+    never = f", {len(mine) - len(shares)} of {len(mine)} never" if len(shares) < len(mine) else ""
+    return f"{statistics.mean(shares):.0%}{never}"
 
 
 def main() -> None:
@@ -214,17 +211,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     task = {"drawn": drawn, "world": world}[given.pictures_of](given)
-    done = json.loads(given.json.read_text()) if given.json and given.json.exists() else []
-    known = {(row["method"], row["seed"]): row for row in done}
-    for seed in given.seeds:
-        for method in given.methods:
-            if (method, seed) in known:
-                continue
-            row = known[method, seed] = one_run(task, method, seed, given)
-            print(f"{method}, seed {seed}: {row['at the end']:.3f}, sees {row['sees']:.3f}", flush=True)
-            if given.json:
-                given.json.write_text(json.dumps(list(known.values()), indent=1))
-    print(f"\n{task.source} -> {task.target}\n\n{table(list(known.values()), task.columns)}")
+    kept = Kept(given.json, "method", given, ("methods",))
+    for method, seed in kept.missing(given.methods, given.seeds):
+        kept.add(one_run(task, method, seed, given))
+    print(f"\n{task.source} -> {task.target}\n\n{table(kept.rows, task.columns)}")
 
 
 if __name__ == "__main__":

@@ -23,8 +23,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from kept import Kept
 from miniature import with_spread
 
+from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.miniature.data import items, save
 from vpgtrans_core.run.pipeline import transfer
 from zoo.world.pictures import CAPTIONS, STYLE, TRAIN
@@ -89,7 +91,10 @@ def drawn(work: Path) -> tuple[Draw, Path]:
 
 def of_world(world: Path, work: Path) -> tuple[Draw, Path]:
     """The same of the small real world's pictures; they have one human caption each."""
-    rows = json.loads((world / TRAIN / CAPTIONS).read_text(encoding="utf-8"))
+    listed = world / TRAIN / CAPTIONS
+    if not listed.is_file():
+        raise SystemExit(f"{listed} is missing: docs/world.md has the command that makes it")
+    rows = json.loads(listed.read_text(encoding="utf-8"))
     random.Random(0).shuffle(rows)
 
     def draw(pictures: int, human: int) -> Path:
@@ -142,8 +147,7 @@ def table(results: list[dict[str, Any]]) -> str:
     lines = ["| captions | " + " | ".join(COLUMNS) + " |", "|---|" + "---|" * len(COLUMNS)]
     for name in dict.fromkeys(result["row"] for result in results):
         mine = [result for result in results if result["row"] == name]
-        values = ([r[column] for r in mine] for column in COLUMNS)
-        lines.append(f"| {name} | " + " | ".join("-" if None in v else with_spread(v) for v in values) + " |")
+        lines.append(f"| {name} | " + " | ".join(with_spread([r[column] for r in mine]) for column in COLUMNS) + " |")
     return "\n".join(lines)
 
 
@@ -161,20 +165,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="keeps the results; runs that it holds already are not repeated")
     given = parser.parse_args()
     rows = WORLD if given.world else MINIATURE
-    done = json.loads(given.json.read_text()) if given.json and given.json.exists() else []
-    known = {(result["row"], result["seed"]): result for result in done}
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        draw, held_out = of_world(given.world, work) if given.world else drawn(work)
-        for seed in given.seeds:
-            for row in (rows[number] for number in given.rows or range(len(rows))):
-                if (row.name, seed) in known:
-                    continue
-                result = known[row.name, seed] = one_run(row, seed, draw, held_out, work / "cache", given)
-                print(f"{row.name}, seed {seed}: {result['end']:.3f}, sees {result['sees']:.3f}", flush=True)
-                if given.json:
-                    given.json.write_text(json.dumps(list(known.values()), indent=1))
-    print(f"\n{given.source} -> {given.target}\n\n{table(list(known.values()))}")
+    chosen = {row.name: row for row in (rows[number] for number in given.rows or range(len(rows)))}
+    kept = Kept(given.json, "row", given, ("rows",))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            work = Path(folder)
+            draw, held_out = of_world(given.world, work) if given.world else drawn(work)
+            for name, seed in kept.missing(list(chosen), given.seeds):
+                kept.add(one_run(chosen[name], seed, draw, held_out, work / "cache", given))
+    except VpgtError as error:
+        raise SystemExit(str(error)) from error
+    print(f"\n{given.source} -> {given.target}\n\n{table(kept.rows)}")
 
 
 if __name__ == "__main__":

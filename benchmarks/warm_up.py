@@ -28,8 +28,8 @@ SHOWN = (0, 1, 2, 3, 4, 5, 7, 14)
 Curve = dict[int, float]
 
 
-def curve(target: str, seed: int, settings: dict[str, Any]) -> Curve:
-    """The held-out loss before the first step and after every so many steps of a warm-up."""
+def metrics(target: str, seed: int, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Train once on the miniature; the lines of ``metrics.jsonl``."""
     with tempfile.TemporaryDirectory() as folder:
         out = transfer(
             source="opt-mini-s",
@@ -37,12 +37,16 @@ def curve(target: str, seed: int, settings: dict[str, Any]) -> Curve:
             seed=seed,
             out=folder,
             device="cpu",
-            stages=(1,),
             early_stop=False,
             save="vpg",
             **settings,
         ).folder
-        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def curve(target: str, seed: int, settings: dict[str, Any]) -> Curve:
+    """The held-out loss before the first step and after every so many steps of a warm-up."""
+    lines = metrics(target, seed, {"stages": (1,)} | settings)
     return {line["step"]: line["held_out_loss"] for line in lines if "held_out_loss" in line}
 
 
@@ -55,7 +59,7 @@ def compare(target: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def first_step(losses: Curve, goal: float) -> int | None:
-    """The first step after which the loss is at most `goal`; 0 is the start."""
+    """The first step after which the loss is at most `goal`, or whatever the curve counts; 0 is the start."""
     return next((step for step, loss in losses.items() if loss <= goal), None)
 
 
