@@ -16,7 +16,7 @@ from vpgtrans_core.errors import ModelError
 from vpgtrans_core.llm.adapter import LLM, GenerateOptions
 from vpgtrans_core.llm.blocks import compile_blocks
 from vpgtrans_core.llm.elements import images_of_samples, line_of
-from vpgtrans_core.llm.head import head_of
+from vpgtrans_core.llm.head import head_of, read_in_order
 from vpgtrans_core.llm.loading import load_model, load_tokenizer
 from vpgtrans_core.llm.sampling import GivenDraws, Sampled
 from vpgtrans_core.llm.shards import Shards
@@ -60,6 +60,7 @@ class FrozenLLM(LLM):
         self._check_embeddings()
         self.freeze()
         self.text = self.text_encoder()
+        read_in_order(self.model.get_output_embeddings())
         self.head = head_of(self.model, self.trunk_name(), self.run_head)
         self.shards = Shards.of(self.model)
         if self.shards is not None:

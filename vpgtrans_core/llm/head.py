@@ -42,6 +42,16 @@ def head_of(model: PreTrainedModel, trunk_name: str, run: Callable[[nn.Module, T
     return head
 
 
+def read_in_order(head: nn.Module) -> None:
+    """Let a frozen head copy what it reads where that does not lie in memory in order, as the last positions of some rows
+    do not. torch would multiply each row by itself, on a CPU with a copy of the weights each."""
+    head.register_forward_pre_hook(_in_order)
+
+
+def _in_order(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(part.contiguous() if isinstance(part, Tensor) else part for part in arguments)
+
+
 class _Hidden(tuple):
     """A base model's output that holds hidden states alone: every other field is None."""
 
