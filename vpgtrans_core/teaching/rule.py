@@ -19,7 +19,7 @@ RULE = {
     "markup": "holds a tag, an address, a bracketed link, or a character that could not be decoded",
     "repetition": repetition.RULE,
     "other script": "more than a fifth of its letters are of another script than the rest",
-    "short": "fewer than two words",
+    "short": "fewer than three letters",
     "duplicate": "the image has the same caption already",
 }
 """What is dropped, in the order in which it is looked for, and what it means."""
@@ -27,6 +27,8 @@ _QUESTION = re.compile(r"\?|\b(question|answer)\s*:", re.IGNORECASE)
 _MARKUP = re.compile(r"</?\w[^<>]*>|https?:|www\.|\]\(|\{\{|\ufffd|```")
 OTHER_LETTERS = 0.2
 """The largest share of letters of another script."""
+SHORTEST = 3
+"""Letters of a caption; one word may be the whole of it, where pictures show single things."""
 TOGETHER = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "HANGUL": "CJK"}
 """Scripts that are written in one text."""
 
@@ -59,14 +61,14 @@ def sift(
 
 def fault(text: str, cleaned: str, ended: bool = True) -> str | None:
     """What is wrong with a caption by itself, as a name in `RULE`; None if nothing is."""
-    words = cleaned.split()
+    letters = sum(map(str.isalpha, cleaned))
     faults = {
         "unfinished": not ended,
         "question": bool(_QUESTION.search(text)),
         "markup": bool(_MARKUP.search(text)),
         "repetition": repetition.repeats(cleaned),
         "other script": other_letters(cleaned) > OTHER_LETTERS,
-        "short": len(words) < 2 and cleaned.isascii(),  # a script without spaces may say much in one word
+        "short": letters < SHORTEST and cleaned.isascii(),  # in other scripts one character may be a word
     }
     return next((name for name, there in faults.items() if there), None)
 
