@@ -44,6 +44,7 @@ def one_run(way: str, target: str, seed: int, pictures: int, folder: Path, **set
         cache=str(folder / "cache"),
         device="cpu",
         early_stop=False,
+        batch_size=320,
         **settings,
         **WAYS[way],
     )

@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", default=["opt-mini-l", "llama-mini", "t5-mini"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, nargs=2, default=[21, 126], help="of the warm-up and of fine-tuning")
+    parser.add_argument("--steps", type=int, nargs=2, default=[84, 504], help="of the warm-up and of fine-tuning")
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """Captions by the source against human ones: what a transfer loses without any human caption.
 
-``python benchmarks/teacher.py`` trains `opt-mini-s -> llama-mini` for the same number of steps of 64 pictures on human
+``python benchmarks/teacher.py`` trains `opt-mini-s -> llama-mini` for the same number of steps of 16 pictures on human
 captions, on captions that the source sampled, and from scratch; it prints the loss on the *human* captions of 100
 held-out pictures, mean and half the range over the seeds. ``--json FILE`` keeps all of it.
 
@@ -159,8 +159,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", help="lines of the table, from 0; default all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pictures", type=int, default=1400)
-    parser.add_argument("--pictures-a-step", type=int, default=64)
-    parser.add_argument("--steps", type=int, nargs=2, default=[21, 126], help="of the warm-up and of fine-tuning")
+    parser.add_argument("--pictures-a-step", type=int, default=16)
+    parser.add_argument("--steps", type=int, nargs=2, default=[84, 504], help="of the warm-up and of fine-tuning")
     parser.add_argument("--dtype", default="auto", help="bfloat16 is faster where the CPU computes in it")
     parser.add_argument("--json", type=Path, help="keeps the results; runs that it holds already are not repeated")
     given = parser.parse_args()

@@ -25,6 +25,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 SHOWN = (0, 1, 2, 3, 4, 5, 7, 14)
 """Steps whose loss the table shows, besides the last."""
+BATCH = 320
+"""Captions a step, those of 64 pictures."""
 Curve = dict[int, float]
 
 
@@ -38,6 +40,7 @@ def metrics(target: str, seed: int, settings: dict[str, Any]) -> list[dict[str, 
             out=folder,
             device="cpu",
             early_stop=False,
+            batch_size=BATCH,
             save="vpg",
             **settings,
         ).folder

@@ -54,7 +54,7 @@ def test_the_miniature_s_values() -> None:
     assert (one.lr, two.epochs, two.lr, two.min_lr) == (0.015, 6.0, 3e-3, 1e-4)
     assert (two.lr_warmup_steps, two.lr_warmup_start) == (5, 1e-4)
     filled = fill(build({}), MINIATURE, batch_size=1728)
-    assert (filled.batch_size, filled.val_images, filled.augment, filled.workers) == (320, 100, False, 0)
+    assert (filled.batch_size, filled.val_images, filled.augment, filled.workers) == (80, 100, False, 0)
 
 
 def test_settings_are_laid_over_the_list() -> None:

@@ -99,4 +99,4 @@ def measured(folder: Path) -> list[int]:
 
 def test_recipes_and_stages_have_their_own() -> None:
     mini = plan(build({"source": "opt-mini-s", "target": "llama-mini"}), downloads=False)
-    assert (mini.batch_captions, mini.batch_rule) == (320, "the recipe's (miniature)")
+    assert (mini.batch_captions, mini.batch_rule) == (80, "the recipe's (miniature)")

@@ -43,8 +43,8 @@ def head_of(model: PreTrainedModel, trunk_name: str, run: Callable[[nn.Module, T
 
 
 def read_in_order(head: nn.Module) -> None:
-    """Let a frozen head copy what it reads where that does not lie in memory in order, as the last positions of some rows
-    do not. torch would multiply each row by itself, on a CPU with a copy of the weights each."""
+    """Let a frozen head copy what it reads where that does not lie in memory in order, as the last positions of some
+    rows do not. torch would multiply each row by itself, on a CPU with a copy of the weights each."""
     head.register_forward_pre_hook(_in_order)
 
 

@@ -85,7 +85,7 @@ MINIATURE = Recipe(
     tuning=replace(
         PAPER.tuning, steps=150, batch_size=64, lr=1e-3, min_lr=1e-4, lr_warmup_steps=5, lr_warmup_start=1e-4
     ),
-    settings={"augment": False, "val_images": 100, "batch_size": 320, "workers": 0},
+    settings={"augment": False, "val_images": 100, "batch_size": 80, "workers": 0},
 )
 RECIPES = {"paper": PAPER, "miniature": MINIATURE}
 """By the names that `SourceCard.recipe` uses."""
