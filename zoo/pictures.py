@@ -22,11 +22,12 @@ UNSEEN_SEED = 1
 
 def write(folder: Path, images: int | None = None) -> None:
     """Write the pictures, each part as a folder with ``captions.json``."""
-    save(_in_plain_words(items("train", images or TRAINING)), folder / "train")
-    save(_in_plain_words(items("held", UNSEEN, seed=UNSEEN_SEED)), folder / "unseen")
+    save(in_plain_words(items("train", images or TRAINING)), folder / "train")
+    save(in_plain_words(items("held", UNSEEN, seed=UNSEEN_SEED)), folder / "unseen")
 
 
-def _in_plain_words(found: Sequence[Item]) -> list[Item]:
+def in_plain_words(found: Sequence[Item]) -> list[Item]:
+    """The pictures with their one caption."""
     return [replace(item, captions=[plain_caption(item.scene)]) for item in found]
 
 
