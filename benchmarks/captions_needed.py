@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from advice import advising
 from miniature import with_spread
 from warm_up import Curve, first_step, metrics
 
@@ -82,4 +83,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with advising():
+        main()

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from advice import advising
+
 from vpgtrans_core.miniature.data import items
 from vpgtrans_core.run.pipeline import transfer
 from zoo.demo import as_dict, judge
@@ -109,4 +111,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with advising():
+        main()

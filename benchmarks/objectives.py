@@ -7,6 +7,7 @@ LLM; each starts from words, from wrong pairs of words, and from a random projec
 - *captions*: the default. The cross-entropy of the picture's caption.
 - *states while it speaks*: hidden-state distillation. The states with which the LLM predicts the caption after the
   picture are to be, at every layer, those with which it predicts it after having read it.
+- *final states while it speaks*: the same of the last layer alone.
 - *last state*: the state after the picture is to be, at every layer, that after the caption.
 - *mixture of words*: captions, but what is trained is how much of each of the captions' tokens a soft prompt holds; it
   is folded into the projector in the end.
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from advice import advising
 from kept import Kept
 from miniature import with_spread
 from torch import Tensor, nn
@@ -106,6 +108,14 @@ def speaking_states(model: VLModel, some: Part) -> Tensor:
     with torch.no_grad():
         wanted = states(model, some.texts, read, speak=True)
     return distance(states(model, some.texts, list(prompts(model, some)), speak=True), wanted)
+
+
+def final_states(model: VLModel, some: Part) -> Tensor:
+    """`speaking_states` of the last layer alone, from which the tokens are read."""
+    read = [embedded(model, text.target[:-1]) for text in some.texts]
+    with torch.no_grad():
+        wanted = states(model, some.texts, read, speak=True)[-1:]
+    return distance(states(model, some.texts, list(prompts(model, some)), speak=True)[-1:], wanted)
 
 
 def last_state(model: VLModel, some: Part) -> Tensor:
@@ -188,6 +198,7 @@ class Way:
 WAYS = {
     "captions": Way(),
     "states while it speaks": Way(speaking_states),
+    "final states while it speaks": Way(final_states),
     "last state": Way(last_state),
     "mixture of words": Way(mixture=True),
     "norms of words": Way(norms=True),
@@ -362,4 +373,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with advising():
+        main()

@@ -26,12 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from advice import advising
 from captions_needed import by_captions
 from kept import Kept
 from miniature import with_spread
 from warm_up import first_step
 
-from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.llm.adapter import GenerateOptions
 from vpgtrans_core.miniature.data import Item, items
 from vpgtrans_core.registry import default_registry
@@ -138,10 +138,7 @@ def one_run(task: Task, method: str, seed: int, given: argparse.Namespace) -> di
         **METHODS[method],
     }
     names = {"source": task.source, "target": task.target, "data": (task.data,), "val_data": task.val_data}
-    try:
-        result = transfer(**names, **settings, out=str(folder), seed=seed, overwrite=True)
-    except VpgtError as error:
-        raise SystemExit(str(error)) from error
+    result = transfer(**names, **settings, out=str(folder), seed=seed, overwrite=True)
     stages = list(result.record["stages"].values())
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     words, chance = task.score(str(folder), given.pictures)
@@ -218,4 +215,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with advising():
+        main()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from advice import advising
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vpgtrans_core.miniature.data import items, save_training
@@ -102,4 +103,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with advising():
+        main()

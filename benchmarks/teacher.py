@@ -23,10 +23,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from advice import advising
 from kept import Kept
 from miniature import with_spread
 
-from vpgtrans_core.errors import VpgtError
 from vpgtrans_core.miniature.data import items, save
 from vpgtrans_core.run.pipeline import transfer
 from zoo.world.pictures import CAPTIONS, STYLE, TRAIN
@@ -167,16 +167,14 @@ def main() -> None:
     rows = WORLD if given.world else MINIATURE
     chosen = {row.name: row for row in (rows[number] for number in given.rows or range(len(rows)))}
     kept = Kept(given.json, "row", given, ("rows",))
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            work = Path(folder)
-            draw, held_out = of_world(given.world, work) if given.world else drawn(work)
-            for name, seed in kept.missing(list(chosen), given.seeds):
-                kept.add(one_run(chosen[name], seed, draw, held_out, work / "cache", given))
-    except VpgtError as error:
-        raise SystemExit(str(error)) from error
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        draw, held_out = of_world(given.world, work) if given.world else drawn(work)
+        for name, seed in kept.missing(list(chosen), given.seeds):
+            kept.add(one_run(chosen[name], seed, draw, held_out, work / "cache", given))
     print(f"\n{given.source} -> {given.target}\n\n{table(kept.rows)}")
 
 
 if __name__ == "__main__":
-    main()
+    with advising():
+        main()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from advice import advising
 
 from benchmarks.miniature import with_spread
 from vpgtrans_core.data.conversation import Conversation, ImageMark, Turn
@@ -125,4 +126,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with advising():
+        main()

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from advice import advising
 from miniature import with_spread
 
 from vpgtrans_core.run.pipeline import transfer
@@ -110,4 +111,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with advising():
+        main()

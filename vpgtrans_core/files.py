@@ -367,10 +367,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _repeated(node: Any) -> Iterator[str]:
-    """The keys that the mapping at the top of a yaml document has more than once; yaml would take the last."""
-    keys = [key.value for key, _ in getattr(node, "value", ()) or ()] if getattr(node, "id", "") == "mapping" else []
-    yield from (str(key) for key, count in Counter(k for k in keys if isinstance(k, str)).items() if count > 1)
+def _repeated(document: Any) -> Iterator[str]:
+    """The keys that a mapping of a yaml document has more than once, as ``stages.0.lr``; yaml would take the last."""
+    waiting: list[tuple[Any, str]] = [(document, "")]
+    met: set[int] = set()
+    for node, place in waiting:  # it grows
+        kind = getattr(node, "id", "")
+        if id(node) in met or kind not in ("mapping", "sequence"):
+            continue
+        met.add(id(node))  # an alias stands for what has been looked at, or is being
+        if kind == "mapping":
+            named = [(str(key.value), value) for key, value in node.value if isinstance(key.value, str)]
+            named = [(key, value) for key, value in named if key != "<<"]  # yaml's merge may stand there more than once
+            yield from (place + key for key, count in Counter(key for key, _ in named).items() if count > 1)
+        else:
+            named = [(str(number), value) for number, value in enumerate(node.value)]
+        waiting += [(value, f"{place}{key}.") for key, value in named]
 
 
 def cache_root(given: str | None = None) -> Path:

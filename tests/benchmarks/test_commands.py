@@ -18,6 +18,12 @@ def run(script: str, *arguments: str) -> str:
     return out
 
 
+def test_what_is_wrong_is_told_without_a_traceback() -> None:
+    with pytest.raises(AssertionError, match="did you mean 'llama-mini'") as caught:
+        run("captions_needed.py", "--targets", "lama-mini")
+    assert "Traceback" not in str(caught.value).split("did you mean")[0]
+
+
 def test_steps(tmp_path: Path) -> None:
     out = run(
         "steps.py", "--tiny", "--headline", "--rounds", "1", "--images", "2", "--json", str(tmp_path / "steps.json")

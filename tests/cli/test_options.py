@@ -32,6 +32,17 @@ def test_flag_that_is_no_number_is_reported_with_the_rest():
     assert len(caught.value.problems) == 3
 
 
+def test_a_key_that_yaml_would_read_twice_is_told_with_its_place(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "from: a\nfrom: b\nstages:\n  - warm-up\n  - {name: chat, lr: 1e-5, lr: 1e-4}\n"
+        "x: &x {seed: 1}\ny: &y {seed: 2}\nz: {<<: *x, <<: *y, seed: 3}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        settings_from(path, {})
+    assert caught.value.problems == [f"{path} gives from twice", f"{path} gives stages.1.lr twice"]
+
+
 def test_yaml_that_is_no_mapping(tmp_path):
     with pytest.raises(ConfigError, match="must hold a mapping"):
         settings_from(write(tmp_path, "- a\n"), {})
