@@ -14,8 +14,7 @@ LLM; each starts from words, from wrong pairs of words, and from a random projec
 - *norms of words*: captions, from a start whose soft prompts are as long as words are.
 - *three visits*: captions, in three runs of ten steps with an optimiser and a schedule of their own.
 
-``--then`` adds 30 steps of stage 2 after the default way from words, with AdamW on everything, as usual, and with Muon
-on the projector. Printed are losses (nats a token) on pictures with unseen combinations and what exchanging these adds
+Printed are losses (nats a token) on pictures with unseen combinations and what exchanging these adds
 ("sees"): the mean over the seeds, half the range in brackets. ``--json FILE`` keeps the results.
 """
 
@@ -56,18 +55,11 @@ STARTS: dict[str, dict[str, Any]] = {
     "random projector": {"start": "random"},
 }
 BIAS_LR = 5e-4
-STAGE_2 = "stage 2 after it: "
-FINE_TUNINGS = {
-    "AdamW": None,
-    "Muon on the projector, a step of 15 %": 0.15,
-    "Muon on the projector, a step of 3 %": 0.03,
-}
-"""The length of Muon's step on the projector at its peak; everything else has AdamW."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Pictures with one caption each: what the frozen VPG gives, ``[n, ...]``, and the captions' texts."""
+    """Pictures with one caption each: what the frozen VPG gives, ``[n, Q, D]``, and the captions' texts."""
 
     visual: Tensor
     texts: list[Text]
@@ -80,7 +72,7 @@ Loss = Callable[[VLModel, Part], Tensor]
 
 
 def part(model: VLModel, split: str, count: int, seed: int = 0) -> Part:
-    """Pictures up to where the model's trained parts begin."""
+    """Pictures with one caption in plain words each."""
     found = drawn.in_plain_words(items(split, count, seed=seed))
     visual = torch.stack([pixels(item.image, model.vpg.preprocessing) for item in found])
     texts = [model.llm.text.encode(Caption(item.captions[0]), 64, random.Random(0)) for item in found]
@@ -90,7 +82,7 @@ def part(model: VLModel, split: str, count: int, seed: int = 0) -> Part:
 
 def prompts(model: VLModel, some: Part) -> Tensor:
     """Soft prompts ``[B, Q, D]``."""
-    return model.soft_prompts(some.visual, "features" if model.trains_vpg else "outputs")
+    return model.soft_prompts(some.visual, "outputs")
 
 
 # ------------------------------------------------------------------------------------------------------ objectives
@@ -286,32 +278,6 @@ def lengthen(projector: nn.Linear, lesson: Lesson) -> None:
     projector.bias *= factor
 
 
-def fine_tune(lesson: Lesson, step: float | None, lr: float) -> dict[str, Any]:
-    """The default warm-up, then as many steps of stage 2; `step` is the length of Muon's on the projector, None for
-    AdamW."""
-    lesson.train(WAYS["captions"])
-    before, _ = lesson.look()
-    model = lesson.model
-    model.train_only(("projector", "vpg"))
-    lesson = of_pictures(model, lesson.seed, lesson.steps, lesson.batch, len(lesson.training.texts))
-    parts: list[torch.optim.Optimizer] = [optim.adamw(model.trained().items(), lr)]
-    if step is not None:
-        vpg = {name: p for name, p in model.trained().items() if not name.startswith("projector.")}
-        parts = [*optim.muon(model.projector, BIAS_LR, step).optimizers, optim.adamw(vpg.items(), lr)]
-
-    def factor(done: int) -> float:
-        return optim.linear_warmup_cosine(done, lesson.steps, lr, 1e-4, 2, 1e-4) / lr
-
-    lesson.run(captions, optim.Together(*parts), lesson.batches(), lesson.steps, factor)
-    end, sees = lesson.look()
-    return {"start": before, "end": end, "sees": sees}
-
-
-def of_pictures(model: VLModel, seed: int, steps: int, batch: int, images: int) -> Lesson:
-    training, unseen = part(model, "train", images), part(model, "held", drawn.UNSEEN, drawn.UNSEEN_SEED)
-    return Lesson(model, training, unseen, seed, steps, batch)
-
-
 def at_start(start: str, seed: int, given: argparse.Namespace) -> Lesson:
     """The model as the toolkit starts it, before any step."""
     with tempfile.TemporaryDirectory() as folder:
@@ -326,7 +292,8 @@ def at_start(start: str, seed: int, given: argparse.Namespace) -> Lesson:
         settings = Settings(device="cpu", dtype=given.dtype)
         model = load_model(str(Path(folder) / "run"), settings, default_registry())
     model.train_only(("projector",))
-    return of_pictures(model, seed, given.steps, given.batch, given.images)
+    training, unseen = part(model, "train", given.images), part(model, "held", drawn.UNSEEN, drawn.UNSEEN_SEED)
+    return Lesson(model, training, unseen, seed, given.steps, given.batch)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -343,32 +310,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="opt-mini-s")
     parser.add_argument("--target", default="smollm2-135m", help="a decoder-only LLM")
-    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=list(STARTS))
-    parser.add_argument("--then", action="store_true", help="stage 2, too")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--batch", type=int, default=16, help="captions of a step, each of another picture")
     parser.add_argument("--images", type=int, default=1500, help="training pictures")
-    parser.add_argument("--lr", type=float, default=2e-3, help="AdamW's, of stage 2")
     parser.add_argument("--dtype", default="auto", help="bfloat16 is faster where the CPU computes in it")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     names = {f"{way}, {start}": (way, start) for start in given.starts for way in given.ways}
-    then = {STAGE_2 + name: step for name, step in FINE_TUNINGS.items()} if given.then else {}
-    kept = Kept(given.json, "way", given, ("ways", "starts", "then"))
+    kept = Kept(given.json, "way", given, ("ways", "starts"))
     lessons: dict[tuple[str, int], Lesson] = {}
-    for name, seed in kept.missing([*names, *then], given.seeds):
-        way, start = names.get(name, ("", "words"))
+    for name, seed in kept.missing(list(names), given.seeds):
+        way, start = names[name]
         if (start, seed) not in lessons:
             lessons = {(start, seed): at_start(start, seed, given)}
-        lesson = lessons[start, seed]
-        if way:
-            row = measure(lesson, WAYS[way])
-        else:
-            row = fine_tune(lesson, then[name], given.lr)
-            lessons.clear()  # it changed the model
-        kept.add({"way": name, "seed": seed, **row})
+        kept.add({"way": name, "seed": seed, **measure(lessons[start, seed], WAYS[way])})
     print(f"\n{given.source} -> {given.target}\n\n{table(kept.rows)}")
 
 

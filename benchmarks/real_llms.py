@@ -47,6 +47,7 @@ from zoo.world.score import measure
 SCRATCH = "from scratch"
 METHODS: dict[str, dict[str, Any]] = {
     "vpgtrans": {},
+    "vpgtrans, Muon in stage 2": {"stages": (1, {"name": "fine-tuning", "optimizer": "muon"})},
     "words, pairs shuffled": {"shuffle_pairs": True},
     "random projector": {"start": "random"},
     "ridge converter": {"start": "converter"},
@@ -58,8 +59,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "vpgtrans, no step": {"stages": (1,), "stage1_steps": 0},
     "words, pairs shuffled, no step": {"shuffle_pairs": True, "stages": (1,), "stage1_steps": 0},
 }
-"""The default, its controls (one thing wrong each), the paper's warm-up, the paper's other methods, how far the default
-comes in a few steps, with a look after each, and what it sees before the first."""
+"""The default, also with Muon on the projector in stage 2; controls (one thing wrong each), the paper's warm-up, the
+paper's other methods, how far the default comes in a few steps, with a look after each, and what it sees before any."""
 SETTINGS: dict[str, Any] = {
     "captions_per_image": 1, "augment": False, "workers": 0, "early_stop": False, "stage2_min_lr": 1e-4,
     "stage2_lr_warmup_steps": 2, "stage2_lr_warmup_start": 1e-4, "source_loss": False, "save": "vpg", "device": "cpu",

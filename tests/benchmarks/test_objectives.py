@@ -68,14 +68,11 @@ def test_a_mixture_begins_as_the_projector_and_learns_within_the_words(objective
 
 def test_the_table(tmp_path: Path) -> None:
     short = ("--target", "llama-mini", "--images", "24", "--steps", "2", "--batch", "4", "--seeds", "0")
-    chosen = ("--ways", "captions", "norms of words", "--starts", "words", "random projector", "--then")
+    chosen = ("--ways", "captions", "norms of words", "--starts", "words", "random projector")
     out = run("objectives.py", *short, *chosen, "--json", str(tmp_path / "all.json"))
     rows = {row["way"]: row for row in json.loads((tmp_path / "all.json").read_text())["rows"]}
     assert list(rows) == [
         "captions, words", "norms of words, words", "captions, random projector", "norms of words, random projector",
-        *(f"stage 2 after it: {name}" for name in
-          ("AdamW", "Muon on the projector, a step of 15 %", "Muon on the projector, a step of 3 %")),
     ]  # fmt: skip
-    assert rows["captions, words"]["end"] < rows["captions, words"]["start"]
-    assert rows["stage 2 after it: AdamW"]["start"] == pytest.approx(rows["captions, words"]["end"], rel=1e-5)
+    assert rows["captions, words"]["end"] < rows["captions, words"]["start"] != rows["norms of words, words"]["start"]
     assert "opt-mini-s -> llama-mini" in out

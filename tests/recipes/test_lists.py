@@ -131,7 +131,7 @@ def test_everything_wrong_with_stages_is_said_at_once() -> None:
         ([2, 1], "warm-up (1) comes before fine-tuning (2)"),
         ([1, 1], "'warm-up' is given more than once"),
         ([1, 2, CHAT, CHAT], "'chat' is given more than once"),
-        ([{"name": "fine-tuning", "optimizer": "muon"}], "muon can train only the projector"),
+        ([{"name": "fine-tuning", "trains": ["vpg"], "optimizer": "muon"}], "muon is for the projector"),
         ([{"name": "a", "trains": ["vpg"], "lr": 1e-4}], "steps or epochs: one of them must be given"),
         ([{"name": "a", "trains": [], "lr": 1e-4, "steps": 1}], "must name at least one group"),
         ([CHAT | {"schedule": "muon"}], "the optimiser muon needs the schedule muon"),

@@ -84,6 +84,21 @@ def test_a_settings_file_may_be_given_again_on_resuming(world: Path, whole: Path
     assert digest(tmp_path / "out") == digest(whole)
 
 
+def test_muon_beside_adamw_resumes_bit_for_bit(world: Path, tmp_path: Path) -> None:
+    """Muon on the projector in stage 2, in which AdamW trains the VPG."""
+    stages = {"stages": [1, {"name": "fine-tuning", "optimizer": "muon"}]}
+    finish(settings(world, tmp_path / "whole", **stages))
+    stop(settings(world, tmp_path / "out", **stages), "step 2.3", signal.SIGKILL).wait()
+    finish({"out": str(tmp_path / "out"), "resume": True})
+    assert digest(tmp_path / "out") == digest(tmp_path / "whole")
+    stage = json.loads((tmp_path / "whole" / "run.json").read_text())["stages"]["2"]
+    assert stage["trains"] == ["projector", "vpg"]
+    finish(settings(world, tmp_path / "plain"))
+    muon, adamw = (load_file(tmp_path / name / "vpg.safetensors") for name in ("whole", "plain"))
+    changed = {name.split(".")[0] for name, value in muon.items() if not value.equal(adamw[name])}
+    assert {"language_projection", "qformer"} <= changed  # another projector gives the Q-Former other gradients
+
+
 def test_the_third_stage_trains_what_it_names(world: Path, whole: Path, tmp_path: Path) -> None:
     """The control for the resumed runs: without the third stage the projector is another one, and the VPG the same."""
     finish(settings(world, tmp_path / "two"))

@@ -64,7 +64,7 @@ def test_adamw_leaves_frozen_parameters_out() -> None:
 def test_muon_step_is_its_formula(rows: int, columns: int) -> None:
     layer = projector(rows=rows, columns=columns)
     before = layer.weight.detach().double().clone()
-    optimizer = muon(layer, bias_lr=1e-2, step=0.1)
+    optimizer = muon(layer, lr=1e-2, step=0.1)
     give_gradients(layer, 1)
     grad = layer.weight.grad.clone()
     optimizer.step()
@@ -81,7 +81,7 @@ def test_muon_is_scale_free() -> None:
     with torch.no_grad():
         large.weight.mul_(64)
     for layer in (small, large):
-        optimizer = muon(layer, bias_lr=1e-2)
+        optimizer = muon(layer, lr=1e-2)
         give_gradients(layer, 1)
         optimizer.step()
     torch.testing.assert_close(large.weight, small.weight * 64)
@@ -94,7 +94,7 @@ def test_muon_rate_counts_torchs_own_factor() -> None:
 
 def test_rates_reach_both_parts() -> None:
     layer = projector()
-    optimizer = muon(layer, bias_lr=1e-2)
+    optimizer = muon(layer, lr=1e-2)
     set_rates(optimizer, 0.0)
     before = [p.detach().clone() for p in layer.parameters()]
     give_gradients(layer, 1)
@@ -106,7 +106,7 @@ def test_rates_reach_both_parts() -> None:
 
 def test_grad_scaler_unscales_both_parts() -> None:
     layer = projector()
-    optimizer = muon(layer, bias_lr=1e-2)
+    optimizer = muon(layer, lr=1e-2)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     scaler.scale(layer(torch.ones(2, 16)).sum()).backward()
     scaler.unscale_(optimizer)
@@ -118,7 +118,7 @@ def test_grad_scaler_unscales_both_parts() -> None:
 
 def test_grad_scaler_skips_infinite_gradients() -> None:
     layer = projector()
-    optimizer = muon(layer, bias_lr=1e-2)
+    optimizer = muon(layer, lr=1e-2)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     scaler.scale(layer(torch.ones(2, 16)).sum()).backward()
     layer.weight.grad[0, 0] = math.inf
@@ -133,11 +133,29 @@ def test_accelerate_prepares_it() -> None:
     from accelerate import Accelerator
 
     layer = projector()
-    optimizer = Accelerator(cpu=True).prepare(muon(layer, bias_lr=1e-2))
+    optimizer = Accelerator(cpu=True).prepare(muon(layer, lr=1e-2))
     give_gradients(layer, 1)
     optimizer.step()
     tensors, _ = optimizer_tensors(optimizer)
     assert set(tensors) >= {"projector.weight/momentum_buffer", "projector.bias/exp_avg"}
+
+
+def test_adamw_trains_what_stands_beside_muon_s_projector() -> None:
+    """... as it would alone, with the paper's groups."""
+    beside, alone = (nn.Linear(4, 3) for _ in range(2))
+    alone.load_state_dict(beside.state_dict())
+    layer = projector()
+    own, other = (list(one.named_parameters()) for one in (beside, alone))
+    together, reference = muon(layer, lr=1e-2, others=own, weight_decay=0.1), adamw(other, 1e-2, 0.1)
+    for step in range(3):
+        for optimizer in (together, reference):
+            set_rates(optimizer, muon_schedule(step, 3))
+        for one in (layer, beside, alone):
+            give_gradients(one, step)
+        together.step()
+        reference.step()
+    assert torch.equal(beside.weight, alone.weight) and torch.equal(beside.bias, alone.bias)
+    assert [group["weight_decay"] for group in together.param_groups] == [0.0, 0.0, 0.1, 0.0]
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

@@ -39,8 +39,8 @@ class Stage:
             learned; one of them at random, none for nothing.
         steps, epochs: the length; steps take precedence.
         batch_size, captions_per_image, max_tokens: as the settings of the same names; None for the run's own.
-        optimizer: Muon can train only the projector.
-        lr: the peak learning rate (with Muon, that of the bias).
+        optimizer: Muon is for the projector's weight; beside it AdamW trains whatever else the stage trains.
+        lr: the peak learning rate of AdamW.
         min_lr: the learning rate at the end of a cosine.
         schedule: ``constant``; ``cosine``, after a linear warm-up of the learning rate; ``muon``, the optimiser's own.
         lr_warmup_steps, lr_warmup_start: steps of that warm-up, and the learning rate at its start.
@@ -87,8 +87,8 @@ class Stage:
             problems.append("trains: must name at least one group, and each once")
         if self.steps is None and self.epochs is None:
             problems.append("steps or epochs: one of them must be given")
-        if self.optimizer == "muon" and self.trains != ("projector",):
-            problems.append("optimizer: muon can train only the projector; use adamw")
+        if self.optimizer == "muon" and "projector" not in self.trains:
+            problems.append("optimizer: muon is for the projector, which the stage does not train; use adamw")
         if (self.optimizer == "muon") != (self.schedule == "muon"):
             problems.append("schedule: the optimiser muon needs the schedule muon, and no other optimiser can use it")
         problems += data_problems(self.data, self.format, self.ratios)

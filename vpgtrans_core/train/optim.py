@@ -49,8 +49,15 @@ def adamw(parameters: NamedParameters, lr: float, weight_decay: float = 0.05) ->
     return _with_peaks(optimizer)
 
 
-def muon(projector: nn.Linear, bias_lr: float, step: float = MUON_STEP, name: str = "projector") -> Together:
-    """Muon on the projector's weight, AdamW on its bias, as one optimiser.
+def muon(
+    projector: nn.Linear,
+    lr: float,
+    step: float = MUON_STEP,
+    name: str = "projector",
+    others: NamedParameters = (),
+    weight_decay: float = 0.05,
+) -> Together:
+    """Muon on the projector's weight, AdamW on its bias and on what is trained beside it, as one optimiser.
 
     A step moves the weight along the orthogonalised direction by `step` times its present Frobenius norm, so that
     nothing depends on the scale of the LLM's embeddings. Call it before the first step and, when resuming, after the
@@ -58,9 +65,11 @@ def muon(projector: nn.Linear, bias_lr: float, step: float = MUON_STEP, name: st
 
     Args:
         projector: weight ``[D_t, D]`` and bias ``[D_t]``, or a weight alone.
-        bias_lr: AdamW's peak learning rate for the bias.
-        step: length of a step relative to the weight's norm.
-        name: prefix of the parameters' names.
+        lr: AdamW's peak learning rate.
+        step: length of a step of Muon relative to the weight's norm.
+        name: prefix of the projector's parameters' names.
+        others: names and parameters that are trained beside it.
+        weight_decay: of the others' matrices.
     """
     weights = torch.optim.Muon(
         [(f"{name}.weight", projector.weight)],
@@ -69,10 +78,13 @@ def muon(projector: nn.Linear, bias_lr: float, step: float = MUON_STEP, name: st
         weight_decay=0.0,
     )
     weights.param_groups[0][MEASURED] = True
-    if projector.bias is None:
-        return Together(_with_peaks(weights))
-    bias = torch.optim.AdamW([(f"{name}.bias", projector.bias)], lr=bias_lr, weight_decay=0.0)
-    return Together(_with_peaks(weights), _with_peaks(bias))
+    parts = [_with_peaks(weights)]
+    if projector.bias is not None:
+        bias = torch.optim.AdamW([(f"{name}.bias", projector.bias)], lr=lr, weight_decay=0.0)
+        parts.append(_with_peaks(bias))
+    if others := list(others):
+        parts.append(adamw(others, lr, weight_decay))
+    return Together(*parts)
 
 
 def muon_rate(weight: Tensor, step: float = MUON_STEP) -> float:

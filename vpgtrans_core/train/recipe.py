@@ -68,7 +68,9 @@ def stage_factor(stage: Stage, steps: int) -> Callable[[int], float]:
 def stage_optimizer(settings: Settings, stage: Stage, model: VLModel) -> torch.optim.Optimizer:
     """The optimiser of the stage's trainable parameters; call `model.train_only` first."""
     if stage.optimizer == "muon":
-        return optim.muon(model.projector, stage.lr)
+        own = {id(parameter) for parameter in model.projector.parameters()}
+        others = [(name, p) for name, p in model.trained().items() if id(p) not in own]
+        return optim.muon(model.projector, stage.lr, others=others, weight_decay=settings.weight_decay)
     return optim.adamw(model.trained().items(), stage.lr, settings.weight_decay)
 
 
