@@ -24,6 +24,7 @@ from zoo.demo import as_dict, judge
 
 METHODS: dict[str, dict[str, Any]] = {
     "vpgtrans": {},
+    "vpgtrans, Muon in stage 2": {"stage2_optimizer": "muon"},
     "words, pairs shuffled": {"shuffle_pairs": True},
     "the paper's way": {"start": "converter", "converter": "sgd"},
     "ridge converter": {"start": "converter"},

@@ -45,11 +45,14 @@ from zoo.world.pictures import CAPTIONS, STYLE, TRAIN
 from zoo.world.score import measure
 
 SCRATCH = "from scratch"
+MUON = {"stage2_optimizer": "muon"}
 METHODS: dict[str, dict[str, Any]] = {
     "vpgtrans": {},
-    "vpgtrans, Muon in stage 2": {"stages": (1, {"name": "fine-tuning", "optimizer": "muon"})},
+    "vpgtrans, Muon in stage 2": MUON,
     "words, pairs shuffled": {"shuffle_pairs": True},
+    "pairs shuffled, Muon in stage 2": {"shuffle_pairs": True, **MUON},
     "random projector": {"start": "random"},
+    "random projector, Muon in stage 2": {"start": "random", **MUON},
     "ridge converter": {"start": "converter"},
     "the paper's way": {"start": "converter", "converter": "sgd", "stage1_optimizer": "adamw"},
     "VPG-inherit": {"method": "inherit"},

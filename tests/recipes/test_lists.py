@@ -38,6 +38,7 @@ def test_the_paper_s_table() -> None:
 
 def test_our_start_has_its_own_optimiser() -> None:
     assert [(s.optimizer, s.schedule) for s in stages()] == [("muon", "muon"), ("adamw", "cosine")]
+    assert [(s.optimizer, s.schedule) for s in stages(stage2_optimizer="muon")] == 2 * [("muon", "muon")]
     assert stages(stage1_optimizer="adamw")[0].schedule == "constant"
 
 

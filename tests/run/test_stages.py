@@ -86,7 +86,7 @@ def test_a_settings_file_may_be_given_again_on_resuming(world: Path, whole: Path
 
 def test_muon_beside_adamw_resumes_bit_for_bit(world: Path, tmp_path: Path) -> None:
     """Muon on the projector in stage 2, in which AdamW trains the VPG."""
-    stages = {"stages": [1, {"name": "fine-tuning", "optimizer": "muon"}]}
+    stages = {"stage2_optimizer": "muon"}
     finish(settings(world, tmp_path / "whole", **stages))
     stop(settings(world, tmp_path / "out", **stages), "step 2.3", signal.SIGKILL).wait()
     finish({"out": str(tmp_path / "out"), "resume": True})

@@ -183,6 +183,11 @@ class Settings:
     stage2_steps: Count | None = _setting(None, "Steps of stage 2, in place of epochs.", "training")
     stage2_lr: Rate | None = _setting(None, "Peak learning rate of stage 2.", "training")
     stage2_min_lr: Amount | None = _setting(None, "Learning rate at the end of stage 2's cosine schedule.", "training")
+    stage2_optimizer: Optimizer | None = _setting(
+        None,
+        "Optimiser of stage 2: adamw (the default, as in the paper), or muon for the projector, with adamw beside it.",
+        "training",
+    )
     stage2_lr_warmup_steps: Count | None = _setting(
         None, "Steps of the linear learning-rate warm-up at the start of stage 2.", "training"
     )
