@@ -34,8 +34,8 @@ owner = getattr(importlib.import_module(module), name)
 whole = getattr(owner, method)
 def held(self, *args):
     if getattr(self, "plan", None) is None or (self.plan.number, self.state.step) == (1, 2):
-        pathlib.Path(f"{mark}.{os.environ['RANK']}").touch()
         before, end = signal.getsignal(signal.SIGINT), time.monotonic() + 200
+        pathlib.Path(f"{mark}.{os.environ['RANK']}").touch()
         while signal.getsignal(signal.SIGINT) == before and time.monotonic() < end:
             time.sleep(0.02)  # until the signal is noted, or raises
     return whole(self, *args)
