@@ -38,7 +38,14 @@ COLUMNS = ("start", "warm", "held_out_loss", "sees", "exact", "f1", "colour", "n
 
 
 def one_run(
-    method: str, source: str, target: str, seed: int, steps: tuple[int, int], pictures: int, folder: Path
+    method: str,
+    source: str,
+    target: str,
+    seed: int,
+    steps: tuple[int, int],
+    pictures: int,
+    folder: Path,
+    batch_size: int | None = None,
 ) -> dict[str, Any]:
     """Train once and measure; `steps` are those of the warm-up and of fine-tuning."""
     settings = dict(METHODS[method])
@@ -52,6 +59,7 @@ def one_run(
         out=str(folder),
         device="cpu",
         early_stop=False,
+        batch_size=batch_size,
         **settings,
         **count,
     )
@@ -88,6 +96,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, nargs=2, default=[84, 504], help="of the warm-up and of fine-tuning")
+    parser.add_argument("--batch-size", type=int, help="captions of a step; default the recipe's")
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -99,8 +108,9 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     steps = tuple(arguments.steps)
                     row = one_run(
-                        method, arguments.source, target, seed, steps, arguments.pictures, Path(folder) / "run"
-                    )
+                        method, arguments.source, target, seed, steps, arguments.pictures, Path(folder) / "run",
+                        arguments.batch_size,
+                    )  # fmt: skip
                 rows.append({"target": target, "method": method, **row})
                 print(
                     f"{target}, {method}, seed {seed}: loss {row['held_out_loss']:.3f}, F1 {row['f1']:.3f}", flush=True

@@ -26,6 +26,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,27 +95,13 @@ def captions(model: VLModel, some: Part) -> Tensor:
     return model.llm.loss(prompts(model, some), rows) / rows.labels
 
 
-def speaking_states(model: VLModel, some: Part) -> Tensor:
-    """How far the states that predict the caption after the picture are from those after the caption itself."""
-    read = [embedded(model, text.target[:-1]) for text in some.texts]
+def distilled(model: VLModel, some: Part, *, speak: bool, layers: slice = slice(None)) -> Tensor:
+    """How far the states after the picture are from those after the caption itself; `speak` as for
+    `states`."""
+    own = [embedded(model, text.target[:-1]) for text in some.texts]
     with torch.no_grad():
-        wanted = states(model, some.texts, read, speak=True)
-    return distance(states(model, some.texts, list(prompts(model, some)), speak=True), wanted)
-
-
-def final_states(model: VLModel, some: Part) -> Tensor:
-    """`speaking_states` of the last layer alone, from which the tokens are read."""
-    read = [embedded(model, text.target[:-1]) for text in some.texts]
-    with torch.no_grad():
-        wanted = states(model, some.texts, read, speak=True)[-1:]
-    return distance(states(model, some.texts, list(prompts(model, some)), speak=True)[-1:], wanted)
-
-
-def last_state(model: VLModel, some: Part) -> Tensor:
-    """How far the state after the picture is from that after the caption."""
-    with torch.no_grad():
-        wanted = states(model, some.texts, [embedded(model, text.target[:-1]) for text in some.texts], speak=False)
-    return distance(states(model, some.texts, list(prompts(model, some)), speak=False), wanted)
+        wanted = states(model, some.texts, own, speak)
+    return distance(states(model, some.texts, list(prompts(model, some)), speak)[layers], wanted[layers])
 
 
 def embedded(model: VLModel, ids: tuple[int, ...]) -> Tensor:
@@ -189,9 +176,9 @@ class Way:
 
 WAYS = {
     "captions": Way(),
-    "states while it speaks": Way(speaking_states),
-    "final states while it speaks": Way(final_states),
-    "last state": Way(last_state),
+    "states while it speaks": Way(partial(distilled, speak=True)),
+    "final states while it speaks": Way(partial(distilled, speak=True, layers=slice(-1, None))),
+    "last state": Way(partial(distilled, speak=False)),
     "mixture of words": Way(mixture=True),
     "norms of words": Way(norms=True),
     "three visits": Way(visits=3),

@@ -38,8 +38,7 @@ def test_a_picture_that_is_its_caption_leaves_nothing_to_learn(objectives, lesso
         count = sum(len(text.target) if speak else 1 for text in some.texts)
         assert got.shape[1] == count
         assert objectives.distance(got, got) == 0
-    assert objectives.speaking_states(lesson.model, some) > 0
-    assert objectives.last_state(lesson.model, some) > 0
+        assert objectives.distilled(lesson.model, some, speak=speak) > 0
 
 
 def test_states_do_not_depend_on_the_other_rows(objectives, lesson) -> None:

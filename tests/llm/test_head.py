@@ -12,8 +12,7 @@ from vpgtrans_core.llm.adapter import GenerateOptions
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 @torch.no_grad()
 def test_a_head_reads_the_last_positions_in_order(family: Any) -> None:
-    """Otherwise torch multiplies each row by itself, on a CPU with a copy of the head's weights: SmolLM2 in
-    bfloat16 took four times as long."""
+    """Otherwise torch multiplies each row by itself, on a CPU with a copy of the head's weights each."""
     llm, _ = family.make()
     seen = []
     llm.model.get_output_embeddings().register_forward_pre_hook(lambda _, read: seen.append(read[0]))

@@ -78,13 +78,9 @@ def muon(
         weight_decay=0.0,
     )
     weights.param_groups[0][MEASURED] = True
-    parts = [_with_peaks(weights)]
-    if projector.bias is not None:
-        bias = torch.optim.AdamW([(f"{name}.bias", projector.bias)], lr=lr, weight_decay=0.0)
-        parts.append(_with_peaks(bias))
-    if others := list(others):
-        parts.append(adamw(others, lr, weight_decay))
-    return Together(*parts)
+    bias = [] if projector.bias is None else [(f"{name}.bias", projector.bias)]
+    beside = [*bias, *others]
+    return Together(_with_peaks(weights), *([adamw(beside, lr, weight_decay)] if beside else []))
 
 
 def muon_rate(weight: Tensor, step: float = MUON_STEP) -> float:
